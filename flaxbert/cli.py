@@ -1,0 +1,208 @@
+"""The border between a shell and the package: flags in, exit codes and readable errors out.
+
+Exit codes: 0 done; 2 usage or config; 3 data; 4 model file or checkpoint; 5 loss not finite;
+70 internal; 75 interrupted, every finished update saved. The surprising thing: this file imports
+neither JAX nor anything that does, so that signal handlers stand before the slow imports begin.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from flaxbert.config import Config, make_config
+from flaxbert.errors import ConfigError, InterruptedRun
+
+INTERNAL_ERROR = 70
+
+CONFIG_FLAG = "config"
+
+
+class StopSignal:
+    """SIGTERM and SIGINT. Until `defer` the first one raises; afterwards it only sets a flag.
+
+    A second signal ends the process at once, with the exit code of an interruption.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deferred = False
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def defer(self) -> None:
+        """From here on there is something to save: callers poll `requested`."""
+        self._deferred = True
+
+    def check(self) -> None:
+        """Raises InterruptedRun if a signal has come."""
+        if self.requested:
+            raise InterruptedRun("stopped by a signal")
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.requested:
+            os._exit(InterruptedRun.exit_code)
+        self.requested = True
+        if not self._deferred:
+            raise InterruptedRun("stopped by a signal before the first update; nothing to save")
+        print("flaxbert: stopping after this update; once more stops at once", file=sys.stderr)
+
+
+def run(
+    main: Callable[[Any, StopSignal], None],
+    define: Callable[[flags.FlagValues], None],
+    description: str | None,
+) -> None:
+    """Parses the command line, calls `main(flags, stop)` and exits with the contract's code.
+
+    Args:
+      main: does the work; raises the package's errors.
+      define: adds the command's flags to the FlagValues it is given.
+      description: printed by --help.
+    """
+    stop = StopSignal()
+    stop.install()
+    try:
+        main(_parse(define, description), stop)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            traceback.print_exc()
+            print("flaxbert: internal error; please report the lines above", file=sys.stderr)
+            code = INTERNAL_ERROR
+        elif code == InterruptedRun.exit_code:
+            print(f"flaxbert: {error}. The same command goes on.", file=sys.stderr)
+        else:
+            print(f"flaxbert: error: {error}", file=sys.stderr)
+        _exit(code)
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """Adds --config=FILE.py[:ARG] and its overrides --config.x.y=VALUE."""
+    config_flags.DEFINE_config_file(
+        CONFIG_FLAG,
+        None,
+        "Config file, FILE.py or FILE.py:ARG; single fields by --config.x.y=VALUE.",
+        lock_config=True,
+        flag_values=values,
+    )
+
+
+def read_config(values: Any) -> Config:
+    """Returns the checked config of the --config flag.
+
+    Raises:
+      ConfigError: no --config, or a file whose get_config fails.
+    """
+    if values.config is None:
+        raise ConfigError(
+            "--config is missing. For example: --config=configs/quickstart.py, or "
+            "--config=configs/text.py --config.data.train=FILE"
+        )
+    return make_config(values.config)
+
+
+def config_name(argv: list[str]) -> str:
+    """Returns "quickstart" or "glue-sst2" for the --config of a command line: the run's name."""
+    for name, value in _config_arguments(argv):
+        if name == CONFIG_FLAG:
+            path, _, argument = value.partition(":")
+            stem = Path(path).stem
+            return f"{stem}-{argument}".replace("/", "-") if argument else stem
+    return "run"
+
+
+def _parse(define: Callable[[flags.FlagValues], None], description: str | None) -> Any:
+    if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
+        values = flags.FlagValues()
+        define(values)
+        print(f"{description}\nFlags:\n{values.main_module_help() or values.get_help()}")
+        _exit(0)
+    # config_flags reads overrides from sys.argv itself, so the file that is found stands there.
+    sys.argv[1:] = _with_found_config(sys.argv[1:])
+    values = flags.FlagValues()
+    try:
+        define(values)
+        rest = values(sys.argv)
+        # Reading the value runs get_config and applies overrides: errors show here, not later.
+        if CONFIG_FLAG in values:
+            _ = values[CONFIG_FLAG].value
+    except ConfigError:
+        raise
+    except Exception as error:  # config_flags lets errors of many kinds through
+        raise ConfigError(_readable(error)) from error
+    if len(rest) > 1:
+        raise ConfigError(
+            f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help."
+        )
+    return values
+
+
+def _with_found_config(argv: list[str]) -> list[str]:
+    """Replaces configs/NAME.py by the shipped file when the current folder has none."""
+    for name, value in _config_arguments(argv):
+        if name != CONFIG_FLAG:
+            continue
+        path, colon, argument = value.partition(":")
+        if Path(path).is_file():
+            return argv
+        shipped = _shipped_configs()
+        if Path(path).parent == Path("configs") and (shipped / Path(path).name).is_file():
+            found = f"{shipped / Path(path).name}{colon}{argument}"
+            joined = [f"--{CONFIG_FLAG}={found}" if a.endswith(f"={value}") else a for a in argv]
+            return [found if a == value else a for a in joined]
+        names = sorted(f"configs/{entry.name}" for entry in shipped.glob("*.py"))
+        near = difflib.get_close_matches(path, names, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"--config: there is no file {path!r}.{hint} Shipped: {', '.join(names)}."
+        )
+    return argv
+
+
+def _config_arguments(argv: list[str]) -> list[tuple[str, str]]:
+    """Returns (flag name, value) of every flag, with or without "="."""
+    found = []
+    for index, argument in enumerate(argv):
+        if not argument.startswith("-"):
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not equals and index + 1 < len(argv):
+            value = argv[index + 1]
+        found.append((name, value))
+    return found
+
+
+def _shipped_configs() -> Path:
+    """configs/ inside the installed package, or beside it in a clone."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _readable(error: Exception) -> str:
+    """One message of a flag or config file error, with the place in the user's own file."""
+    text = str(error).strip() or type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/site-packages/" not in frame.filename]
+    own = [frame for frame in own if Path(frame.filename).suffix == ".py"]
+    last = own[-1] if own else None
+    inside_config = last is not None and Path(last.filename).resolve() != Path(__file__).resolve()
+    return f"{last.filename}:{last.lineno}: {text}" if last and inside_config else text
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)

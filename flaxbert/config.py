@@ -1,0 +1,290 @@
+"""What a run is: frozen dataclasses, built once from the ConfigDict and never changed.
+
+These classes are the schema: a field exists here with its default and its meaning, or it does not
+exist. The files in `configs/` only set what they choose. The surprising thing: defaults are 0, -1
+or "", never None, because `config_flags` cannot override a None leaf on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from flaxbert.errors import ConfigError
+
+if TYPE_CHECKING:
+    import ml_collections
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """Each source of chance can vary alone; -1 derives it from `seed`."""
+
+    init: int = -1  # values of a fresh head (and pooler)
+    data: int = -1  # order of the training examples, and the split by data.validation_fraction
+    dropout: int = -1  # dropout masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    path: str = "embedded:minilm"  # hub id, directory, or embedded:minilm
+    revision: str = ""  # hub revision (branch, tag or commit); "" = the default branch
+    dtype: str = "auto"  # compute dtype: float32 | bfloat16 | auto; parameters stay float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    task: str = "text"  # text = own files; rotten_tomatoes = the embedded sentences
+    train: str = ""  # training file: .csv, .tsv or .jsonl
+    validation: str = ""  # validation file; "" = none, or data.validation_fraction
+    test: str = ""  # test file, for `evaluate --split=test`
+    validation_fraction: float = 0.0  # held out of data.train when there is no validation file
+    text: str = "text"  # column of the text
+    text_pair: str = ""  # column of the second text; "" = single sentences
+    label: str = "label"  # column of the target
+    problem: str = "auto"  # single_label | multi_label | regression | auto
+    label_separator: str = ""  # splits one cell into several labels (multi_label in CSV and TSV)
+    max_length: int = 128  # tokens per sequence, longer ones are cut; 0 = the model's maximum
+    packing: str = "pack"  # pack = several sequences a row | pad = one sequence a row
+    row_length: int = 0  # tokens per row; 0 = planned from the data's lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    batch_size: int = 32  # sequences per update, over all devices and hosts
+    epochs: float = 3.0  # passes over the training data
+    steps: int = 0  # updates; > 0 wins over epochs and sets the schedule
+    eval_every: int = 0  # updates between evaluations; 0 = once an epoch
+    accumulate: int = 1  # micro-batches that one update is computed in
+    best_metric: str = ""  # metric that picks the best model; "" = the task's main metric
+    patience: int = 0  # evaluations without improvement before stopping; 0 = never
+    nonfinite_limit: int = 3  # updates in a row with a loss or gradient that is not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """AdamW (Loshchilov and Hutter 2019) with decay off biases and LayerNorm, chosen by name."""
+
+    learning_rate: float = 5e-5  # peak
+    schedule: str = "linear"  # after the warm-up: linear | cosine (to 0) | constant
+    warmup: float = 0.1  # < 1 is a fraction of all updates, otherwise a number of updates
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    label_smoothing: float = 0.0  # as torch.nn.CrossEntropyLoss; multi_label: towards 1/2
+    class_weights: tuple[float, ...] = ()  # one per label in label-id order; () = all 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; one of the three may be -1 = all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    model: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every: int = 0  # updates between checkpoints; 0 = once an epoch
+    keep: int = 2  # valid checkpoints that stay
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    every: int = 20  # updates between log lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    seeds: Seeds = Seeds()
+    model: Model = Model()
+    data: Data = Data()
+    train: Train = Train()
+    optim: Optim = Optim()
+    loss: Loss = Loss()
+    mesh: Mesh = Mesh()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+
+
+# Sections that a resumed run may change: they do not touch what is learnt.
+RESUME_MAY_CHANGE = ("mesh", "checkpoint", "log")
+
+_CHOICES = {
+    "model.dtype": ("float32", "bfloat16", "auto"),
+    "data.problem": ("single_label", "multi_label", "regression", "auto"),
+    "data.packing": ("pack", "pad"),
+    "optim.schedule": ("linear", "cosine", "constant"),
+}
+
+# field: (smallest, largest, whether the smallest itself is allowed)
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "seed": (0, 2**32 - 1, True),
+    "seeds.init": (-1, 2**32 - 1, True),
+    "seeds.data": (-1, 2**32 - 1, True),
+    "seeds.dropout": (-1, 2**32 - 1, True),
+    "data.validation_fraction": (0, 0.9, True),
+    "data.max_length": (0, 1_000_000, True),
+    "data.row_length": (0, 1_000_000, True),
+    "train.batch_size": (1, 1_000_000, True),
+    "train.epochs": (0, 1_000_000, False),
+    "train.steps": (0, 1_000_000_000, True),
+    "train.eval_every": (0, 1_000_000_000, True),
+    "train.accumulate": (1, 1_000_000, True),
+    "train.patience": (0, 1_000_000, True),
+    "train.nonfinite_limit": (1, 1_000_000, True),
+    "optim.learning_rate": (0, 10, False),
+    "optim.warmup": (0, 1_000_000_000, True),
+    "optim.weight_decay": (0, 10, True),
+    "optim.clip_norm": (0, math.inf, True),
+    "optim.b1": (0, 0.9999999, True),
+    "optim.b2": (0, 0.9999999, True),
+    "optim.eps": (0, 1, False),
+    "loss.label_smoothing": (0, 0.9999999, True),
+    "mesh.data": (-1, 1_000_000, True),
+    "mesh.fsdp": (-1, 1_000_000, True),
+    "mesh.model": (-1, 1_000_000, True),
+    "checkpoint.every": (0, 1_000_000_000, True),
+    "checkpoint.keep": (1, 1_000_000, True),
+    "log.every": (1, 1_000_000_000, True),
+}
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns every field at its default, for a config file's `get_config` to change."""
+    import ml_collections
+
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def make_config(values: Any) -> Config:
+    """Builds the checked, frozen config from a ConfigDict or nested dict.
+
+    Raises:
+      ConfigError: an unknown field, a wrong type, a value out of range or fields that exclude
+        each other.
+    """
+    as_dict = values.to_dict() if hasattr(values, "to_dict") else values
+    config = _build(Config, as_dict, prefix="")
+    _check(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the nested plain dict of a config (JSON-ready: tuples are lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"data.task": ...} of a nested dict."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def resume_differences(stored: Config, asked: Config) -> list[tuple[str, Any, Any]]:
+    """Returns (field, old, new) of each field that differs and must not change in a resume."""
+    old, new = flatten(to_dict(stored)), flatten(to_dict(asked))
+    return [
+        (name, old[name], new[name])
+        for name in old
+        if old[name] != new[name] and name.split(".")[0] not in RESUME_MAY_CHANGE
+    ]
+
+
+def seed_for(config: Config, purpose: str) -> int:
+    """Returns the seed of "init", "data" or "dropout": its own field, or derived from `seed`."""
+    own = getattr(config.seeds, purpose)
+    if own >= 0:
+        return own
+    # Distinct streams for the three purposes: odd constants, so that seeds 0, 1, 2 never meet.
+    offset = {"init": 0x9E3779B1, "data": 0x85EBCA77, "dropout": 0xC2B2AE3D}[purpose]
+    return (config.seed * 0x27D4EB2F + offset) % 2**32
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"config.{prefix.rstrip('.')}: expected a group of fields, got {values!r}.")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f" Did you mean config.{prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"config.{prefix}{name}: there is no such field.{hint}")
+    types = get_type_hints(cls)
+    built = {}
+    for name, value in values.items():
+        expected = types[name]
+        if dataclasses.is_dataclass(expected):
+            built[name] = _build(expected, value, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            built[name] = _coerce(value, expected, f"{prefix}{name}")
+    return cls(**built)
+
+
+def _coerce(value: Any, expected: Any, name: str) -> Any:
+    """Accepts exactly the field's type; ints count as floats, lists as tuples."""
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if expected in (int, float, str) and type(value) is expected:
+        return value
+    if expected == tuple[float, ...] and isinstance(value, (list, tuple)):
+        return tuple(_coerce(item, float, name) for item in value)
+    kind = {int: "an integer", float: "a number", str: "a string"}.get(expected, "numbers")
+    raise ConfigError(f"config.{name}: expected {kind}, got {value!r}.")
+
+
+def _check(config: Config) -> None:
+    flat = flatten(dataclasses.asdict(config))
+    for name, choices in _CHOICES.items():
+        if flat[name] not in choices:
+            near = difflib.get_close_matches(flat[name], choices, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"config.{name}: expected one of {', '.join(choices)}, got {flat[name]!r}.{hint}"
+            )
+    for name, (low, high, low_allowed) in _RANGES.items():
+        value = flat[name]
+        if not (low <= value <= high) or (value == low and not low_allowed):  # NaN fails too
+            bound = f"at least {low}" if low_allowed else f"greater than {low}"
+            limit = "" if high == math.inf else f" and at most {high}"
+            raise ConfigError(f"config.{name}: expected a value {bound}{limit}, got {value!r}.")
+    if any(not (weight > 0 and math.isfinite(weight)) for weight in config.loss.class_weights):
+        raise ConfigError(
+            f"config.loss.class_weights: expected positive numbers, got {config.loss.class_weights}."
+        )
+    axes = dataclasses.asdict(config.mesh)
+    if 0 in axes.values() or list(axes.values()).count(-1) > 1:
+        raise ConfigError(
+            f"config.mesh: expected positive sizes with at most one -1, got {axes}. "
+            "Set the axes that you do not use to 1."
+        )
+    if config.data.validation and config.data.validation_fraction:
+        raise ConfigError(
+            "config.data.validation and config.data.validation_fraction exclude each other: "
+            "set the fraction to 0 to use the file, or the file to '' to hold rows out."
+        )
+    if config.train.patience and not _has_validation(config.data):
+        raise ConfigError(
+            "config.train.patience needs validation data: set config.data.validation or "
+            "config.data.validation_fraction."
+        )
+
+
+def _has_validation(data: Data) -> bool:
+    return data.task != "text" or bool(data.validation) or data.validation_fraction > 0

@@ -1,0 +1,1 @@
+"""Text -> token rows: read, check, tokenize once, pack, and slice into updates."""

@@ -1,0 +1,174 @@
+"""Texts -> token ids, once, with the checkpoint's own tokenizer files.
+
+The surprising thing: limits that stand in tokenizer.json (all-MiniLM-L6-v2 cuts and pads to 128) are
+ignored; `max_length` of the run decides. And transformers gives a folder without a vocabulary a
+silent 5-token tokenizer, so the files are looked at first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from flaxbert.errors import ConfigError, ModelFileError
+
+# What makes up a tokenizer; copied into the workdir and the exported folder as they are.
+FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+_CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Token ids of many sequences, end to end: sequence i is [offsets[i], offsets[i + 1])."""
+
+    input_ids: Int[np.ndarray, " T"]
+    token_type_ids: Int[np.ndarray, " T"]
+    offsets: Int[np.ndarray, " N+1"]
+    truncated: int  # sequences that were longer than max_length
+    unknown_share: float  # of all tokens but the special ones
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " N"]:
+        return np.diff(self.offsets)
+
+    def digest(self) -> str:
+        """SHA-256 over ids, types and boundaries: the same data give the same digest."""
+        sha = hashlib.sha256()
+        for array in (self.input_ids, self.token_type_ids, self.offsets):
+            sha.update(np.ascontiguousarray(array).tobytes())
+        return sha.hexdigest()
+
+
+class Tokenizer:
+    """The tokenizer of a checkpoint folder, checked against the model's vocabulary."""
+
+    def __init__(
+        self, directory: str | os.PathLike[str], *, vocab_size: int, pad_token_id: int | None
+    ) -> None:
+        """Reads tokenizer.json or vocab.txt.
+
+        Raises:
+          ModelFileError: no vocabulary, more tokens than the model has embeddings, no [UNK],
+            [CLS] or [SEP], or another padding id than config.json says.
+        """
+        self.directory = Path(directory)
+        if not any((self.directory / name).is_file() for name in FILES[:2]):
+            raise ModelFileError(
+                f"{self.directory}: has neither tokenizer.json nor vocab.txt. Copy the tokenizer "
+                "files of the checkpoint there."
+            )
+        self._tokenizer = _load(self.directory)
+        size = len(self._tokenizer)
+        if size > vocab_size:
+            raise ModelFileError(
+                f"{self.directory}: the tokenizer has {size} tokens, the model {vocab_size} "
+                "embeddings. The files belong to different models."
+            )
+        for name in ("cls_token_id", "sep_token_id", "unk_token_id"):
+            if getattr(self._tokenizer, name) is None:
+                raise ModelFileError(f"{self.directory}: the tokenizer has no {name[:3]} token.")
+        pad = self._tokenizer.pad_token_id
+        if pad is not None and pad_token_id is not None and pad != pad_token_id:
+            raise ModelFileError(
+                f"{self.directory}: the tokenizer pads with id {pad}, config.json says "
+                f"pad_token_id {pad_token_id}."
+            )
+
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int
+    ) -> Tokens:
+        """Encodes sentences or pairs; longer ones lose tokens from the end of the longer part."""
+        ids: list[np.ndarray] = []
+        types: list[np.ndarray] = []
+        truncated = 0
+        for start in range(0, len(texts), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            seconds = None if pairs is None else list(pairs[chunk])
+            encoded = self._encode(list(texts[chunk]), seconds)
+            long = [i for i, row in enumerate(encoded["input_ids"]) if len(row) > max_length]
+            truncated += len(long)
+            if long:
+                some = None if seconds is None else [seconds[i] for i in long]
+                cut = self._encode([texts[start + i] for i in long], some, max_length=max_length)
+                for place, i in enumerate(long):
+                    for field in encoded:
+                        encoded[field][i] = cut[field][place]
+            ids += [np.asarray(row, np.int32) for row in encoded["input_ids"]]
+            types += [np.asarray(row, np.int32) for row in encoded["token_type_ids"]]
+        flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
+        special = np.asarray(self._tokenizer.all_special_ids)
+        unknown = int(np.sum(flat == self._tokenizer.unk_token_id))
+        ordinary = int(np.sum(~np.isin(flat, special))) + unknown
+        return Tokens(
+            flat,
+            np.concatenate(types) if types else np.zeros(0, np.int32),
+            np.cumsum([0, *map(len, ids)]),
+            truncated,
+            unknown / ordinary if ordinary else 0.0,
+        )
+
+    def _encode(
+        self, texts: list[str], pairs: list[str] | None, max_length: int | None = None
+    ) -> dict[str, list[Any]]:
+        if not texts:
+            return {"input_ids": [], "token_type_ids": []}
+        encoded = self._tokenizer(
+            texts,
+            pairs,
+            padding=False,
+            truncation="longest_first" if max_length else False,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=True,
+            verbose=False,
+        )
+        return {field: list(encoded[field]) for field in ("input_ids", "token_type_ids")}
+
+
+def resolve_max_length(asked: int, model_maximum: int) -> int:
+    """Returns the tokens a sequence may have; 0 asks for the model's maximum.
+
+    Raises:
+      ConfigError: more than the model has positions, or too few for [CLS] x [SEP] y [SEP].
+    """
+    if asked > model_maximum:
+        raise ConfigError(
+            f"config.data.max_length={asked}: the model has {model_maximum} positions. "
+            f"Set it to at most {model_maximum} (0 = the maximum)."
+        )
+    length = asked or model_maximum
+    if length < 5:
+        raise ConfigError(f"config.data.max_length={asked}: expected at least 5 tokens.")
+    return length
+
+
+def _load(directory: Path) -> Any:
+    # Imported here: transformers takes seconds, and evaluation of token rows does not need it.
+    from transformers import AutoTokenizer, BertTokenizer
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    try:
+        # AutoTokenizer reads config.json to learn the class; a bare vocabulary has none.
+        bare = not (directory / "config.json").is_file()
+        cls = BertTokenizer if bare and not (directory / FILES[0]).is_file() else AutoTokenizer
+        return cls.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the loader raises whatever its parsers do
+        raise ModelFileError(f"{directory}: the tokenizer files cannot be read: {error}") from error

@@ -1,0 +1,38 @@
+"""The errors a user can cause, each with the exit code of the command line.
+
+Every room may import this file. They are ordinary exceptions for Python callers; only `cli.py`
+turns them into an exit code, and prints the message without a traceback. A message says what was
+expected, what came (file and line where there is one) and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A wrong flag, config field or combination of them."""
+
+    exit_code = 2
+
+
+class DataError(ValueError):
+    """A data file that is missing, unreadable or would make training dishonest."""
+
+    exit_code = 3
+
+
+class ModelFileError(OSError):
+    """A model folder, weight file or checkpoint that cannot be used."""
+
+    exit_code = 4
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or its gradient is not finite."""
+
+    exit_code = 5
+
+
+class InterruptedRun(RuntimeError):  # noqa: N818 - not an error: the run was asked to stop
+    """A signal asked the run to stop; every finished update is saved."""
+
+    exit_code = 75

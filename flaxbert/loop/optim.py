@@ -1,0 +1,87 @@
+"""AdamW with PyTorch's semantics, over a state of plain nested dicts.
+
+Decay is chosen by name, never by the number of dimensions: kernels and embeddings decay, biases and
+LayerNorms do not. The surprising thing: the learning rate of the very first update is 0 when there
+is a warm-up, as in transformers' `get_linear_schedule_with_warmup`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from flaxbert.config import Optim
+
+Schedule = Callable[[Any], Any]
+
+# torch.nn.utils.clip_grad_norm_ divides by (norm + 1e-6).
+_CLIP_EPS = 1e-6
+
+
+def warmup_steps(warmup: float, total: int) -> int:
+    """Returns the updates of the warm-up: a fraction of all (rounded up), or a number."""
+    return math.ceil(total * warmup) if warmup < 1 else round(warmup)
+
+
+def make_schedule(optim: Optim, total: int) -> Schedule:
+    """Returns step (from 0) -> learning rate, as transformers' schedules of that name.
+
+    `total` is the number of updates of the run.
+    """
+    rate, warm = optim.learning_rate, warmup_steps(optim.warmup, total)
+    left = max(1, total - warm)
+    after = {
+        "linear": lambda: optax.schedules.linear_schedule(rate, 0.0, left),
+        "cosine": lambda: optax.schedules.cosine_decay_schedule(rate, left),
+        "constant": lambda: optax.schedules.constant_schedule(rate),
+    }[optim.schedule]()
+    if not warm:
+        return after
+    ramp = optax.schedules.linear_schedule(0.0, rate, warm)
+    return optax.schedules.join_schedules([ramp, after], [warm])
+
+
+def is_decayed(path: tuple[Any, ...]) -> bool:
+    """Whether weight decay applies to the parameter at a tree path."""
+    return path[-1].key in ("kernel", "embedding")
+
+
+def init_optimizer(params: Any) -> dict[str, Any]:
+    """Returns {"count", "mu", "nu"}: updates applied, and both moments (zeros)."""
+    zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731 - two separate copies
+    return {"count": jnp.zeros((), jnp.int32), "mu": zeros(), "nu": zeros()}
+
+
+def apply_gradients(
+    optim: Optim,
+    rate: Float[Array, ""],
+    params: Any,
+    optimizer: dict[str, Any],
+    gradients: Any,
+    norm: Float[Array, ""],
+) -> tuple[Any, dict[str, Any]]:
+    """One AdamW update (torch.optim.AdamW after clip_grad_norm_); returns parameters and moments."""
+    if optim.clip_norm:
+        scale = jnp.minimum(1.0, optim.clip_norm / (norm + _CLIP_EPS))
+        gradients = jax.tree.map(lambda g: g * scale, gradients)
+    adam = optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
+    before = optax.ScaleByAdamState(optimizer["count"], optimizer["mu"], optimizer["nu"])
+    directions, after = adam.update(gradients, before)
+
+    def step(path: tuple[Any, ...], param: Array, direction: Array) -> Array:
+        decay = optim.weight_decay if is_decayed(path) else 0.0
+        return param - rate.astype(param.dtype) * (direction + decay * param)
+
+    params = jax.tree_util.tree_map_with_path(step, params, directions)
+    return params, {"count": after.count, "mu": after.mu, "nu": after.nu}
+
+
+def keep_if(finite: Int[Array, ""], new: Any, old: Any) -> Any:
+    """Returns `new` where the update was finite, else `old`, bit for bit."""
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

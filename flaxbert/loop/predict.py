@@ -1,0 +1,84 @@
+"""Logits of every example, in the order of the data, however they were packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from flaxbert.loop.sharding import batch_sharding, replicated
+from flaxbert.model.config import BertConfig
+from flaxbert.model.heads import Params, bind
+
+Batch = dict[str, Any]
+Forward = Callable[[Params, Batch], jax.Array]
+
+_INPUTS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
+
+
+def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
+    """Returns `forward(params, batch) -> logits [R, S, C]`, jitted; the batch has [R, L or S]."""
+
+    @jax.jit
+    def forward(params: Params, batch: Batch) -> jax.Array:
+        logits, _ = bind(config, params, dtype)(*(batch[name] for name in _INPUTS))
+        return jax.lax.with_sharding_constraint(logits, replicated(mesh))
+
+    rows = batch_sharding(mesh, micro_batches=False)
+
+    def on_mesh(params: Params, batch: Batch) -> jax.Array:
+        return forward(params, jax.device_put({name: batch[name] for name in _INPUTS}, rows))
+
+    return on_mesh
+
+
+def predict_stream(
+    forward: Forward, params: Params, batches: Iterable[Batch]
+) -> Iterator[tuple[np.ndarray, Float[np.ndarray, "n C"]]]:
+    """Yields (example ids, logits) of each batch, one batch behind the device."""
+    pending: tuple[np.ndarray, jax.Array] | None = None
+    for batch in batches:
+        following = (batch["example_ids"], forward(params, batch))
+        if pending is not None:
+            yield _filled(*pending)
+        pending = following
+    if pending is not None:
+        yield _filled(*pending)
+
+
+def predict_logits(
+    forward: Forward,
+    params: Params,
+    batches: Iterable[Batch],
+    count: int,
+    stop: Callable[[], None] = lambda: None,
+) -> Float[np.ndarray, "N C"]:
+    """Returns the logits of examples 0..count-1; each is computed exactly once.
+
+    `stop` is called after every batch and may raise.
+
+    Raises:
+      RuntimeError: an example came twice or not at all (a defect, never a user's mistake).
+    """
+    logits: np.ndarray | None = None
+    times_seen = np.zeros(count, np.int64)
+    for ids, values in predict_stream(forward, params, batches):
+        if logits is None:
+            logits = np.zeros((count, values.shape[-1]), values.dtype)
+        logits[ids] = values
+        np.add.at(times_seen, ids, 1)
+        stop()
+    if logits is None or not np.all(times_seen == 1):
+        raise RuntimeError(f"{np.sum(times_seen != 1)} of {count} examples were not computed once")
+    return logits
+
+
+def _filled(
+    ids: np.ndarray, logits: jax.Array
+) -> tuple[np.ndarray, Float[np.ndarray, "n C"]]:
+    valid = ids >= 0
+    return ids[valid], np.asarray(logits)[valid]

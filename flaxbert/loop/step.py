@@ -1,0 +1,130 @@
+"""One update as one compiled program: gradients of sums over micro-batches, then AdamW.
+
+The surprising thing: no mean is taken before the end. Losses and gradients are summed over
+micro-batches and devices and divided once by the update's total weight, so accumulated, sharded and
+packed updates equal the plain one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from flaxbert.config import Loss, Optim
+from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer, keep_if
+from flaxbert.loop.sharding import batch_sharding, replicated, state_shardings
+from flaxbert.model.config import BertConfig
+from flaxbert.model.dropout import fold
+from flaxbert.model.heads import Params, bind
+from flaxbert.tasks import Task
+
+State = dict[str, Any]
+Batch = dict[str, Any]
+
+_INPUTS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
+
+
+def init_state(params: Params, mesh: Mesh) -> State:
+    """Returns {"params", "optimizer", "step"} on the mesh; string keys only."""
+    shardings = state_shardings(mesh, jax.eval_shape(_fresh_state, params))
+    # The state is donated to the first update: it must not share buffers with the caller's arrays.
+    return jax.jit(_fresh_state, out_shardings=shardings)(jax.tree.map(np.asarray, params))
+
+
+def abstract_state(params: Params, mesh: Mesh) -> State:
+    """Returns the shapes, dtypes and shardings of `init_state`'s result, without memory."""
+    shapes = jax.eval_shape(_fresh_state, params)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(mesh, shapes),
+    )
+
+
+def _fresh_state(params: Params) -> State:
+    step = jnp.zeros((), jnp.int32)
+    return {"params": params, "optimizer": init_optimizer(params), "step": step}
+
+
+def make_train_step(
+    config: BertConfig,
+    task: Task,
+    *,
+    mesh: Mesh,
+    shardings: Any,
+    schedule: Schedule,
+    optim: Optim,
+    loss: Loss,
+    dtype: str,
+) -> Any:
+    """Returns the jitted `train_step(state, batch, seeds) -> (state, sums)`; the state is donated.
+
+    `shardings` are those of the state, which come out as they went in. `batch` has the keys and shapes of `data.batches.train_batch`; `seeds` is {"dropout": uint32}.
+    `sums` has "loss" (summed over the update), "normalizer" (what divides it), "gradient_norm" and
+    "finite": an update whose loss or gradient is not finite leaves parameters and moments as they
+    were, bit for bit.
+    """
+
+    def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, _ = bind(config, params, dtype)(*(micro[name] for name in _INPUTS), seed)
+        return task.loss_sums(
+            logits,
+            micro["labels"],
+            micro["weights"].astype(logits.dtype),
+            label_smoothing=loss.label_smoothing,
+            class_weights=loss.class_weights,
+        )
+
+    gradients_of = jax.value_and_grad(loss_sums, has_aux=True)
+
+    def sums_over_micro_batches(params: Params, batch: Batch, seed: jax.Array) -> Any:
+        def add(total: Any, micro: Batch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradients_of(params, micro, seed)), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], batch)
+        if batch["input_ids"].shape[0] == 1:
+            return gradients_of(params, first, seed)
+        shapes = jax.eval_shape(gradients_of, params, first, seed)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.scan(add, zeros, batch)[0]
+
+    def train_step(state: State, batch: Batch, seeds: dict[str, jax.Array]) -> tuple[State, dict]:
+        params, optimizer, step = state["params"], state["optimizer"], state["step"]
+        seed = fold(seeds["dropout"], step)
+        (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
+        gradients = jax.tree.map(lambda g: g / normalizer, gradients)
+        norm = optax.global_norm(gradients)
+        finite = jnp.isfinite(total) & jnp.isfinite(norm)
+        rate = jnp.asarray(schedule(step), norm.dtype)
+        updated = apply_gradients(optim, rate, params, optimizer, gradients, norm)
+        new_params, new_optimizer = keep_if(finite, updated, (params, optimizer))
+        state = {"params": new_params, "optimizer": new_optimizer, "step": step + 1}
+        sums = {"loss": total, "normalizer": normalizer, "gradient_norm": norm, "finite": finite}
+        return state, sums
+
+    everywhere = replicated(mesh)
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh, micro_batches=True), everywhere),
+        out_shardings=(shardings, everywhere),
+    )
+
+
+def compile_steps(
+    step: Any, state: State, batch_shapes: dict[int, Batch], seeds: dict[str, Any]
+) -> dict[int, Any]:
+    """Compiles the step for each row count, before training: {rows: executable}."""
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype)
+
+    return {
+        rows: step.lower(state, jax.tree.map(shape, batch), seeds).compile()
+        for rows, batch in batch_shapes.items()
+    }

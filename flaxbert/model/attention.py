@@ -1,0 +1,49 @@
+"""Self-attention within each sequence of a row: tokens attend where their sequence ids are equal.
+
+One rule covers packed rows, padded rows and single sentences. Padding (id 0) attends to padding, so
+no row of the softmax is ever empty and no NaN can appear.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt32
+
+from flaxbert.model.dropout import attention_dropout
+
+
+def attend(
+    query: Float[Array, "B L N H"],
+    key: Float[Array, "B M N H"],
+    value: Float[Array, "B M N H"],
+    *,
+    sequence_ids: Int[Array, "B L"],
+    position_ids: Int[Array, "B L"],
+    rate: float,
+    bits: UInt32[Array, "B L"] | None,
+    precision: jax.lax.Precision,
+) -> Float[Array, "B L N H"]:
+    """Scaled dot-product attention (Vaswani et al. 2017) with dropout on the probabilities.
+
+    Logits, mask and softmax are computed in at least float32, whatever the inputs' dtype.
+    """
+    dtype = query.dtype
+    stable = jnp.promote_types(dtype, jnp.float32)
+    logits = jnp.einsum(
+        "BLNH,BMNH->BNLM", query, key, precision=precision, preferred_element_type=stable
+    )
+    logits = logits * (query.shape[-1] ** -0.5)
+    same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]
+    # Finite, so that a masked logit underflows to exactly 0 in the softmax instead of meeting inf.
+    logits = jnp.where(same, logits, jnp.finfo(stable).min)
+    probs = jax.nn.softmax(logits, axis=-1)
+    if bits is not None:
+        probs = attention_dropout(probs, rate, bits, position_ids)
+    return jnp.einsum(
+        "BNLM,BMNH->BLNH",
+        probs.astype(dtype),
+        value,
+        precision=precision,
+        preferred_element_type=stable,
+    ).astype(dtype)

@@ -1,0 +1,254 @@
+"""BERT's encoder (Devlin et al. 2019) as plain NNX modules, named as the PyTorch checkpoints are.
+
+Axis letters, here and in every einsum of the model: B rows, L query position, M key position,
+D hidden, N heads, H head size, F feed-forward, V vocabulary, C classes, S sequence slots.
+
+The surprising thing: there is no train/eval mode and no module holds a random stream. `noise` is an
+argument; without it every dropout is the identity. Parameters are float32 (float64 when JAX's x64 is
+on and asked for); `dtype` is what the matrix products read, with float32 accumulation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt32
+
+from flaxbert.model import dropout as drop
+from flaxbert.model.attention import attend
+from flaxbert.model.config import BertConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """What dropout masks are a function of: the update's seed and each token's place."""
+
+    seed: UInt32[Array, ""]
+    sequence_ids: Int[Array, "B L"]
+    position_ids: Int[Array, "B L"]
+
+    def bits(self, layer: int, site: int) -> UInt32[Array, "B L"]:
+        return drop.token_bits(self.seed, layer, site, self.sequence_ids, self.position_ids)
+
+
+def stable_dtype(dtype: jnp.dtype | type) -> jnp.dtype:
+    """At least float32: for norms, softmax, activations and losses."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def precision_for(dtype: jnp.dtype | type) -> jax.lax.Precision:
+    """float32 means float32: the default would be bfloat16 passes on TPU and TF32 on GPU."""
+    half = jnp.dtype(dtype).itemsize < 4
+    return jax.lax.Precision.DEFAULT if half else jax.lax.Precision.HIGHEST
+
+
+def activation_for(name: str) -> Callable[[Array], Array]:
+    """Returns the function that PyTorch's `ACT2FN[name]` computes."""
+    return {
+        "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # exact erf form
+        "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),  # tanh form
+        "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+        "relu": jax.nn.relu,
+        "silu": jax.nn.silu,
+    }[name]
+
+
+class Linear(nnx.Module):
+    """y = x W + b, with inputs in the compute dtype and at least float32 accumulation."""
+
+    def __init__(
+        self, inputs: int, outputs: int, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs
+    ) -> None:
+        init = nnx.initializers.normal(config.initializer_range)
+        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), stable_dtype(dtype)))
+        self.bias = nnx.Param(jnp.zeros((outputs,), stable_dtype(dtype)))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*T I"]) -> Float[Array, "*T O"]:
+        """Returns at least float32; the caller casts where it stores an activation."""
+        dtype = self.dtype
+        y = jnp.matmul(
+            x.astype(dtype),
+            self.kernel[...].astype(dtype),
+            precision=precision_for(dtype),
+            preferred_element_type=stable_dtype(dtype),
+        )
+        return y + self.bias[...]
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation (Ba et al. 2016): two-pass variance, in at least float32."""
+
+    def __init__(self, config: BertConfig, dtype: jnp.dtype) -> None:
+        self.scale = nnx.Param(jnp.ones((config.hidden_size,), stable_dtype(dtype)))
+        self.bias = nnx.Param(jnp.zeros((config.hidden_size,), stable_dtype(dtype)))
+        self.eps = config.layer_norm_eps
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
+        x = x.astype(stable_dtype(self.dtype))
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps)
+        return (y * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+class Embedding(nnx.Module):
+    """A lookup table. Indices must be in range: the host checks them, the device cannot."""
+
+    def __init__(
+        self, rows: int, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs
+    ) -> None:
+        init = nnx.initializers.normal(config.initializer_range)
+        shape = (rows, config.hidden_size)
+        self.embedding = nnx.Param(init(rngs.params(), shape, stable_dtype(dtype)))
+
+    def __call__(self, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        return self.embedding[...].at[ids].get(mode="clip")
+
+
+class BertEmbeddings(nnx.Module):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        self.word_embeddings = Embedding(config.vocab_size, config, dtype, rngs=rngs)
+        self.position_embeddings = Embedding(
+            config.max_position_embeddings, config, dtype, rngs=rngs
+        )
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config, dtype, rngs=rngs)
+        self.LayerNorm = LayerNorm(config, dtype)
+        self.pad_token_id = config.pad_token_id
+        self.rate = config.hidden_dropout_prob
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "B L"],
+        token_type_ids: Int[Array, "B L"],
+        position_ids: Int[Array, "B L"],
+        noise: Noise | None,
+    ) -> Float[Array, "B L D"]:
+        words = self.word_embeddings(input_ids)
+        if self.pad_token_id is not None:
+            # torch.nn.Embedding(padding_idx=...): the padding row is read but never trained.
+            is_pad = (input_ids == self.pad_token_id)[..., None]
+            words = jnp.where(is_pad, jax.lax.stop_gradient(words), words)
+        types = self.token_type_embeddings(token_type_ids)
+        x = self.LayerNorm(words + types + self.position_embeddings(position_ids))
+        if noise is None or self.rate == 0:
+            return x
+        return drop.dropout(x, self.rate, noise.bits(0, drop.EMBEDDINGS))
+
+
+class BertSelfAttention(nnx.Module):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        size = config.hidden_size
+        self.query = Linear(size, size, config, dtype, rngs=rngs)
+        self.key = Linear(size, size, config, dtype, rngs=rngs)
+        self.value = Linear(size, size, config, dtype, rngs=rngs)
+        self.heads, self.head_size = config.num_attention_heads, config.head_size
+        self.rate = config.attention_probs_dropout_prob
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        sequence_ids: Int[Array, "B L"],
+        position_ids: Int[Array, "B L"],
+        bits: UInt32[Array, "B L"] | None,
+    ) -> Float[Array, "B L D"]:
+        split = (*x.shape[:2], self.heads, self.head_size)
+        query, key, value = (
+            linear(x).astype(self.dtype).reshape(split)
+            for linear in (self.query, self.key, self.value)
+        )
+        context = attend(
+            query,
+            key,
+            value,
+            sequence_ids=sequence_ids,
+            position_ids=position_ids,
+            rate=self.rate,
+            bits=bits if self.rate else None,
+            precision=precision_for(self.dtype),
+        )
+        return context.reshape(x.shape)
+
+
+class BertResidual(nnx.Module):
+    """BertSelfOutput and BertOutput: project, drop, add the input, normalise (post-LN)."""
+
+    def __init__(
+        self, inputs: int, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs
+    ) -> None:
+        self.dense = Linear(inputs, config.hidden_size, config, dtype, rngs=rngs)
+        self.LayerNorm = LayerNorm(config, dtype)
+        self.rate = config.hidden_dropout_prob
+
+    def __call__(
+        self, x: Float[Array, "B L I"], skip: Float[Array, "B L D"], bits: Array | None
+    ) -> Float[Array, "B L D"]:
+        y = self.dense(x)
+        if bits is not None and self.rate:
+            y = drop.dropout(y, self.rate, bits)
+        return self.LayerNorm(y + skip.astype(y.dtype))
+
+
+class BertAttention(nnx.Module):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        self.self = BertSelfAttention(config, dtype, rngs=rngs)
+        self.output = BertResidual(config.hidden_size, config, dtype, rngs=rngs)
+
+
+class BertIntermediate(nnx.Module):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        self.dense = Linear(config.hidden_size, config.intermediate_size, config, dtype, rngs=rngs)
+        self.activation = activation_for(config.hidden_act)
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L F"]:
+        return self.activation(self.dense(x)).astype(self.dtype)
+
+
+class BertLayer(nnx.Module):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        self.attention = BertAttention(config, dtype, rngs=rngs)
+        self.intermediate = BertIntermediate(config, dtype, rngs=rngs)
+        self.output = BertResidual(config.intermediate_size, config, dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        sequence_ids: Int[Array, "B L"],
+        position_ids: Int[Array, "B L"],
+        noise: Noise | None,
+        layer: int,
+    ) -> Float[Array, "B L D"]:
+        def bits(site: int) -> Array | None:
+            return None if noise is None else noise.bits(layer, site)
+
+        attention = self.attention
+        context = attention.self(x, sequence_ids, position_ids, bits(drop.ATTENTION))
+        x = attention.output(context, x, bits(drop.ATTENTION_OUTPUT))
+        return self.output(self.intermediate(x), x, bits(drop.OUTPUT))
+
+
+class BertEncoder(nnx.Module):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        count = config.num_hidden_layers
+        self.layer = nnx.List([BertLayer(config, dtype, rngs=rngs) for _ in range(count)])
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        sequence_ids: Int[Array, "B L"],
+        position_ids: Int[Array, "B L"],
+        noise: Noise | None,
+    ) -> list[Float[Array, "B L D"]]:
+        """Returns the input and every layer's output: num_hidden_layers + 1 arrays."""
+        states = [x]
+        for number, layer in enumerate(self.layer):
+            states.append(layer(states[-1], sequence_ids, position_ids, noise, number))
+        return states

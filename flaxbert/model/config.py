@@ -1,0 +1,178 @@
+"""BertConfig: what `config.json` says about the function, every field honoured or refused by name.
+
+The surprising thing: refusing is deliberate. A field that would change the function and that this
+model does not implement (relative positions, decoders, pruned heads) must never be dropped quietly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from flaxbert.errors import ModelFileError
+
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+_ACTIVATION_ALIASES = {"swish": "silu"}
+
+# Fields that name a value at which they change nothing; any other value is refused.
+_ONLY_VALUE: dict[str, tuple[Any, ...]] = {
+    "model_type": ("bert",),
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "is_encoder_decoder": (False, None),
+    "pruned_heads": ({}, [], None),
+    "quantization_config": (None,),
+}
+
+# Fields that do not change the classifier's function: bookkeeping, generation, old training flags.
+_NO_EFFECT = frozenset(
+    """architectures attention_probs_dropout bos_token_id eos_token_id cls_token_id sep_token_id
+    chunk_size_feed_forward directionality dtype torch_dtype torchscript finetuning_task
+    gradient_checkpointing label2id language model_max_length name_or_path _name_or_path
+    output_attentions output_hidden_states output_past pooler_fc_size pooler_num_attention_heads
+    pooler_num_fc_layers pooler_size_per_head pooler_type return_dict tie_word_embeddings
+    tie_encoder_decoder tokenizer_class transformers_version use_bfloat16 use_cache
+    use_return_dict auto_map _attn_implementation _attn_implementation_autoset _commit_hash
+    """.split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The fields of `transformers.BertConfig`, with its defaults and meanings.
+
+    `id2label` is a tuple in label-id order; it implies the number of labels.
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"  # "gelu" is the exact erf form, as in PyTorch
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0  # its embedding gets no gradient, as in PyTorch
+    classifier_dropout: float | None = None  # None = hidden_dropout_prob
+    problem_type: str | None = None
+    id2label: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.id2label)
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.id2label)}
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def head_dropout(self) -> float:
+        """Rate between pooler and classifier."""
+        own = self.classifier_dropout
+        return self.hidden_dropout_prob if own is None else own
+
+    @property
+    def has_label_names(self) -> bool:
+        """Whether the names mean something: not transformers' placeholders LABEL_n."""
+        return any(name != f"LABEL_{i}" for i, name in enumerate(self.id2label))
+
+    def __post_init__(self) -> None:
+        if self.hidden_act not in ACTIVATIONS:
+            raise ModelFileError(
+                f"hidden_act: expected one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}."
+            )
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ModelFileError(f"{name}: expected a positive integer, got {value!r}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ModelFileError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}."
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "head_dropout"):
+            rate = getattr(self, name)
+            if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+                raise ModelFileError(f"{name}: expected a rate in [0, 1), got {rate!r}.")
+        for name in ("layer_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value >= 0:
+                raise ModelFileError(f"{name}: expected a number >= 0, got {value!r}.")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ModelFileError(
+                f"pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size}."
+            )
+        if not self.id2label or len(set(self.id2label)) != len(self.id2label):
+            raise ModelFileError(f"id2label: expected distinct names, got {list(self.id2label)}.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> tuple[BertConfig, list[str]]:
+        """Reads the object of a `config.json` (Hugging Face or Google's bert_config.json).
+
+        Returns the config and the names of fields that are none of BERT's and were not used.
+
+        Raises:
+          ModelFileError: a field has a value that this model would compute differently.
+        """
+        if not isinstance(values, dict):
+            raise ModelFileError(f"config.json: expected an object, got {type(values).__name__}.")
+        for name, allowed in _ONLY_VALUE.items():
+            if name in values and values[name] not in allowed:
+                raise ModelFileError(
+                    f"config.json: {name}={values[name]!r} is not supported; flaxbert computes "
+                    f"BERT encoders with {name}={allowed[0]!r}."
+                )
+        known = {field.name for field in dataclasses.fields(cls)}
+        chosen = {name: values[name] for name in known if name in values and name != "id2label"}
+        if "hidden_act" in chosen:
+            act = chosen["hidden_act"]
+            chosen["hidden_act"] = _ACTIVATION_ALIASES.get(act, act)
+        chosen["id2label"] = _read_labels(values)
+        config = cls(**chosen)
+        used = known | set(_ONLY_VALUE) | _NO_EFFECT | {"num_labels", "_num_labels"}
+        return config, sorted(set(values) - used)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the object for `config.json`, as transformers 5 reads it."""
+        values = dataclasses.asdict(self)
+        values["id2label"] = {str(i): name for i, name in enumerate(self.id2label)}
+        values["label2id"] = self.label2id
+        values["architectures"] = ["BertForSequenceClassification"]
+        values["model_type"] = "bert"
+        values["dtype"] = "float32"
+        if values["problem_type"] is None:
+            del values["problem_type"]
+        return values
+
+
+def _read_labels(values: dict[str, Any]) -> tuple[str, ...]:
+    id2label = values.get("id2label")
+    if id2label is None:
+        count = values.get("num_labels", values.get("_num_labels", 2))
+        return tuple(f"LABEL_{i}" for i in range(count))
+    try:
+        by_id = {int(key): str(name) for key, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelFileError(f"config.json: id2label is not a map from ids: {id2label!r}") from error
+    if sorted(by_id) != list(range(len(by_id))):
+        raise ModelFileError(
+            f"config.json: id2label must number its names 0..n-1, got ids {sorted(by_id)}."
+        )
+    return tuple(by_id[i] for i in range(len(by_id)))

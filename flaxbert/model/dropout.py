@@ -1,0 +1,75 @@
+"""Dropout whose mask is a pure function of where an element stands, not of a random stream.
+
+The bits of an element are a hash of (update seed, layer and site, sequence number, position in the
+sequence, feature): so a mask does not depend on packing, mesh, hosts or micro-batches, and nothing
+has to be carried or saved. The surprising thing: no `jax.random`; threefry costs 17 ns an element
+on CPU and about a third of a TPU step, the hash fuses into its consumer.
+
+The hash is the 32-bit finaliser of MurmurHash3 (Appleby), applied once per word that goes in.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt32
+
+# Odd, so that multiplying is one-to-one modulo 2**32; spreads small integers over all bits.
+_GOLDEN = np.uint32(0x9E3779B9)
+
+# Sites of one encoder layer, and outside of the layers. A site's word is layer * 8 + site.
+ATTENTION, ATTENTION_OUTPUT, OUTPUT = 0, 1, 2
+EMBEDDINGS, POOLED = 3, 4
+
+# Key positions of one head take the low 16 bits, the head number the high 16.
+_POSITION_BITS = 16
+
+
+def mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """MurmurHash3's finaliser: every input bit flips every output bit with probability near 1/2."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def fold(seed: Int[Array, ""] | UInt32[Array, ""] | int, word: Array | int) -> Array:
+    """Returns a seed for `word` under `seed`; arrays broadcast."""
+    word = jnp.asarray(word).astype(jnp.uint32)
+    return mix(mix(jnp.asarray(seed).astype(jnp.uint32) + _GOLDEN) ^ word * _GOLDEN)
+
+
+def token_bits(
+    seed: UInt32[Array, ""],
+    layer: int,
+    site: int,
+    sequence_ids: Int[Array, "B L"],
+    position_ids: Int[Array, "B L"],
+) -> UInt32[Array, "B L"]:
+    """Returns one hash per token, from which `dropout` draws the token's features."""
+    return fold(fold(fold(seed, layer * 8 + site), sequence_ids), position_ids)
+
+
+def dropout(
+    x: Float[Array, "*T D"], rate: float, bits: UInt32[Array, "*T"]
+) -> Float[Array, "*T D"]:
+    """Zeroes each feature with probability `rate` and scales the rest by 1 / (1 - rate)."""
+    features = jnp.arange(x.shape[-1], dtype=jnp.uint32) * _GOLDEN
+    return _drop(x, rate, mix(bits[..., None] ^ features))
+
+
+def attention_dropout(
+    probs: Float[Array, "B N L M"],
+    rate: float,
+    query_bits: UInt32[Array, "B L"],
+    key_positions: Int[Array, "B M"],
+) -> Float[Array, "B N L M"]:
+    """One draw per (query token, head, key position): BERT's attention dropout, per element."""
+    heads = jnp.arange(probs.shape[1], dtype=jnp.uint32)[None, :, None, None] << _POSITION_BITS
+    keys = (heads | key_positions[:, None, None, :].astype(jnp.uint32)) * _GOLDEN
+    return _drop(probs, rate, mix(query_bits[:, None, :, None] ^ keys))
+
+
+def _drop(x: jax.Array, rate: float, bits: jax.Array) -> jax.Array:
+    keep = bits >= np.uint32(round(rate * 2**32))
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

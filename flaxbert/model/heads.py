@@ -1,0 +1,125 @@
+"""Pooler and sequence classifier on top of the encoder, and the module tree as plain dicts.
+
+The surprising thing: a row may hold several sequences, so the pooler reads each sequence's first
+token at `cls_positions`, never `hidden[:, 0]`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt32
+
+from flaxbert.model import dropout as drop
+from flaxbert.model.bert import BertEmbeddings, BertEncoder, Linear, Noise, precision_for
+from flaxbert.model.config import BertConfig
+
+# Nested dict of arrays with string keys only; layer numbers are decimal strings.
+Params = dict[str, Any]
+
+
+class BertPooler(nnx.Module):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        self.dense = Linear(config.hidden_size, config.hidden_size, config, dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B L D"], cls_positions: Int[Array, "B S"]
+    ) -> Float[Array, "B S D"]:
+        # A one-hot product reads the same values as a gather, bit for bit, and stays local when
+        # rows are spread over devices (a gather along a sharded batch is not, nor its gradient).
+        one_hot = jax.nn.one_hot(cls_positions, x.shape[1], dtype=x.dtype)
+        first = jnp.einsum("BSL,BLD->BSD", one_hot, x, precision=precision_for(x.dtype))
+        return jnp.tanh(self.dense(first))
+
+
+class BertModel(nnx.Module):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        self.embeddings = BertEmbeddings(config, dtype, rngs=rngs)
+        self.encoder = BertEncoder(config, dtype, rngs=rngs)
+        self.pooler = BertPooler(config, dtype, rngs=rngs)
+
+
+class BertForSequenceClassification(nnx.Module):
+    """The module behind the public classifier; packed rows in, one logit vector per slot out."""
+
+    def __init__(
+        self, config: BertConfig, dtype: jnp.dtype = jnp.dtype("float32"), *, rngs: nnx.Rngs
+    ) -> None:
+        self.bert = BertModel(config, dtype, rngs=rngs)
+        self.classifier = Linear(config.hidden_size, config.num_labels, config, dtype, rngs=rngs)
+        self.rate = config.head_dropout
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "B L"],
+        token_type_ids: Int[Array, "B L"],
+        position_ids: Int[Array, "B L"],
+        sequence_ids: Int[Array, "B L"],
+        cls_positions: Int[Array, "B S"],
+        seed: UInt32[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B S C"], list[Float[Array, "B L D"]]]:
+        """Returns the logits (at least float32) and the hidden states (embeddings first).
+
+        `seed` is the update's dropout seed; None computes without dropout. `sequence_ids` are the
+        sequences' numbers in the whole update, 0 = padding.
+        """
+        noise = None if seed is None else Noise(seed, sequence_ids, position_ids)
+        x = self.bert.embeddings(input_ids, token_type_ids, position_ids, noise)
+        states = self.bert.encoder(x, sequence_ids, position_ids, noise)
+        pooled = self.bert.pooler(states[-1], cls_positions)
+        if noise is not None and self.rate:
+            numbers = jnp.take_along_axis(sequence_ids, cls_positions, axis=1)
+            bits = drop.token_bits(noise.seed, 0, drop.POOLED, numbers, jnp.zeros_like(numbers))
+            pooled = drop.dropout(pooled, self.rate, bits)
+        return self.classifier(pooled), states
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(config: BertConfig, dtype: str) -> tuple[Any, Any]:
+    """Splits an abstract model into its structure and its parameters' shapes (no memory used)."""
+    model = nnx.eval_shape(
+        lambda: BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    )
+    graphdef, state = nnx.split(model)
+    return graphdef, _string_keys(nnx.to_pure_dict(state))
+
+
+def abstract_params(config: BertConfig, dtype: str = "float32") -> Params:
+    """Returns the parameter tree with a `jax.ShapeDtypeStruct` at each leaf."""
+    return _abstract(config, str(jnp.dtype(dtype)))[1]
+
+
+def init_params(config: BertConfig, seed: int, dtype: str = "float32") -> Params:
+    """Returns fresh parameters: normal(0, initializer_range), zero biases, unit LayerNorms."""
+
+    def init(key: jax.Array) -> Params:
+        model = BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(params=key))
+        return _string_keys(nnx.to_pure_dict(nnx.state(model)))
+
+    return jax.jit(init)(jax.random.key(seed))
+
+
+def bind(config: BertConfig, params: Params, dtype: str = "float32") -> Any:
+    """Returns the module that computes with `params`; cheap, to be called inside `jax.jit`."""
+    graphdef, _ = _abstract(config, str(jnp.dtype(dtype)))
+    return nnx.merge(graphdef, _module_keys(params))
+
+
+def _string_keys(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {str(name): _string_keys(value) for name, value in tree.items()}
+    return tree
+
+
+def _module_keys(tree: Any) -> Any:
+    """NNX numbers the items of a list with ints; everything outside of NNX uses strings."""
+    if isinstance(tree, dict):
+        return {
+            int(name) if name.isdecimal() else name: _module_keys(value)
+            for name, value in tree.items()
+        }
+    return tree

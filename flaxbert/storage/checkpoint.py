@@ -1,0 +1,146 @@
+"""Checkpoints: Orbax writes the arrays, this file decides what counts as one.
+
+A save goes to `<step>.tmp/state`; once Orbax has finalised it, run.json and then manifest.json are
+written and the directory is renamed to `<step>`. Only after that are older ones deleted. The
+surprising thing: Orbax's own CheckpointManager is not used; its commit comes before our manifest
+could, and it deletes older steps right after its own commit.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from flaxbert.errors import ModelFileError
+from flaxbert.storage.manifest import DamagedError, verify_manifest, write_manifest
+from flaxbert.storage.workdir import read_json, sync_directory, write_json
+
+_STATE, _RUN = "state", "run.json"
+
+
+class Checkpoints:
+    """The `checkpoints/` directory of one run; one writer, one save under way at a time."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._orbax = ocp.StandardCheckpointer()
+        self._commit: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def newest_valid(self) -> int | None:
+        """Returns the newest step whose manifest verifies, or None if there never was a checkpoint.
+
+        Removes the litter of saves that were cut off, and sets damaged checkpoints aside as
+        `damaged-<step>` with a line on stderr.
+
+        Raises:
+          ModelFileError: there are checkpoints and none is valid: never a silent restart.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for path in self._directory.glob("*.tmp"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        damaged = [path.name for path in self._directory.glob("damaged-*")]
+        for step in reversed(self._steps()):
+            try:
+                verify_manifest(self._directory / str(step))
+                return step
+            except (DamagedError, OSError) as error:
+                damaged.append(self._set_aside(step, error))
+        if damaged:
+            raise ModelFileError(
+                f"{self._directory}: no checkpoint is valid ({', '.join(sorted(damaged))}). Bring "
+                "one back from a copy, or start again in another workdir."
+            )
+        return None
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns the state, laid out as the abstract one says, and the contents of run.json.
+
+        Raises:
+          ModelFileError: the checkpoint holds other parameters or shapes than asked for.
+        """
+        directory = self._directory / str(step)
+        run = read_json(directory / _RUN)
+        try:
+            state = self._orbax.restore(directory.absolute() / _STATE, abstract_state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"{directory}: holds another model than config.json of the workdir says: {error}"
+            ) from error
+        return state, run
+
+    def read_run(self, step: int) -> dict[str, Any]:
+        """Returns run.json of a checkpoint without its arrays."""
+        return read_json(self._directory / str(step) / _RUN)
+
+    def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
+        """Starts a save; returns once the state is copied, so that it may be donated again.
+
+        Raises:
+          OSError or others: the *previous* save failed.
+        """
+        self.wait()
+        if (self._directory / str(step)).exists():
+            return  # a resumed run that has nothing left to do
+        temporary = self._directory / f"{step}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        self._orbax.save(temporary.absolute() / _STATE, state)
+        self._commit = threading.Thread(
+            target=self._finish, args=(step, temporary, run), name="checkpoint-commit"
+        )
+        self._commit.start()
+
+    def wait(self) -> None:
+        """Waits for a save under way and raises what went wrong in it."""
+        if self._commit is not None:
+            self._commit.join()
+            self._commit = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def close(self) -> None:
+        """Waits for the last save; the run must not report success before this returns."""
+        try:
+            self.wait()
+        finally:
+            self._orbax.close()
+
+    def _finish(self, step: int, temporary: Path, run: dict[str, Any]) -> None:
+        try:
+            self._orbax.wait_until_finished()
+            write_json(temporary / _RUN, run)
+            write_manifest(temporary)
+            temporary.rename(self._directory / str(step))
+            sync_directory(self._directory)
+            for old in self._steps()[: -self._keep]:
+                shutil.rmtree(self._directory / str(old))
+        except BaseException as error:  # raised again in the training thread, by wait()
+            self._error = error
+
+    def _steps(self) -> list[int]:
+        return sorted(
+            int(path.name)
+            for path in self._directory.iterdir()
+            if path.name.isdecimal() and str(int(path.name)) == path.name
+        )
+
+    def _set_aside(self, step: int, reason: Exception) -> str:
+        name = f"damaged-{step}"
+        target = self._directory / name
+        if target.exists():
+            shutil.rmtree(target)
+        (self._directory / str(step)).rename(target)
+        print(
+            f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, going "
+            "back to an older one",
+            file=sys.stderr,
+        )
+        return name

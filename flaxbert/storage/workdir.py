@@ -1,0 +1,173 @@
+"""The workdir: where a run's files stand, and how a file gets there whole.
+
+Every file is written beside its name and renamed over it, so a reader sees the old or the new one,
+never half of one. The surprising thing: a folder that holds only our own litter (a lock, files whose
+rename never came) counts as empty, so a first start that was killed can simply be repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flaxbert.errors import ConfigError, ModelFileError
+
+_TEMPORARY = ".tmp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """The names of a run's files; `root` is a local directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The best model as a Hugging Face folder."""
+        return self.root / "model"
+
+    @property
+    def tokenizer(self) -> Path:
+        """config.json and tokenizer files of the starting checkpoint: a resume reads only these."""
+        return self.root / "source"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def all_results(self) -> Path:
+        return self.root / "all_results.json"
+
+    def results(self, split: str) -> Path:
+        """train_results.json, eval_results.json (validation) or <split>_results.json."""
+        return self.root / f"{'eval' if split == 'validation' else split}_results.json"
+
+    @property
+    def started(self) -> bool:
+        return self.config.is_file()
+
+
+def open_workdir(path: str | os.PathLike[str]) -> Workdir:
+    """Returns the workdir at `path`, created if there is nothing yet.
+
+    Raises:
+      ConfigError: the path is a file, a URL, not writable, or a folder with somebody else's files.
+    """
+    if "://" in os.fspath(path):
+        raise ConfigError(f"--workdir: expected a local directory, got {os.fspath(path)!r}.")
+    root = Path(path)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        present = sorted(entry.name for entry in root.iterdir())
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"--workdir: {root} is a file; name a directory.") from error
+    except OSError as error:
+        raise ConfigError(f"--workdir: cannot use {root}: {error.strerror}.") from error
+    workdir = Workdir(root)
+    foreign = [name for name in present if name != ".lock" and not name.endswith(_TEMPORARY)]
+    if foreign and not workdir.started:
+        raise ConfigError(
+            f"--workdir: {root} is not empty and holds no config.json of a run "
+            f"(found {', '.join(foreign[:5])}). Name a new or empty directory."
+        )
+    return workdir
+
+
+def existing_workdir(path: str | os.PathLike[str]) -> Workdir:
+    """Returns the workdir of a run that has started.
+
+    Raises:
+      ConfigError: there is no run at `path`.
+    """
+    workdir = Workdir(Path(path))
+    if not workdir.started:
+        raise ConfigError(f"--workdir: {path} holds no config.json of a run.")
+    return workdir
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a whole file: beside its name, synced, then renamed over it."""
+    temporary = path.with_name(path.name + _TEMPORARY)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON as the Hugging Face Trainer does (indent 4, sorted); NaN and inf become null."""
+    text = json.dumps(_finite(values), indent=4, sort_keys=True, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      ModelFileError: it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ModelFileError(f"{path}: is not valid JSON: {error}.") from error
+
+
+def replace_directory(new: Path, target: Path) -> None:
+    """Switches a whole directory: `target` is the old one or the new one, or `repair_directory` is
+    due because the process died between two renames."""
+    old = target.with_name(target.name + ".old" + _TEMPORARY)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def repair_directory(target: Path) -> None:
+    """Finishes a `replace_directory` that was cut off: the old directory comes back."""
+    old = target.with_name(target.name + ".old" + _TEMPORARY)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    return values

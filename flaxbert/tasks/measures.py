@@ -1,0 +1,79 @@
+"""Metrics as pure functions of whole arrays in float64, equal to scikit-learn and SciPy.
+
+The surprising thing: they never see batches. Averages of per-batch averages are wrong for every
+metric here when batches differ in size, and F1 or a correlation has no per-batch meaning at all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def ratio(part: float, whole: float) -> float:
+    """part / whole, 0 when there is nothing to divide by (scikit-learn's zero_division=0)."""
+    return float(part) / float(whole) if whole else 0.0
+
+
+def sigmoid(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """1 / (1 + exp(-x)) without overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def confusion_matrix(
+    actual: Int[np.ndarray, " N"], predicted: Int[np.ndarray, " N"], classes: int
+) -> Int[np.ndarray, "C C"]:
+    """Returns counts[actual, predicted]."""
+    flat = np.bincount(actual.astype(np.int64) * classes + predicted, minlength=classes**2)
+    return flat.reshape(classes, classes)
+
+
+def accuracy(confusion: Int[np.ndarray, "C C"]) -> float:
+    return ratio(np.trace(confusion), confusion.sum())
+
+
+def f1_per_class(confusion: Int[np.ndarray, "C C"]) -> Float[np.ndarray, " C"]:
+    """2 TP / (2 TP + FP + FN) of each class; 0 where a class is neither present nor predicted."""
+    hits, counts = np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1)
+    return np.array([ratio(2 * h, c) for h, c in zip(hits, counts, strict=True)])
+
+
+def mean_of_present(
+    per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarray, "C C"]
+) -> float:
+    """Mean over the classes that occur or are predicted, as f1_score(average="macro")."""
+    present = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
+    return float(np.mean(per_class[present])) if present.any() else 0.0
+
+
+def matthews(confusion: Int[np.ndarray, "C C"]) -> float:
+    """The multi-class Matthews correlation coefficient (Gorodkin 2004); 0 when undefined."""
+    counts = confusion.astype(np.float64)
+    actual, predicted, total = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
+    covariance = np.trace(counts) * total - actual @ predicted
+    spread = (total**2 - predicted @ predicted) * (total**2 - actual @ actual)
+    return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+def pearson(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
+    """Pearson's r; NaN when either side is constant or there are fewer than two rows."""
+    if len(x) < 2:
+        return float("nan")
+    x, y = x - x.mean(), y - y.mean()
+    # Normalised one by one: the product of the two norms may underflow where neither does.
+    norm_x, norm_y = np.sqrt(x @ x), np.sqrt(y @ y)
+    if norm_x == 0 or norm_y == 0:
+        return float("nan")
+    return float(np.clip((x / norm_x) @ (y / norm_y), -1.0, 1.0))
+
+
+def spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
+    """Spearman's rho: Pearson's r of the ranks, ties sharing their mean rank."""
+    return pearson(_ranks(x), _ranks(y))
+
+
+def _ranks(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts).astype(np.float64)
+    return (last - (counts - 1) / 2)[place]

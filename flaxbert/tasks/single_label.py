@@ -1,0 +1,77 @@
+"""One label per example: softmax cross-entropy, accuracy, F1, Matthews correlation.
+
+The surprising thing: the loss picks the label's column by a one-hot product, not by indexing: a
+gather on an array that is spread over devices makes the compiler replicate it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from flaxbert.tasks import measures
+
+MAIN_METRIC = "accuracy"
+
+
+def encode(targets: Sequence[Any], names: Sequence[str]) -> Int[np.ndarray, " N"]:
+    """Returns label ids; every target is one of `names`."""
+    ids = {name: index for index, name in enumerate(names)}
+    return np.array([ids[target] for target in targets], np.int32)
+
+
+def loss_sums(
+    logits: Float[Array, "*B C"],
+    labels: Int[Array, "*B"],
+    weights: Float[Array, "*B"],
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The two sums of torch.nn.CrossEntropyLoss(weight, label_smoothing, reduction="mean").
+
+    Returns (sum of losses, sum of the class weights of the labels); their ratio is the mean.
+    """
+    classes = logits.shape[-1]
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    one_hot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+    per_class = jnp.asarray(class_weights or (1.0,) * classes, logits.dtype)
+    label_weights = weights * (one_hot @ per_class)
+    loss = -jnp.sum(one_hot * log_probs, axis=-1) * label_weights
+    if label_smoothing:
+        uniform = -jnp.sum(log_probs * per_class, axis=-1) / classes * weights
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    return jnp.sum(loss), jnp.sum(label_weights)
+
+
+def metrics(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> dict[str, float]:
+    """F1 is that of class 1 for two classes (as in GLUE), else the mean over classes (macro)."""
+    predicted = np.argmax(logits, axis=-1)
+    confusion = measures.confusion_matrix(labels, predicted, logits.shape[-1])
+    per_class = measures.f1_per_class(confusion)
+    f1 = per_class[1] if len(per_class) == 2 else measures.mean_of_present(per_class, confusion)
+    return {
+        "accuracy": measures.accuracy(confusion),
+        "f1": float(f1),
+        "matthews_correlation": measures.matthews(confusion),
+    }
+
+
+def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns {"label", "score", "probabilities": {name: p}} per row."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=-1, keepdims=True)
+    best = np.argmax(logits, axis=-1)
+    return [
+        {
+            "label": names[top],
+            "score": float(row[top]),
+            "probabilities": dict(zip(names, map(float, row), strict=True)),
+        }
+        for top, row in zip(best, probabilities, strict=True)
+    ]

@@ -1,0 +1,39 @@
+"""The README.md of an exported folder: what the model is and how it was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flaxbert.model.config import BertConfig
+
+
+def model_card(config: BertConfig, facts: dict[str, Any], results: dict[str, Any]) -> str:
+    """Returns a model card; `facts` are name -> value, `results` metric -> number."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    scores = "\n".join(
+        f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in results.items()
+    )
+    labels = ", ".join(f"{index} = {name}" for index, name in enumerate(config.id2label))
+    table = f"| | |\n|---|---|\n{rows}\n"
+    scored = f"\n## Validation\n\n| metric | value |\n|---|---|\n{scores}\n" if scores else ""
+    return f"""---
+library_name: transformers
+pipeline_tag: text-classification
+tags: [bert, jax, flaxbert]
+---
+
+# BERT sequence classifier
+
+Fine-tuned with flaxbert (JAX). PyTorch loads this folder as it is:
+
+```python
+from transformers import pipeline
+classify = pipeline("text-classification", model="PATH_OF_THIS_FOLDER")
+```
+
+Labels: {labels}.
+
+## Training
+
+{table}{scored}"""

@@ -1,0 +1,99 @@
+"""A Hugging Face model folder: read into config and parameters, and written from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from flaxbert.errors import ModelFileError
+from flaxbert.model.config import BertConfig
+from flaxbert.model.heads import Params, init_params
+from flaxbert.storage.workdir import read_json, write_json
+from flaxbert.weights import table
+from flaxbert.weights.safetensors_file import WEIGHTS, read_safetensors, write_safetensors
+
+_CONFIG_NAMES = ("config.json", "bert_config.json")  # Hugging Face's, Google's
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model as read, and lines for the user about what was not taken as it stands."""
+
+    config: BertConfig
+    params: Params  # float32 numpy arrays
+    notes: tuple[str, ...]
+
+
+def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
+    """Returns the config of a model folder and the names of fields that were not used.
+
+    Raises:
+      ModelFileError: no config.json, or one that this model cannot honour; names the field.
+    """
+    if not directory.is_dir():
+        raise ModelFileError(f"{directory}: there is no such folder.")
+    for name in _CONFIG_NAMES:
+        if (directory / name).is_file():
+            try:
+                return BertConfig.from_dict(read_json(directory / name))
+            except ModelFileError as error:
+                raise ModelFileError(f"{directory / name}: {error}") from error
+    raise ModelFileError(f"{directory}: has no config.json.")
+
+
+def with_labels(
+    config: BertConfig, names: Sequence[str] | None, problem_type: str | None = None
+) -> BertConfig:
+    """Returns the config for other labels; None keeps what it has."""
+    if names is not None:
+        config = dataclasses.replace(config, id2label=tuple(names))
+    if problem_type is not None:
+        config = dataclasses.replace(config, problem_type=problem_type)
+    return config
+
+
+def read_model(directory: Path, config: BertConfig, seed: int, ignored: Sequence[str]) -> Loaded:
+    """Reads the weights of a folder for `config`; a missing pooler or head is initialised.
+
+    Args:
+      directory: the model folder.
+      config: what to read them as; labels may differ from the folder's own.
+      seed: of the fresh values.
+      ignored: fields of config.json that were not used, for the notes.
+
+    Raises:
+      ModelFileError: no weights, or weights that do not fit the config.
+    """
+    read = table.assemble(config, read_safetensors(directory), str(directory))
+    notes = []
+    if ignored:
+        notes.append(f"config.json has fields that BERT does not: {', '.join(ignored)} (not used)")
+    if read.dropped:
+        notes.append(f"left out the pre-training heads ({len(read.dropped)} parameters of cls.*)")
+    if read.resized:
+        notes.append(f"the checkpoint's head has another number of labels than {config.num_labels}")
+    if read.fresh:
+        notes.append(f"freshly initialised, to be trained: {', '.join(read.fresh)}")
+    flat = table.flatten(read.params)
+    fresh_paths = [e.path for e in table.entries(config) if e.name in read.fresh]
+    if fresh_paths:
+        fresh = table.flatten(init_params(config, seed))
+        flat |= {path: np.asarray(fresh[path]) for path in fresh_paths}
+    return Loaded(config, table.unflatten(flat), tuple(notes))
+
+
+def write_model(
+    directory: Path, config: BertConfig, params: Params, tokenizer_files: Sequence[Path]
+) -> None:
+    """Writes config.json, model.safetensors and the tokenizer files into a new or empty folder."""
+    directory.mkdir(parents=True, exist_ok=True)
+    host = jax.device_get(params)
+    write_safetensors(directory / WEIGHTS, table.to_torch(config, host))
+    for path in tokenizer_files:
+        shutil.copyfile(path, directory / path.name)
+    write_json(directory / "config.json", config.to_dict())

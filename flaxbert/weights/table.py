@@ -1,0 +1,194 @@
+"""The one name table between flaxbert's parameter tree and BERT checkpoints, used both ways.
+
+The tree keeps BERT's own terms, so a PyTorch name is the path with the last part renamed; a linear
+kernel is [inputs, outputs] here and [outputs, inputs] in PyTorch. The surprising thing: there is no
+list of names to keep in step with the model; the table is computed from the model's own tree, so a
+parameter cannot be forgotten in one direction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from flaxbert.errors import ModelFileError
+from flaxbert.model.config import BertConfig
+from flaxbert.model.heads import Params, abstract_params
+
+# Last part of a path here -> (last part in PyTorch, transposed).
+_LEAVES = {
+    "kernel": ("weight", True),
+    "embedding": ("weight", False),
+    "scale": ("weight", False),
+    "bias": ("bias", False),
+}
+
+_POOLER, _CLASSIFIER = "bert/pooler/", "classifier/"
+
+# Buffers that old versions saved: derived from nothing but their shape.
+_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
+# The pre-training heads (masked words, next sentence), and their old file names.
+_PRETRAINING = re.compile(r"^cls\.")
+_OLD_LAYER_NORM = {"gamma": "weight", "beta": "bias"}
+_ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One parameter: its path here, its PyTorch name, and how the array lies there."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...]  # in PyTorch
+    transposed: bool
+
+
+def entries(config: BertConfig) -> list[Entry]:
+    """Returns the table for a model: every parameter once."""
+    table = []
+    for path, leaf in flatten(abstract_params(config)).items():
+        *parents, last = path.split("/")
+        torch_last, transposed = _LEAVES[last]
+        shape = leaf.shape[::-1] if transposed else leaf.shape
+        table.append(Entry(path, ".".join([*parents, torch_last]), tuple(shape), transposed))
+    return table
+
+
+def canonical_name(name: str) -> str | None:
+    """Returns the PyTorch name that a name found in a file stands for; None = to be dropped.
+
+    Knows files without the `bert.` prefix, old gamma/beta norms and left-over buffers.
+    """
+    if _BUFFERS.search(name):
+        return None
+    head, _, last = name.rpartition(".")
+    if head.endswith("LayerNorm") and last in _OLD_LAYER_NORM:
+        name = f"{head}.{_OLD_LAYER_NORM[last]}"
+    return f"bert.{name}" if name.startswith(_ENCODER_PARTS) else name
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """Parameters read from a file, and what a user should be told about them."""
+
+    params: Params  # numpy arrays; a fresh leaf is absent
+    fresh: tuple[str, ...]  # PyTorch names of parameters to be initialised: pooler, head
+    dropped: tuple[str, ...]  # pre-training heads that a classifier does not need
+    resized: bool  # the head is fresh because the file has another number of labels
+
+
+def assemble(config: BertConfig, tensors: dict[str, np.ndarray], source: str) -> Assembled:
+    """Builds the parameter tree from named PyTorch arrays, as float32.
+
+    A pooler or a head may be missing, or the head may have another number of labels; they are
+    listed as fresh. Everything else must match.
+
+    Raises:
+      ModelFileError: lists all missing, unexpected and misshapen parameters at once.
+    """
+    found: dict[str, tuple[str, np.ndarray]] = {}
+    problems, dropped = [], []
+    for name, array in tensors.items():
+        canonical = canonical_name(name)
+        if canonical is None:
+            continue
+        if _PRETRAINING.match(canonical):
+            dropped.append(name)
+        elif canonical in found:
+            problems.append(f"{name} and {found[canonical][0]} are the same parameter")
+        else:
+            found[canonical] = (name, array)
+
+    table = {entry.name: entry for entry in entries(config)}
+    heads = [name for name, entry in table.items() if entry.path.startswith(_CLASSIFIER)]
+    resized = any(
+        name in found and found[name][1].shape != table[name].shape for name in heads
+    ) and _is_head_of_other_size(found, heads, config)
+    if resized:
+        for name in heads:
+            found.pop(name, None)
+
+    flat: dict[str, np.ndarray] = {}
+    missing = [name for name in table if name not in found]
+    fresh = _fresh(missing, table)
+    problems += [f"{name} is missing" for name in missing if name not in fresh]
+    for name, (original, array) in found.items():
+        entry = table.get(name)
+        if entry is None:
+            problems.append(f"{original} is not a parameter of this model")
+        elif array.shape != entry.shape:
+            problems.append(f"{original} has shape {array.shape}, expected {entry.shape}")
+        elif array.dtype.kind not in "fV" and array.dtype.name != "bfloat16":
+            problems.append(f"{original} has dtype {array.dtype}, expected floating point")
+        else:
+            flat[entry.path] = to_ours(entry, array)
+    if problems:
+        raise ModelFileError(
+            f"{source}: does not fit its config.json ({len(problems)} differences):\n  "
+            + "\n  ".join(sorted(problems))
+        )
+    return Assembled(unflatten(flat), tuple(fresh), tuple(dropped), resized)
+
+
+def to_ours(entry: Entry, array: np.ndarray) -> np.ndarray:
+    """PyTorch's array -> ours: transposed where it must be, float32, own contiguous memory."""
+    array = np.asarray(array, np.float32)
+    return np.array(array.T if entry.transposed else array, np.float32, order="C")
+
+
+def to_torch(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
+    """Returns {PyTorch name: contiguous float32 array} of every parameter; bit-equal."""
+    flat = flatten(params)
+    tensors = {}
+    for entry in entries(config):
+        array = np.asarray(flat[entry.path], np.float32)
+        tensors[entry.name] = np.ascontiguousarray(array.T if entry.transposed else array)
+    return tensors
+
+
+def flatten(tree: Params) -> dict[str, Any]:
+    """Returns {"bert/encoder/layer/0/...": leaf} in the tree's order, layers by number."""
+    return dict(_leaves(tree, ""))
+
+
+def unflatten(flat: dict[str, Any]) -> Params:
+    """Returns the nested dict of `flatten`'s result."""
+    tree: Params = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree
+
+
+def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield prefix, tree
+        return
+    for name in sorted(tree, key=lambda part: (len(part), part) if part.isdecimal() else (0, part)):
+        yield from _leaves(tree[name], f"{prefix}/{name}" if prefix else name)
+
+
+def _fresh(missing: list[str], table: dict[str, Entry]) -> list[str]:
+    """The pooler and the head may be missing, each as a whole: half of one is a damaged file."""
+    fresh = []
+    for part in (_POOLER, _CLASSIFIER):
+        names = [name for name, entry in table.items() if entry.path.startswith(part)]
+        if all(name in missing for name in names):
+            fresh += names
+    return fresh
+
+
+def _is_head_of_other_size(
+    found: dict[str, tuple[str, np.ndarray]], heads: list[str], config: BertConfig
+) -> bool:
+    """Whether weight and bias agree on another number of labels (anything else is an error)."""
+    shapes = {name.rpartition(".")[2]: found[name][1].shape for name in heads if name in found}
+    weight, bias = shapes.get("weight", ()), shapes.get("bias", ())
+    return len(weight) == 2 and weight[1] == config.hidden_size and bias == weight[:1]
