@@ -20,9 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from flaxbert.data.tokenize import FILES as TOKENIZER_FILES
+from flaxbert.data.tokenize import files_in
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params, bind
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
@@ -42,13 +43,16 @@ class ClassifierOutput:
 
 
 class FlaxBertForSequenceClassification:
-    """BERT with a pooler and a classifier, computing the function of the PyTorch class of that name.
+    """BERT with a pooler and a classifier: the function of the PyTorch class of that name.
 
     Attributes:
       config: the `BertConfig`.
       params: nested dict of float32 arrays with string keys (see `flaxbert.weights.table`).
       dtype: compute dtype; parameters and logits are at least float32.
       notes: what loading had to initialise, drop or ignore, one line each.
+      fresh: PyTorch names of the parameters that were initialised, not loaded.
+      source: the folder that it was read from, or None.
+      revision: the resolved hub commit, "" for a folder.
     """
 
     def __init__(
@@ -60,10 +64,11 @@ class FlaxBertForSequenceClassification:
         source: Path | None = None,
         revision: str = "",
         notes: Sequence[str] = (),
+        fresh: Sequence[str] = (),
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-        if dtype == "float64" and not jax.config.jax_enable_x64:
+        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError("dtype float64 needs jax_enable_x64")
         stored = jnp.promote_types(dtype, jnp.float32)
         self.config = config
@@ -72,6 +77,7 @@ class FlaxBertForSequenceClassification:
         self.source = source
         self.revision = revision
         self.notes = tuple(notes)
+        self.fresh = tuple(fresh)
 
     @classmethod
     def from_pretrained(
@@ -111,6 +117,7 @@ class FlaxBertForSequenceClassification:
             source=directory,
             revision=resolved,
             notes=loaded.notes,
+            fresh=loaded.fresh,
         )
 
     def __call__(
@@ -186,9 +193,7 @@ class FlaxBertForSequenceClassification:
 
     def tokenizer_files(self) -> list[Path]:
         """Returns the tokenizer files of the folder that this model was read from."""
-        if self.source is None:
-            return []
-        return [self.source / name for name in TOKENIZER_FILES if (self.source / name).is_file()]
+        return [] if self.source is None else files_in(self.source)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -242,7 +247,7 @@ def _integers(
 
 
 def _check_range(name: str, values: jax.Array, size: int) -> None:
-    if isinstance(values, jax.core.Tracer) or not values.size:  # inside jit there are no values
+    if isinstance(values, Tracer) or not values.size:  # inside jit there are no values
         return
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= size:

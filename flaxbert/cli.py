@@ -7,6 +7,7 @@ neither JAX nor anything that does, so that signal handlers stand before the slo
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from flaxbert.config import Config, make_config
+from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun
 
 INTERNAL_ERROR = 70
@@ -111,6 +112,29 @@ def read_config(values: Any) -> Config:
             "--config=configs/text.py --config.data.train=FILE"
         )
     return make_config(values.config)
+
+
+def define_columns(values: flags.FlagValues, *, label: bool) -> None:
+    """Adds the flags that name columns; their default is the run's, else text, none, label."""
+    flags.DEFINE_string("text", "", "Column of the text.", flag_values=values)
+    flags.DEFINE_string("text_pair", "", "Column of the second text.", flag_values=values)
+    if label:
+        flags.DEFINE_string("label", "", "Column of the target.", flag_values=values)
+        flags.DEFINE_string(
+            "label_separator", "", "Splits a cell into several labels.", flag_values=values
+        )
+
+
+def with_columns(data: Data, values: flags.FlagValues) -> Data:
+    """Returns the data config with the columns that were given as flags."""
+    names = ("text", "text_pair", "label", "label_separator")
+    given = {name: values[name].value for name in names if name in values and values[name].value}
+    return dataclasses.replace(data, **given)
+
+
+def say(line: str) -> None:
+    """Tells the user something, on standard error: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def config_name(argv: list[str]) -> str:

@@ -11,12 +11,9 @@ import dataclasses
 import difflib
 import json
 import math
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from flaxbert.errors import ConfigError
-
-if TYPE_CHECKING:
-    import ml_collections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +158,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
 }
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """Returns every field at its default, for a config file's `get_config` to change."""
+def default_config() -> Any:
+    """Returns a ConfigDict with every field at its default, for a config file to change."""
     import ml_collections
 
     return ml_collections.ConfigDict(dataclasses.asdict(Config()))
@@ -219,7 +216,7 @@ def seed_for(config: Config, purpose: str) -> int:
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise ConfigError(f"config.{prefix.rstrip('.')}: expected a group of fields, got {values!r}.")
+        raise ConfigError(f"config.{prefix.rstrip('.')}: expected fields, got {values!r}.")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
@@ -266,7 +263,8 @@ def _check(config: Config) -> None:
             raise ConfigError(f"config.{name}: expected a value {bound}{limit}, got {value!r}.")
     if any(not (weight > 0 and math.isfinite(weight)) for weight in config.loss.class_weights):
         raise ConfigError(
-            f"config.loss.class_weights: expected positive numbers, got {config.loss.class_weights}."
+            "config.loss.class_weights: expected positive numbers, got "
+            f"{config.loss.class_weights}."
         )
     axes = dataclasses.asdict(config.mesh)
     if 0 in axes.values() or list(axes.values()).count(-1) > 1:

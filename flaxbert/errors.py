@@ -8,31 +8,37 @@ expected, what came (file and line where there is one) and what to do next.
 from __future__ import annotations
 
 
-class ConfigError(ValueError):
+class FlaxbertError(Exception):
+    """Base of all of them; `exit_code` is the command line's."""
+
+    exit_code: int
+
+
+class ConfigError(FlaxbertError, ValueError):
     """A wrong flag, config field or combination of them."""
 
     exit_code = 2
 
 
-class DataError(ValueError):
+class DataError(FlaxbertError, ValueError):
     """A data file that is missing, unreadable or would make training dishonest."""
 
     exit_code = 3
 
 
-class ModelFileError(OSError):
+class ModelFileError(FlaxbertError, OSError):
     """A model folder, weight file or checkpoint that cannot be used."""
 
     exit_code = 4
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteError(FlaxbertError, ArithmeticError):
     """The loss or its gradient is not finite."""
 
     exit_code = 5
 
 
-class InterruptedRun(RuntimeError):  # noqa: N818 - not an error: the run was asked to stop
+class InterruptedRun(FlaxbertError):  # not an error of anybody: the run was asked to stop
     """A signal asked the run to stop; every finished update is saved."""
 
     exit_code = 75

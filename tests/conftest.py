@@ -1,4 +1,4 @@
-"""Shared fixtures. Eight simulated CPU devices, as the mesh tests need them: set before JAX starts."""
+"""Shared fixtures, and eight simulated CPU devices for the mesh tests: set before JAX starts."""
 
 from __future__ import annotations
 

@@ -57,9 +57,7 @@ def _permutation(examples: int, seed: int, epoch: int) -> Int[np.ndarray, " N"]:
     return np.random.Generator(np.random.Philox(key=key)).permutation(examples)
 
 
-def update_indices(
-    examples: int, batch_size: int, seed: int, step: int
-) -> Int[np.ndarray, " n"]:
+def update_indices(examples: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, " n"]:
     """Returns the rows of the data set that update `step` (from 0) trains on, in order."""
     epoch, place = divmod(step, steps_per_epoch(examples, batch_size))
     return _permutation(examples, seed, epoch)[place * batch_size : (place + 1) * batch_size]
@@ -91,17 +89,36 @@ def plan_training(
     )
 
 
-def train_batch(
-    examples: Examples, plan: Plan, *, batch_size: int, seed: int, step: int
-) -> Batch:
+def train_batch(examples: Examples, plan: Plan, *, batch_size: int, seed: int, step: int) -> Batch:
     """Returns the arrays of one update, as DESIGN's table of batch keys says: [A, R, L or S]."""
     indices = update_indices(len(examples), batch_size, seed, step)
     placement = _place(examples.tokens.lengths[indices], plan)
     return lay_out(examples, indices, placement, plan, rows_for(plan, placement))
 
 
-def plan_inference(lengths: Int[np.ndarray, " N"], *, row_multiple: int, row_length: int = 0,
-                   packing: str = "pack", tokens: int = 2048) -> Plan:  # fmt: skip
+def empty_batch(examples: Examples, plan: Plan, rows: int) -> Batch:
+    """Returns a batch of padding: the shapes and dtypes to compile for."""
+    none = np.zeros(0, np.int32)
+    return lay_out(examples, none, Placement(none, none, none, 0), plan, rows)
+
+
+def count_batch(batch: Batch) -> dict[str, int]:
+    """Returns how many examples, real tokens and computed tokens a batch has."""
+    return {
+        "examples": int((batch["example_ids"] >= 0).sum()),
+        "real_tokens": int((batch["sequence_ids"] > 0).sum()),
+        "computed_tokens": batch["sequence_ids"].size,
+    }
+
+
+def plan_inference(
+    lengths: Int[np.ndarray, " N"],
+    *,
+    row_multiple: int,
+    row_length: int = 0,
+    packing: str = "pack",
+    tokens: int = 2048,
+) -> Plan:
     """Plans one shape of about `tokens` tokens for evaluation and prediction."""
     longest = -(-int(lengths.max(initial=8)) // 8) * 8
     length = max(row_length, longest)

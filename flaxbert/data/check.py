@@ -1,7 +1,7 @@
 """What keeps training honest: rows and labels are checked on the host before anything compiles.
 
-JAX does not raise on a bad index: a label of -1 trains on the last class with a finite loss, and one
-that is too large gives a silent NaN. So this is where they are found, with file and line.
+JAX does not raise on a bad index: a label of -1 trains on the last class with a finite loss, and
+one that is too large gives a silent NaN. So this is where they are found, with file and line.
 """
 
 from __future__ import annotations

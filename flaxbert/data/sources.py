@@ -89,6 +89,25 @@ def read_rows(path: str | Path, *, text: str, text_pair: str = "", label: str = 
     )
 
 
+def read_inputs(path: str, *, text: str, text_pair: str = "") -> Rows:
+    """Reads texts to label: a .csv, .tsv or .jsonl file, one text a line of .txt, or "-" for lines
+    on standard input. An empty line of text is an input too."""
+    if path != "-" and Path(path).suffix.lower() != ".txt":
+        if Path(path).suffix.lower() not in SUFFIXES:
+            raise DataError(
+                f"{path}: unknown kind of file {Path(path).suffix!r}. Expected one of "
+                f"{', '.join((*SUFFIXES, '.txt'))}, or - for standard input."
+            )
+        return read_rows(path, text=text, text_pair=text_pair)
+    name = "standard input" if path == "-" else path
+    content = decode(sys.stdin.buffer.read(), name) if path == "-" else read_text(Path(path))
+    texts = content.split("\n")
+    if texts[-1] == "":
+        texts.pop()
+    texts = [line.removesuffix("\r") for line in texts]
+    return Rows(name, list(texts), None, None, list(range(1, len(texts) + 1)))
+
+
 def read_text(path: Path) -> str:
     """Returns the whole file as text: UTF-8, with or without a byte order mark.
 
@@ -161,7 +180,7 @@ def _read_table(
     try:
         for cells in reader:
             line, start = start, reader.line_num + 1
-            if not cells or cells == [""] and len(header) > 1:
+            if not cells or (cells == [""] and len(header) > 1):
                 continue  # a blank line
             if not header:
                 header = [cell.strip() for cell in cells]

@@ -1,8 +1,8 @@
 """Texts -> token ids, once, with the checkpoint's own tokenizer files.
 
-The surprising thing: limits that stand in tokenizer.json (all-MiniLM-L6-v2 cuts and pads to 128) are
-ignored; `max_length` of the run decides. And transformers gives a folder without a vocabulary a
-silent 5-token tokenizer, so the files are looked at first.
+The surprising thing: limits that stand in tokenizer.json (all-MiniLM-L6-v2 cuts and pads to 128)
+are ignored; `max_length` of the run decides. And transformers gives a folder without a vocabulary
+a silent 5-token tokenizer, so the files are looked at first.
 """
 
 from __future__ import annotations
@@ -140,6 +140,11 @@ class Tokenizer:
             verbose=False,
         )
         return {field: list(encoded[field]) for field in ("input_ids", "token_type_ids")}
+
+
+def files_in(directory: Path) -> list[Path]:
+    """Returns the tokenizer files that a model folder has."""
+    return [directory / name for name in FILES if (directory / name).is_file()]
 
 
 def resolve_max_length(asked: int, model_maximum: int) -> int:

@@ -63,7 +63,7 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Cadence:
     """When what is due, in updates."""
 
     total: int
@@ -87,7 +87,7 @@ class Hooks:
     update: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
     learning_rate: Callable[[int], float]
     evaluate: Callable[[Any], dict[str, Any]] | None  # parameters -> metrics; None: no data
-    export: Callable[[Any, int], None]  # parameters, step -> model/
+    export: Callable[[Any, int, dict[str, Any]], None]  # parameters, step, metrics -> model/
     run_facts: dict[str, Any]  # what else run.json records
     interrupted: Callable[[], bool]
 
@@ -95,7 +95,7 @@ class Hooks:
 def train(
     state: State,
     progress: Progress,
-    schedule: Schedule,
+    cadence: Cadence,
     hooks: Hooks,
     checkpoints: Checkpoints,
     writer: Writer,
@@ -112,7 +112,7 @@ def train(
     def settle() -> None:
         """Reads all waiting sums, which waits for the device."""
         for sums, counts in pending:
-            _add(progress, jax.device_get(sums), counts, schedule)
+            _add(progress, jax.device_get(sums), counts, cadence)
         pending.clear()
         clock.tick()
 
@@ -125,28 +125,28 @@ def train(
 
     def conclude() -> None:
         """Does what is due after the update just finished, and stops if asked to."""
-        step, last = progress.step, progress.step == schedule.total
+        step, last = progress.step, progress.step == cadence.total
         try:
-            if hooks.evaluate is not None and (step % schedule.eval_every == 0 or last):
+            if hooks.evaluate is not None and (step % cadence.eval_every == 0 or last):
                 settle()
                 if progress.evaluated != step:
-                    _evaluate(state, progress, schedule, hooks, writer)
+                    _evaluate(state, progress, cadence, hooks, writer)
                 clock.restart()
         except InterruptedRun:
             save()  # the evaluation was dropped; a resume starts with it
             checkpoints.wait()
             raise
         last = last or progress.stopped_early
-        if step % schedule.save_every == 0 or last:
+        if step % cadence.save_every == 0 or last:
             save()
         if hooks.interrupted() and not last:
             save()
             checkpoints.wait()
-            raise InterruptedRun(f"stopped by a signal after update {step} of {schedule.total}")
+            raise InterruptedRun(f"stopped by a signal after update {step} of {cadence.total}")
 
     if progress.step:
         conclude()  # a resume: the interruption may have come in the middle of it
-    while progress.step < schedule.total and not progress.stopped_early:
+    while progress.step < cadence.total and not progress.stopped_early:
         batch, counts = hooks.batch(progress.step)
         state, sums = hooks.update(state, batch)
         pending.append((sums, counts))
@@ -154,9 +154,9 @@ def train(
         writer.advance()
         if clock.is_first:
             settle()  # the first update of a start warms caches up: not part of the steady state
-        if progress.step % schedule.log_every == 0 or progress.step == schedule.total:
+        if progress.step % cadence.log_every == 0 or progress.step == cadence.total:
             settle()
-            _log(progress, schedule, hooks, writer)
+            _log(progress, cadence, hooks, writer)
         conclude()
     checkpoints.wait()
     clock.wall()
@@ -164,7 +164,7 @@ def train(
 
 
 def _add(
-    progress: Progress, sums: dict[str, Any], counts: dict[str, int], schedule: Schedule
+    progress: Progress, sums: dict[str, Any], counts: dict[str, int], cadence: Cadence
 ) -> None:
     for total in (progress.window, progress.total):
         total.examples += counts["examples"]
@@ -173,7 +173,7 @@ def _add(
     if not bool(sums["finite"]):
         progress.nonfinite_updates += 1
         progress.nonfinite_in_a_row += 1
-        if progress.nonfinite_in_a_row >= schedule.nonfinite_limit:
+        if progress.nonfinite_in_a_row >= cadence.nonfinite_limit:
             raise NonFiniteError(
                 f"the loss or its gradient was not finite in {progress.nonfinite_in_a_row} updates "
                 f"in a row (loss {float(sums['loss'])}, gradient norm "
@@ -188,7 +188,7 @@ def _add(
         total.gradient_norm += float(sums["gradient_norm"])
 
 
-def _log(progress: Progress, schedule: Schedule, hooks: Hooks, writer: Writer) -> None:
+def _log(progress: Progress, cadence: Cadence, hooks: Hooks, writer: Writer) -> None:
     window, step = progress.window, progress.step
     seconds = max(window.seconds, 1e-9)
     values = {
@@ -200,10 +200,10 @@ def _log(progress: Progress, schedule: Schedule, hooks: Hooks, writer: Writer) -
         "samples_per_second": window.examples / seconds,
         "tokens_per_second": window.real_tokens / seconds,
     }
-    writer.scalars(step, schedule.epoch(step), "train", values)
+    writer.scalars(step, cadence.epoch(step), "train", values)
     skipped = f"  skipped {progress.nonfinite_updates}" if progress.nonfinite_updates else ""
     writer.line(
-        f"update {step}/{schedule.total}  epoch {schedule.epoch(step):.2f}  "
+        f"update {step}/{cadence.total}  epoch {cadence.epoch(step):.2f}  "
         f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}  "
         f"{values['samples_per_second']:.1f} sequences/s  "
         f"{values['tokens_per_second']:.0f} tokens/s  "
@@ -213,24 +213,24 @@ def _log(progress: Progress, schedule: Schedule, hooks: Hooks, writer: Writer) -
 
 
 def _evaluate(
-    state: State, progress: Progress, schedule: Schedule, hooks: Hooks, writer: Writer
+    state: State, progress: Progress, cadence: Cadence, hooks: Hooks, writer: Writer
 ) -> None:
     assert hooks.evaluate is not None
-    step, metric = progress.step, schedule.best_metric
+    step, metric = progress.step, cadence.best_metric
     results = hooks.evaluate(state["params"])
     progress.evaluated = step
-    progress.results = {**results, "epoch": schedule.epoch(step), "step": step}
+    progress.results = {**results, "epoch": cadence.epoch(step), "step": step}
     scalars = {name: v for name, v in results.items() if name not in ("samples", "runtime")}
-    writer.scalars(step, schedule.epoch(step), "validation", scalars)
+    writer.scalars(step, cadence.epoch(step), "validation", scalars)
     best = progress.best["value"] if progress.best else None
     better = is_better(metric, results[metric], best)
     if better:
-        hooks.export(state["params"], step)
+        hooks.export(state["params"], step, scalars)
         progress.best = {"step": step, "value": results[metric], "results": progress.results}
         progress.evaluations_without_gain = 0
     else:
         progress.evaluations_without_gain += 1
-        if schedule.patience and progress.evaluations_without_gain >= schedule.patience:
+        if cadence.patience and progress.evaluations_without_gain >= cadence.patience:
             progress.stopped_early = True
     shown = "  ".join(
         f"{name} {value:.4f}"
@@ -242,9 +242,7 @@ def _evaluate(
         f"{results['samples_per_second']:.0f}/s){'  best so far' if better else ''}"
     )
     if progress.stopped_early:
-        writer.line(
-            f"stopping early: {metric} has not improved in {schedule.patience} evaluations"
-        )
+        writer.line(f"stopping early: {metric} has not improved in {cadence.patience} evaluations")
 
 
 class _Clock:

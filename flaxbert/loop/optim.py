@@ -66,13 +66,14 @@ def apply_gradients(
     gradients: Any,
     norm: Float[Array, ""],
 ) -> tuple[Any, dict[str, Any]]:
-    """One AdamW update (torch.optim.AdamW after clip_grad_norm_); returns parameters and moments."""
+    """Returns parameters and moments after torch's clip_grad_norm_ and one torch AdamW update."""
     if optim.clip_norm:
         scale = jnp.minimum(1.0, optim.clip_norm / (norm + _CLIP_EPS))
         gradients = jax.tree.map(lambda g: g * scale, gradients)
     adam = optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
     before = optax.ScaleByAdamState(optimizer["count"], optimizer["mu"], optimizer["nu"])
     directions, after = adam.update(gradients, before)
+    assert isinstance(after, optax.ScaleByAdamState)
 
     def step(path: tuple[Any, ...], param: Array, direction: Array) -> Array:
         decay = optim.weight_decay if is_decayed(path) else 0.0

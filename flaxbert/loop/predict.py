@@ -77,8 +77,6 @@ def predict_logits(
     return logits
 
 
-def _filled(
-    ids: np.ndarray, logits: jax.Array
-) -> tuple[np.ndarray, Float[np.ndarray, "n C"]]:
+def _filled(ids: np.ndarray, logits: jax.Array) -> tuple[np.ndarray, Float[np.ndarray, "n C"]]:
     valid = ids >= 0
     return ids[valid], np.asarray(logits)[valid]

@@ -64,10 +64,10 @@ def make_train_step(
 ) -> Any:
     """Returns the jitted `train_step(state, batch, seeds) -> (state, sums)`; the state is donated.
 
-    `shardings` are those of the state, which come out as they went in. `batch` has the keys and shapes of `data.batches.train_batch`; `seeds` is {"dropout": uint32}.
-    `sums` has "loss" (summed over the update), "normalizer" (what divides it), "gradient_norm" and
-    "finite": an update whose loss or gradient is not finite leaves parameters and moments as they
-    were, bit for bit.
+    `shardings` are those of the state, which comes out as it went in. `batch` has the keys and
+    shapes of `data.batches.train_batch`; `seeds` is {"dropout": uint32}. `sums` has "loss" (summed
+    over the update), "normalizer" (what divides it), "gradient_norm" and "finite": an update whose
+    loss or gradient is not finite leaves parameters and moments as they were, bit for bit.
     """
 
     def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -35,7 +35,7 @@ class Writer:
         )
 
     def scalars(self, step: int, epoch: float, split: str, values: dict[str, Any]) -> None:
-        """Appends one line per value: step, epoch, split, name, value, time (seconds since 1970)."""
+        """Appends a line per value: step, epoch, split, name, value, time (seconds since 1970)."""
         now = time.time()
         for name, value in values.items():
             number = float(value)

@@ -3,9 +3,9 @@
 Axis letters, here and in every einsum of the model: B rows, L query position, M key position,
 D hidden, N heads, H head size, F feed-forward, V vocabulary, C classes, S sequence slots.
 
-The surprising thing: there is no train/eval mode and no module holds a random stream. `noise` is an
-argument; without it every dropout is the identity. Parameters are float32 (float64 when JAX's x64 is
-on and asked for); `dtype` is what the matrix products read, with float32 accumulation.
+The surprising thing: there is no train/eval mode and no module holds a random stream. `noise` is
+an argument; without it every dropout is the identity. Parameters are float32 (float64 when JAX's
+x64 is on and asked for); `dtype` is what the matrix products read, with float32 accumulation.
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ class LayerNorm(nnx.Module):
 class Embedding(nnx.Module):
     """A lookup table. Indices must be in range: the host checks them, the device cannot."""
 
-    def __init__(
-        self, rows: int, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, rows: int, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
         init = nnx.initializers.normal(config.initializer_range)
         shape = (rows, config.hidden_size)
         self.embedding = nnx.Param(init(rngs.params(), shape, stable_dtype(dtype)))

@@ -27,14 +27,45 @@ _ONLY_VALUE: dict[str, tuple[Any, ...]] = {
 
 # Fields that do not change the classifier's function: bookkeeping, generation, old training flags.
 _NO_EFFECT = frozenset(
-    """architectures attention_probs_dropout bos_token_id eos_token_id cls_token_id sep_token_id
-    chunk_size_feed_forward directionality dtype torch_dtype torchscript finetuning_task
-    gradient_checkpointing label2id language model_max_length name_or_path _name_or_path
-    output_attentions output_hidden_states output_past pooler_fc_size pooler_num_attention_heads
-    pooler_num_fc_layers pooler_size_per_head pooler_type return_dict tie_word_embeddings
-    tie_encoder_decoder tokenizer_class transformers_version use_bfloat16 use_cache
-    use_return_dict auto_map _attn_implementation _attn_implementation_autoset _commit_hash
-    """.split()
+    (
+        "architectures",
+        "bos_token_id",
+        "eos_token_id",
+        "cls_token_id",
+        "sep_token_id",
+        "chunk_size_feed_forward",
+        "directionality",
+        "dtype",
+        "torch_dtype",
+        "torchscript",
+        "finetuning_task",
+        "gradient_checkpointing",
+        "label2id",
+        "language",
+        "model_max_length",
+        "name_or_path",
+        "_name_or_path",
+        "output_attentions",
+        "output_hidden_states",
+        "output_past",
+        "pooler_fc_size",
+        "pooler_num_attention_heads",
+        "pooler_num_fc_layers",
+        "pooler_size_per_head",
+        "pooler_type",
+        "return_dict",
+        "tie_word_embeddings",
+        "tie_encoder_decoder",
+        "tokenizer_class",
+        "transformers_version",
+        "use_bfloat16",
+        "use_cache",
+        "use_return_dict",
+        "auto_map",
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_commit_hash",
+    )
 )
 
 
@@ -170,7 +201,9 @@ def _read_labels(values: dict[str, Any]) -> tuple[str, ...]:
     try:
         by_id = {int(key): str(name) for key, name in id2label.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise ModelFileError(f"config.json: id2label is not a map from ids: {id2label!r}") from error
+        raise ModelFileError(
+            f"config.json: id2label is not a map from ids: {id2label!r}"
+        ) from error
     if sorted(by_id) != list(range(len(by_id))):
         raise ModelFileError(
             f"config.json: id2label must number its names 0..n-1, got ids {sorted(by_id)}."

@@ -26,7 +26,7 @@ EMBEDDINGS, POOLED = 3, 4
 _POSITION_BITS = 16
 
 
-def mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+def mix(x: UInt32[Array, ...]) -> UInt32[Array, ...]:
     """MurmurHash3's finaliser: every input bit flips every output bit with probability near 1/2."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)

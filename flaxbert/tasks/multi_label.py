@@ -57,9 +57,10 @@ def metrics(logits: Float[np.ndarray, "N C"], labels: Float[np.ndarray, "N C"]) 
     actual = labels > 0.5
     hits = np.sum(predicted & actual, axis=0)
     counts = np.sum(predicted, axis=0) + np.sum(actual, axis=0)
+    each = zip(hits, counts, strict=True)
     return {
         "f1": measures.ratio(2 * hits.sum(), counts.sum()),
-        "f1_macro": float(np.mean([measures.ratio(2 * h, c) for h, c in zip(hits, counts)])),
+        "f1_macro": float(np.mean([measures.ratio(2 * h, c) for h, c in each])),
         "accuracy": float(np.mean(np.all(predicted == actual, axis=-1))),
     }
 

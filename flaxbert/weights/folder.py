@@ -27,6 +27,7 @@ class Loaded:
     config: BertConfig
     params: Params  # float32 numpy arrays
     notes: tuple[str, ...]
+    fresh: tuple[str, ...]  # PyTorch names of parameters that were initialised
 
 
 def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
@@ -84,16 +85,24 @@ def read_model(directory: Path, config: BertConfig, seed: int, ignored: Sequence
     if fresh_paths:
         fresh = table.flatten(init_params(config, seed))
         flat |= {path: np.asarray(fresh[path]) for path in fresh_paths}
-    return Loaded(config, table.unflatten(flat), tuple(notes))
+    return Loaded(config, table.unflatten(flat), tuple(notes), read.fresh)
 
 
 def write_model(
-    directory: Path, config: BertConfig, params: Params, tokenizer_files: Sequence[Path]
+    directory: Path,
+    config: BertConfig,
+    params: Params,
+    tokenizer_files: Sequence[Path],
+    *,
+    card: str = "",
 ) -> None:
-    """Writes config.json, model.safetensors and the tokenizer files into a new or empty folder."""
+    """Writes config.json, model.safetensors, the tokenizer files and README.md into a folder."""
     directory.mkdir(parents=True, exist_ok=True)
     host = jax.device_get(params)
     write_safetensors(directory / WEIGHTS, table.to_torch(config, host))
     for path in tokenizer_files:
-        shutil.copyfile(path, directory / path.name)
+        if path.parent.resolve() != directory.resolve():
+            shutil.copyfile(path, directory / path.name)
+    if card:
+        (directory / "README.md").write_text(card, encoding="utf-8")
     write_json(directory / "config.json", config.to_dict())

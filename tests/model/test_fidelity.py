@@ -1,8 +1,8 @@
 """The same function as PyTorch BERT: semantics in float64, arithmetic in float32.
 
-Tolerances are those of the design: in float64 two correct programs differ by rounding only (1e-12 on
-values near 1); in float32 PyTorch itself differs from its own float64 by 1e-6 to 6e-6, so ours may
-err at most twice as much as PyTorch's own float32 does, plus half a unit of 1e-6.
+Tolerances are those of the design: in float64 two correct programs differ by rounding only (1e-12
+on values near 1); in float32 PyTorch itself differs from its own float64 by 1e-6 to 6e-6, so ours
+may err at most twice as much as PyTorch's own float32 does, plus half a unit of 1e-6.
 """
 
 from __future__ import annotations

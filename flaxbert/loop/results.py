@@ -1,0 +1,36 @@
+"""The numbers of a finished run under the names of the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flaxbert.loop.control import Progress
+
+# Not prefixed by the split, as in the Trainer's files.
+_PLAIN = ("epoch", "step")
+
+
+def train_results(progress: Progress, samples: int, epoch: float) -> dict[str, Any]:
+    """Returns train_loss, train_runtime (seconds, all starts), train_samples and speeds.
+
+    train_samples_per_second is the steady state: from the first update after compilation to the
+    last, data, packing, logging and saves included, compilation and evaluation apart.
+    """
+    total, wall = progress.total, max(progress.wall_seconds, 1e-9)
+    return {
+        "epoch": epoch,
+        "train_loss": total.loss / max(total.updates, 1),
+        "train_runtime": progress.wall_seconds,
+        "train_samples": samples,
+        "train_samples_per_second": progress.steady_examples / max(progress.steady_seconds, 1e-9),
+        "train_samples_per_second_overall": total.examples / wall,
+        "train_steps_per_second": progress.step / wall,
+        "train_steps": progress.step,
+        "train_nonfinite_updates": progress.nonfinite_updates,
+    }
+
+
+def named_for(split: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Prefixes metric names: eval_accuracy for validation, else <split>_accuracy."""
+    prefix = "eval" if split == "validation" else split
+    return {name if name in _PLAIN else f"{prefix}_{name}": v for name, v in results.items()}
