@@ -151,38 +151,32 @@ class FlaxBertForSequenceClassification:
         """
         if attention_mask is not None and sequence_ids is not None:
             raise ValueError("attention_mask and sequence_ids exclude each other")
-        ids = _integers("input_ids", input_ids, None)
+        config = self.config
+        ids = _indices("input_ids", input_ids, config.vocab_size)
         if ids.ndim != 2:
             raise ValueError(f"input_ids: expected [B, L], got shape {ids.shape}")
-        shape = ids.shape
-        types = _integers("token_type_ids", token_type_ids, shape, default=0)
-        positions = _integers("position_ids", position_ids, shape, default=np.arange(shape[1]))
+        rows, length = shape = ids.shape
+        types = _indices("token_type_ids", token_type_ids, config.type_vocab_size, shape, 0)
+        counted = np.arange(length)
+        maximum = config.max_position_embeddings
+        positions = _indices("position_ids", position_ids, maximum, shape, counted)
         if sequence_ids is None:
-            mask = _integers("attention_mask", attention_mask, shape, default=1)
+            mask = _indices("attention_mask", attention_mask, 2, shape, 1)
             # Numbered by row, so that dropout with a key differs from row to row.
-            sequences = jnp.where(mask != 0, jnp.arange(1, shape[0] + 1)[:, None], 0)
+            sequences = jnp.where(mask != 0, jnp.arange(1, rows + 1, dtype=jnp.int32)[:, None], 0)
         else:
-            sequences = _integers("sequence_ids", sequence_ids, shape)
+            sequences = _indices("sequence_ids", sequence_ids, 2**31, shape)
         packed = cls_positions is not None
-        cls_at = (
-            _integers("cls_positions", cls_positions, None)
-            if packed
-            else jnp.zeros((shape[0], 1), jnp.int32)
-        )
-        if cls_at.ndim != 2 or cls_at.shape[0] != shape[0]:
-            raise ValueError(f"cls_positions: expected [{shape[0]}, S], got shape {cls_at.shape}")
-        config = self.config
-        _check_range("input_ids", ids, config.vocab_size)
-        _check_range("token_type_ids", types, config.type_vocab_size)
-        _check_range("position_ids", positions, config.max_position_embeddings)
-        _check_range("cls_positions", cls_at, shape[1])
+        cls_at = _indices("cls_positions", cls_positions, length, None if packed else (rows, 1), 0)
+        if cls_at.ndim != 2 or cls_at.shape[0] != rows:
+            raise ValueError(f"cls_positions: expected [{rows}, S], got shape {cls_at.shape}")
         seed = None if key is None else jax.random.bits(key, dtype=jnp.uint32)
         logits, states = _forward(
             config,
             self.dtype,
             output_hidden_states,
             self.params,
-            (ids, types, positions, sequences.astype(jnp.int32), cls_at),
+            (ids, types, positions, sequences, cls_at),
             seed,
         )
         return ClassifierOutput(logits if packed else logits[:, 0], states)
@@ -215,6 +209,8 @@ def _label_names(
     id2label: Sequence[str] | dict[int, str] | None,
 ) -> tuple[str, ...] | None:
     if id2label is not None:
+        if isinstance(id2label, str):
+            raise ValueError(f"id2label: expected a list of names, got {id2label!r}")
         if isinstance(id2label, dict):
             numbered = {int(i): name for i, name in id2label.items()}
             if sorted(numbered) != list(range(len(numbered))):
@@ -232,23 +228,25 @@ def _label_names(
     return tuple(f"LABEL_{i}" for i in range(num_labels))
 
 
-def _integers(
-    name: str, values: Any, shape: tuple[int, ...] | None, default: Any = None
+def _indices(
+    name: str, values: Any, size: int, shape: tuple[int, ...] | None = None, default: Any = None
 ) -> jax.Array:
-    if values is None:
-        assert shape is not None
-        return jnp.broadcast_to(jnp.asarray(default, jnp.int32), shape)
-    array = values if isinstance(values, jax.Array) else np.asarray(values)
+    """Returns int32 indices below `size`, or the default where nothing was given.
+
+    Checked before they are cast: int32 would turn 2**32 + 5 into 5.
+    """
+    if values is None and default is not None and shape is not None:
+        values = np.broadcast_to(np.asarray(default), shape)
+    try:
+        array = values if isinstance(values, jax.Array) else np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name}: expected an array of integers: {error}") from error
     if not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
         raise ValueError(f"{name}: expected integers, got dtype {array.dtype}")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape} as input_ids, got {array.shape}")
+    if not isinstance(array, Tracer) and array.size:  # inside jit there are no values
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= size:
+            raise ValueError(f"{name}: expected values from 0 to {size - 1}, got {low} to {high}")
     return jnp.asarray(array, jnp.int32)
-
-
-def _check_range(name: str, values: jax.Array, size: int) -> None:
-    if isinstance(values, Tracer) or not values.size:  # inside jit there are no values
-        return
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= size:
-        raise ValueError(f"{name}: expected values from 0 to {size - 1}, got {low} to {high}")

@@ -7,9 +7,12 @@ neither JAX nor anything that does, so that signal handlers stand before the slo
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import difflib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -151,7 +154,7 @@ def _parse(define: Callable[[flags.FlagValues], None], description: str | None) 
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         values = flags.FlagValues()
         define(values)
-        print(f"{description}\nFlags:\n{values.main_module_help() or values.get_help()}")
+        print(f"{description}\nFlags:\n{values.get_help()}")
         _exit(0)
     # config_flags reads overrides from sys.argv itself, so the file that is found stands there.
     sys.argv[1:] = _with_found_config(sys.argv[1:])
@@ -216,13 +219,27 @@ def _shipped_configs() -> Path:
 
 
 def _readable(error: Exception) -> str:
-    """One message of a flag or config file error, with the place in the user's own file."""
-    text = str(error).strip() or type(error).__name__
+    """One message of a flag or config file error, with the place in the user's own file.
+
+    config_flags wraps what a config file raised into the text of a traceback: its last line is the
+    message, and the last file in it is the place.
+    """
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    text = str(error).strip()
+    if text[:1] in ("'", '"'):  # a KeyError's own text, and what wraps it, is a quoted string
+        with contextlib.suppress(ValueError, SyntaxError):
+            text = f"--config: there is no field {ast.literal_eval(text)}"
+        text = ". ".join(text.splitlines())
+    if "Traceback (most recent call last)" in text:
+        places = re.findall(r'File "([^"]+)", line (\d+)', text)
+        message = text.splitlines()[-1]
+        return f"{places[-1][0]}:{places[-1][1]}: {message}" if places else message
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "/site-packages/" not in frame.filename]
-    own = [frame for frame in own if Path(frame.filename).suffix == ".py"]
+    own = [f for f in frames if "/site-packages/" not in f.filename and f.filename[0] != "<"]
     last = own[-1] if own else None
     inside_config = last is not None and Path(last.filename).resolve() != Path(__file__).resolve()
+    text = text or type(error).__name__
     return f"{last.filename}:{last.lineno}: {text}" if last and inside_config else text
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import tempfile
+from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach past this machine
+# No test may reach past this machine; the embedded wheels were fetched before (`make test`).
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Compiled programs are shared by the tests of one session and by the processes that they start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="flaxbert-test-cache-")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
+
+from tests.inputs import write_reviews, write_tiny_bert
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -22,8 +34,31 @@ def x64():
 
 
 @pytest.fixture(scope="session")
-def minilm():
+def minilm() -> Path:
     """The embedded checkpoint's folder (fetched once into the user's cache)."""
     from flaxbert.storage.embedded import minilm_directory
 
     return minilm_directory()
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(minilm, tmp_path_factory) -> Path:
+    """A checkpoint folder with the real tokenizer and a random 2-layer model of width 16."""
+    return write_tiny_bert(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory) -> dict[str, Path]:
+    """Real sentences as own files: train.csv (96 rows), dev.csv (40) and test.csv (24)."""
+    return write_reviews(tmp_path_factory.mktemp("reviews"))
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Puts back the handlers that a command installed in this process."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        with contextlib.suppress(ValueError):
+            signal.signal(number, handler)

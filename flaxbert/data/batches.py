@@ -54,7 +54,9 @@ def total_steps(examples: int, batch_size: int, *, epochs: float, steps: int) ->
 @functools.lru_cache(maxsize=4)
 def _permutation(examples: int, seed: int, epoch: int) -> Int[np.ndarray, " N"]:
     key = np.array([seed, epoch], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).permutation(examples)
+    order = np.random.Generator(np.random.Philox(key=key)).permutation(examples)
+    order.setflags(write=False)  # callers get slices of the cached array
+    return order
 
 
 def update_indices(examples: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, " n"]:

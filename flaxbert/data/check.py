@@ -49,7 +49,7 @@ class Known:
 def check_texts(rows: Rows) -> int:
     """Refuses an empty split and missing or unusable texts; returns how many are empty."""
     if not len(rows):
-        raise DataError(f"{rows.source}: has no rows.")
+        raise DataError(f"{rows.source}: has no rows. Expected at least one.")
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
             continue
@@ -85,24 +85,25 @@ def learn_labels(
     other integers as names in numeric order; strings in code-point order. Never first-seen.
 
     Raises:
-      DataError: missing, mixed or hidden (-1) labels, or only one class.
+      DataError: missing, mixed or hidden (-1) labels, only one class, or none at all.
     """
     known = known or Known()
     targets = _present_targets(rows)
+    _refuse_mixed(rows, targets)
     if problem == "auto":
-        problem = _guess_problem(rows, targets, separator)
+        problem = _guess_problem(targets, separator)
     if problem == "regression":
         canonical_targets(rows, Labels("regression", ("LABEL_0",)), separator)
         return Labels("regression", ("LABEL_0",))
     canonical = _canonical(rows, targets, problem, separator)
     used = sorted({name for target in canonical for name in _as_list(target)})
+    if not used:
+        raise DataError(f"{rows.source}: no row has any label. Check the label column.")
     if problem == "single_label" and len(used) < 2:
         raise DataError(
             f"{rows.source}: every row has the label {used[0]!r}. "
             "Expected at least two classes; check the label column."
         )
-    if not used:
-        raise DataError(f"{rows.source}: no row has any label.")
     labels = Labels(problem, _order(used, known))
     canonical_targets(rows, labels, separator)  # out of range of a known map
     return labels
@@ -121,14 +122,13 @@ def canonical_targets(rows: Rows, labels: Labels, separator: str = "") -> list[T
             rows,
             [i for i, number in enumerate(numbers) if number is None],
             "the label is not a finite number",
-            "Expected a number for regression.",
+            "Expected a number for regression; for classes set data.problem=single_label.",
         )
         return numbers
     canonical = _canonical(rows, targets, labels.problem, separator)
     names = set(labels.names)
     used = {name for target in canonical for name in _as_list(target)}
-    if not used <= names and all(_INTEGER.fullmatch(name) for name in used):
-        # The model knows names, the data have ids.
+    if not used <= names and _are_ids(used, labels.names):
         by_id = {str(i): name for i, name in enumerate(labels.names)}
         _refuse(
             rows,
@@ -200,7 +200,7 @@ def label_counts(targets: Iterable[Target], labels: Labels) -> dict[str, int]:
 
 def _present_targets(rows: Rows) -> list[Any]:
     if rows.targets is None:
-        raise DataError(f"{rows.source}: has no label column.")
+        raise DataError(f"{rows.source}: has no label column. Name it by data.label.")
     _refuse(
         rows,
         [i for i, target in enumerate(rows.targets) if target is None or target == ""],
@@ -210,17 +210,22 @@ def _present_targets(rows: Rows) -> list[Any]:
     return rows.targets
 
 
-def _guess_problem(rows: Rows, targets: list[Any], separator: str) -> str:
+def _refuse_mixed(rows: Rows, targets: list[Any]) -> None:
+    first: dict[str, str] = {}  # kind: where it stands first
+    for index, target in enumerate(targets):
+        for item in _as_list(target):
+            first.setdefault(_kind(item), rows.where(index))
+    if len(first) > 1:
+        listed = ", ".join(f"{kind} at {where}" for kind, where in first.items())
+        raise DataError(f"{rows.source}: labels of several kinds: {listed}. Use one kind.")
+
+
+def _guess_problem(targets: list[Any], separator: str) -> str:
     if separator or any(isinstance(target, list) for target in targets):
         return "multi_label"
-    kinds = {"a number" if _is_number_type(t) else type(t).__name__ for t in targets}
-    if len(kinds) > 1:
-        examples = {_kind(target): rows.where(i) for i, target in reversed([*enumerate(targets)])}
-        listed = ", ".join(f"{kind} at {where}" for kind, where in examples.items())
-        raise DataError(f"{rows.source}: labels of several kinds: {listed}. Use one kind.")
     numbers = [_number(target) for target in targets]
-    fractional = [n for n in numbers if n is not None and not n.is_integer()]
-    return "regression" if None not in numbers and fractional else "single_label"
+    fractional = any(number is not None and not number.is_integer() for number in numbers)
+    return "regression" if fractional else "single_label"
 
 
 def _canonical(rows: Rows, targets: list[Any], problem: str, separator: str) -> list[Any]:
@@ -276,10 +281,16 @@ def _order(used: list[str], known: Known) -> tuple[str, ...]:
         return known.task
     if all(_INTEGER.fullmatch(name) for name in used):
         numbers = sorted(int(name) for name in used)
-        if numbers == list(range(len(known.checkpoint))):
+        if numbers == [*range(len(known.checkpoint))] and _are_ids(used, known.checkpoint):
             return known.checkpoint
         return tuple(map(str, numbers))
     return tuple(used)
+
+
+def _are_ids(used: Iterable[str], names: Sequence[str]) -> bool:
+    """Whether integers in the data are ids of names. Where names are integers themselves (stars
+    from 1 to 5) an integer is always a name: read as an id it would be another class."""
+    return all(map(_INTEGER.fullmatch, used)) and not any(map(_INTEGER.fullmatch, names))
 
 
 def _number(value: Any) -> float | None:
@@ -297,16 +308,10 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _is_number_type(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _kind(value: Any) -> str:
-    if _is_number_type(value):
-        return "number"
-    return {"str": "string", "bool": "true/false", "dict": "object"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    name = type(value).__name__
+    kinds = {"int": "number", "float": "number", "str": "string", "bool": "true/false"}
+    return kinds.get(name, {"dict": "object", "NoneType": "null"}.get(name, name))
 
 
 def _as_list(target: Any) -> list[Any]:

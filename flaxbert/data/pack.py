@@ -195,7 +195,12 @@ def _most_rows(lengths: np.ndarray, batch_size: int, row_length: int, slots: int
 
 def _row_lengths(longest: int) -> list[int]:
     least = _round_up(longest, 8)
-    return sorted({least, *(length for length in (128, 256, 512) if least < length <= 4 * least)})
+    usual = (128, 256, 512)  # tiles that matrix units like
+    return sorted(
+        {least, 2 * least, 3 * least, 4 * least}.union(
+            length for length in usual if least < length < 4 * least
+        )
+    )
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -114,15 +114,15 @@ def read_text(path: Path) -> str:
     Raises:
       DataError: missing, a directory, unreadable, another encoding, or a NUL character.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory. Name a file.")
     try:
         data = path.read_bytes()
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a directory. Name a file.") from error
     except FileNotFoundError as error:
         near = _near([entry.name for entry in _siblings(path)], path.name)
-        raise DataError(f"{path}: there is no such file.{near}") from error
+        raise DataError(f"{path}: there is no such file.{near or ' Check the path.'}") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}. Check the path.") from error
     return decode(data, str(path))
 
 
@@ -131,7 +131,8 @@ def decode(data: bytes, source: str) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{source}: is UTF-16. Save it as UTF-8.")
     try:
-        content = data.decode("utf-8-sig")
+        # Not "utf-8-sig": that codec counts the place of a bad byte from after the mark.
+        content = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -169,7 +170,10 @@ def _read_table(
 ) -> tuple[dict[str, list[Any]], list[int]]:
     """Reads CSV (RFC 4180 quoting) or TSV (no quoting: a cell is what stands between tabs)."""
     csv.field_size_limit(sys.maxsize)
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoting, fix = csv.QUOTE_MINIMAL, "Quote a cell that has a comma, quote or line break."
+    if delimiter == "\t":
+        quoting = csv.QUOTE_NONE
+        fix = "A cell of TSV cannot have a tab or line break: use CSV or JSONL for such texts."
     reader = csv.reader(
         io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True
     )
@@ -184,29 +188,31 @@ def _read_table(
                 continue  # a blank line
             if not header:
                 header = [cell.strip() for cell in cells]
-                places = {name: _column(source, header, name) for name in wanted}
+                places = {name: _column(f"{source}:{line}", header, name) for name in wanted}
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{source}:{line}: has {len(cells)} cells, the header has {len(header)}. "
-                    "Quote a cell that contains the delimiter, a quote or a line break."
+                    f"{source}:{line}: has {len(cells)} cells, the header has {len(header)}. {fix}"
                 )
             lines.append(line)
             for name, place in places.items():
                 columns[name].append(cells[place])
     except csv.Error as error:
-        raise DataError(f"{source}:{start}: is not valid CSV: {error}.") from error
+        raise DataError(
+            f"{source}:{start}: is not valid CSV: {error}. Close each quoted cell, and double a "
+            "quote inside one."
+        ) from error
     if not header:
         raise DataError(f"{source}: is empty. Expected a header line with {', '.join(wanted)}.")
     return columns, lines
 
 
-def _column(source: str, header: list[str], name: str) -> int:
+def _column(where: str, header: list[str], name: str) -> int:
     if header.count(name) > 1:
-        raise DataError(f"{source}:1: column {name!r} stands twice in the header.")
+        raise DataError(f"{where}: column {name!r} stands twice in the header. Rename one.")
     if name not in header:
         raise DataError(
-            f"{source}: there is no column {name!r}.{_near(header, name)} "
+            f"{where}: there is no column {name!r}.{_near(header, name)} "
             f"Columns: {', '.join(map(repr, header))}."
         )
     return header.index(name)
@@ -245,9 +251,14 @@ def _parse_object(source: str, line: int, row: str) -> dict[str, Any]:
     try:
         values = json.loads(row, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source}:{line}: is not valid JSON: {error}.") from error
+        raise DataError(
+            f"{source}:{line}: is not valid JSON: {error}. Expected one object a line."
+        ) from error
     if not isinstance(values, dict):
-        raise DataError(f"{source}:{line}: expected a JSON object, got {type(values).__name__}.")
+        raise DataError(
+            f"{source}:{line}: expected a JSON object, got {type(values).__name__}. "
+            'Write each row as {"text": ...} on its own line.'
+        )
     return values
 
 

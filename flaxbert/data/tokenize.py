@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from flaxbert.errors import ConfigError, ModelFileError
 
@@ -100,18 +100,15 @@ class Tokenizer:
         truncated = 0
         for start in range(0, len(texts), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            seconds = None if pairs is None else list(pairs[chunk])
-            encoded = self._encode(list(texts[chunk]), seconds)
-            long = [i for i, row in enumerate(encoded["input_ids"]) if len(row) > max_length]
-            truncated += len(long)
-            if long:
-                some = None if seconds is None else [seconds[i] for i in long]
-                cut = self._encode([texts[start + i] for i in long], some, max_length=max_length)
-                for place, i in enumerate(long):
-                    for field in encoded:
-                        encoded[field][i] = cut[field][place]
-            ids += [np.asarray(row, np.int32) for row in encoded["input_ids"]]
-            types += [np.asarray(row, np.int32) for row in encoded["token_type_ids"]]
+            fields = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
+            for row_ids, row_types, special in zip(*fields, strict=True):
+                row_ids, row_types = np.asarray(row_ids, np.int32), np.asarray(row_types, np.int32)
+                if len(row_ids) > max_length:
+                    keep = _longest_first(np.asarray(special) == 1, max_length)
+                    row_ids, row_types = row_ids[keep], row_types[keep]
+                    truncated += 1
+                ids.append(row_ids)
+                types.append(row_types)
         flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
         special = np.asarray(self._tokenizer.all_special_ids)
         unknown = int(np.sum(flat == self._tokenizer.unk_token_id))
@@ -124,22 +121,41 @@ class Tokenizer:
             unknown / ordinary if ordinary else 0.0,
         )
 
-    def _encode(
-        self, texts: list[str], pairs: list[str] | None, max_length: int | None = None
-    ) -> dict[str, list[Any]]:
-        if not texts:
-            return {"input_ids": [], "token_type_ids": []}
+    def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[list[int]]]:
+        """Returns whole sequences: their ids, their types, and 1 where the template put a token."""
         encoded = self._tokenizer(
-            texts,
-            pairs,
+            list(texts),
+            None if pairs is None else list(pairs),
             padding=False,
-            truncation="longest_first" if max_length else False,
-            max_length=max_length,
+            truncation=False,
             return_attention_mask=False,
             return_token_type_ids=True,
+            return_special_tokens_mask=True,
             verbose=False,
         )
-        return {field: list(encoded[field]) for field in ("input_ids", "token_type_ids")}
+        return [encoded[name] for name in ("input_ids", "token_type_ids", "special_tokens_mask")]
+
+
+def _longest_first(special: Bool[np.ndarray, " n"], max_length: int) -> Bool[np.ndarray, " n"]:
+    """Returns which tokens stay, as truncation="longest_first" of transformers chooses them.
+
+    Not left to transformers: it also builds every combination of the pieces cut off, so that a pair
+    of two texts of 30,000 words takes more than 12 GB.
+    """
+    inside = np.flatnonzero(~special)
+    gap = np.flatnonzero(np.diff(inside) > 1)  # the separator between two texts
+    first = int(gap[0]) + 1 if len(gap) else len(inside)
+    second = len(inside) - first
+    room = max_length - int(special.sum())
+    short, long = min(first, second), max(first, second)
+    long = max(short, room - short)
+    if short + long > room:
+        short, long = room // 2, room - room // 2
+    kept_first, kept_second = (long, short) if first > second else (short, long)
+    keep = special.copy()
+    keep[inside[:kept_first]] = True
+    keep[inside[first : first + kept_second]] = True
+    return keep
 
 
 def files_in(directory: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from flaxbert.loop.sharding import batch_sharding, replicated
+from flaxbert.loop.sharding import batch_sharding, gather_tables, replicated
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params, bind
 
@@ -25,7 +25,7 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
 
     @jax.jit
     def forward(params: Params, batch: Batch) -> jax.Array:
-        logits, _ = bind(config, params, dtype)(*(batch[name] for name in _INPUTS))
+        logits, _ = bind(config, gather_tables(mesh, params), dtype)(*(batch[name] for name in _INPUTS))
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
     rows = batch_sharding(mesh, micro_batches=False)

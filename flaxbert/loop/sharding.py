@@ -94,6 +94,22 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def gather_tables(mesh: Mesh, params: Any) -> Any:
+    """Returns the parameters with whole embedding tables on every device, for the computation.
+
+    A lookup in a table whose features are spread over "fsdp", by rows that are spread over it too,
+    makes the compiler replicate the activations; gathering the table first is what FSDP means.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return params
+
+    def gather(path: tuple[Any, ...], leaf: Any) -> Any:
+        whole = path[-1].key == "embedding"
+        return jax.lax.with_sharding_constraint(leaf, replicated(mesh)) if whole else leaf
+
+    return jax.tree_util.tree_map_with_path(gather, params)
+
+
 def batch_sharding(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:
     """Rows over data and fsdp; [A, R, ...] with micro-batches, else [R, ...]."""
     return NamedSharding(mesh, P(None, ROWS) if micro_batches else P(ROWS))

@@ -17,7 +17,12 @@ from jax.sharding import Mesh
 
 from flaxbert.config import Loss, Optim
 from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer, keep_if
-from flaxbert.loop.sharding import batch_sharding, replicated, state_shardings
+from flaxbert.loop.sharding import (
+    batch_sharding,
+    gather_tables,
+    replicated,
+    state_shardings,
+)
 from flaxbert.model.config import BertConfig
 from flaxbert.model.dropout import fold
 from flaxbert.model.heads import Params, bind
@@ -71,7 +76,8 @@ def make_train_step(
     """
 
     def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, _ = bind(config, params, dtype)(*(micro[name] for name in _INPUTS), seed)
+        whole = gather_tables(mesh, params)
+        logits, _ = bind(config, whole, dtype)(*(micro[name] for name in _INPUTS), seed)
         return task.loss_sums(
             logits,
             micro["labels"],
@@ -98,9 +104,10 @@ def make_train_step(
         seed = fold(seeds["dropout"], step)
         (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
         gradients = jax.tree.map(lambda g: g / normalizer, gradients)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
-        rate = jnp.asarray(schedule(step), norm.dtype)
+        # As a float: schedules divide, and an int32 step would make that float32 even under x64.
+        rate = jnp.asarray(schedule(step.astype(norm.dtype)), norm.dtype)
         updated = apply_gradients(optim, rate, params, optimizer, gradients, norm)
         new_params, new_optimizer = keep_if(finite, updated, (params, optimizer))
         state = {"params": new_params, "optimizer": new_optimizer, "step": step + 1}

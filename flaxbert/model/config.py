@@ -7,12 +7,14 @@ model does not implement (relative positions, decoders, pruned heads) must never
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from flaxbert.errors import ModelFileError
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 _ACTIVATION_ALIASES = {"swish": "silu"}
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 # Fields that name a value at which they change nothing; any other value is refused.
 _ONLY_VALUE: dict[str, tuple[Any, ...]] = {
@@ -144,11 +146,17 @@ class BertConfig:
                 raise ModelFileError(f"{name}: expected a rate in [0, 1), got {rate!r}.")
         for name in ("layer_norm_eps", "initializer_range"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value >= 0:
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise ModelFileError(f"{name}: expected a number >= 0, got {value!r}.")
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+        pad = self.pad_token_id
+        if pad is not None and (not isinstance(pad, int) or not 0 <= pad < self.vocab_size):
             raise ModelFileError(
-                f"pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size}."
+                f"pad_token_id {pad!r} is outside the vocabulary of {self.vocab_size}."
+            )
+        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
+            raise ModelFileError(
+                f"problem_type: expected one of {', '.join(PROBLEM_TYPES)}, "
+                f"got {self.problem_type!r}."
             )
         if not self.id2label or len(set(self.id2label)) != len(self.id2label):
             raise ModelFileError(f"id2label: expected distinct names, got {list(self.id2label)}.")
@@ -163,18 +171,17 @@ class BertConfig:
           ModelFileError: a field has a value that this model would compute differently.
         """
         if not isinstance(values, dict):
-            raise ModelFileError(f"config.json: expected an object, got {type(values).__name__}.")
+            raise ModelFileError(f"expected an object, got {type(values).__name__}.")
         for name, allowed in _ONLY_VALUE.items():
             if name in values and values[name] not in allowed:
                 raise ModelFileError(
-                    f"config.json: {name}={values[name]!r} is not supported; flaxbert computes "
-                    f"BERT encoders with {name}={allowed[0]!r}."
+                    f"{name}={values[name]!r} is not supported; flaxbert computes BERT encoders "
+                    f"with {name}={allowed[0]!r}."
                 )
         known = {field.name for field in dataclasses.fields(cls)}
         chosen = {name: values[name] for name in known if name in values and name != "id2label"}
-        if "hidden_act" in chosen:
-            act = chosen["hidden_act"]
-            chosen["hidden_act"] = _ACTIVATION_ALIASES.get(act, act)
+        if chosen.get("hidden_act") in list(_ACTIVATION_ALIASES):
+            chosen["hidden_act"] = _ACTIVATION_ALIASES[chosen["hidden_act"]]
         chosen["id2label"] = _read_labels(values)
         config = cls(**chosen)
         used = known | set(_ONLY_VALUE) | _NO_EFFECT | {"num_labels", "_num_labels"}
@@ -196,16 +203,18 @@ class BertConfig:
 def _read_labels(values: dict[str, Any]) -> tuple[str, ...]:
     id2label = values.get("id2label")
     if id2label is None:
-        count = values.get("num_labels", values.get("_num_labels", 2))
+        stated = (values.get(name) for name in ("num_labels", "_num_labels"))
+        count = next((number for number in stated if number is not None), 2)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ModelFileError(f"num_labels: expected a positive integer, got {count!r}.")
         return tuple(f"LABEL_{i}" for i in range(count))
     try:
         by_id = {int(key): str(name) for key, name in id2label.items()}
     except (AttributeError, TypeError, ValueError) as error:
+        raise ModelFileError(f"id2label is not a map from ids: {id2label!r}.") from error
+    # By the number of entries: "1" and "01" are two keys and one id.
+    if sorted(by_id) != list(range(len(id2label))):
         raise ModelFileError(
-            f"config.json: id2label is not a map from ids: {id2label!r}"
-        ) from error
-    if sorted(by_id) != list(range(len(by_id))):
-        raise ModelFileError(
-            f"config.json: id2label must number its names 0..n-1, got ids {sorted(by_id)}."
+            f"id2label must number its names 0..n-1, got ids {', '.join(map(str, id2label))}."
         )
     return tuple(by_id[i] for i in range(len(by_id)))

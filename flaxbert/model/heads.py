@@ -93,12 +93,13 @@ def abstract_params(config: BertConfig, dtype: str = "float32") -> Params:
 
 def init_params(config: BertConfig, seed: int, dtype: str = "float32") -> Params:
     """Returns fresh parameters: normal(0, initializer_range), zero biases, unit LayerNorms."""
+    return _init(config, str(jnp.dtype(dtype)), jax.random.key(seed))
 
-    def init(key: jax.Array) -> Params:
-        model = BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(params=key))
-        return _string_keys(nnx.to_pure_dict(nnx.state(model)))
 
-    return jax.jit(init)(jax.random.key(seed))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(config: BertConfig, dtype: str, key: jax.Array) -> Params:
+    model = BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(params=key))
+    return _string_keys(nnx.to_pure_dict(nnx.state(model)))
 
 
 def bind(config: BertConfig, params: Params, dtype: str = "float32") -> Any:

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError
@@ -63,15 +64,24 @@ class Checkpoints:
         """Returns the state, laid out as the abstract one says.
 
         Raises:
-          ModelFileError: the checkpoint holds other parameters or shapes than asked for.
+          ModelFileError: the checkpoint holds other arrays, shapes or types than asked for.
         """
         directory = self._directory / str(step)
-        try:
-            return self._orbax.restore(directory.absolute() / _STATE, abstract_state)
-        except (ValueError, KeyError, TypeError) as error:
+        path = directory.absolute() / _STATE
+        # Compared first: Orbax casts other types in silence, and reads on in the background after
+        # it has raised for a shape.
+        stored = _layout(self._orbax.metadata(path).item_metadata.tree)
+        asked = _layout(abstract_state)
+        names = sorted(stored.keys() | asked.keys())
+        different = [name for name in names if stored.get(name) != asked.get(name)]
+        if different:
+            name = different[0]
             raise ModelFileError(
-                f"{directory}: holds another model than config.json of the workdir says: {error}"
-            ) from error
+                f"{directory}: holds another model than config.json of the workdir says "
+                f"({len(different)} arrays differ; {name}: expected {asked.get(name, 'none')}, "
+                f"found {stored.get(name, 'none')})."
+            )
+        return self._orbax.restore(path, abstract_state)
 
     def read_run(self, step: int) -> dict[str, Any]:
         """Returns what `save` was told about the run at that step."""
@@ -142,3 +152,11 @@ class Checkpoints:
             file=sys.stderr,
         )
         return name
+
+
+def _layout(tree: Any) -> dict[str, str]:
+    """Returns "float32[2, 3]" of every array by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

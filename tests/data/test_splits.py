@@ -1,0 +1,165 @@
+"""From the config to examples: which rows a split has, and what a user is told about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxbert.config import Data
+from flaxbert.data.check import Labels
+from flaxbert.data.sources import Rows
+from flaxbert.data.splits import hold_out, make_examples, read_file, read_split, read_training
+from flaxbert.data.tokenize import Tokenizer
+from flaxbert.errors import ConfigError, DataError
+
+AB = Labels("single_label", ("a", "b"))
+
+
+@pytest.fixture
+def files(tmp_path: Path):
+    """Writes train, validation and test files, and returns a config of them."""
+    for name, count in (("train", 40), ("validation", 6), ("test", 4)):
+        rows = "".join(f"{name} {i},second {i},{'ab'[i % 2]}\n" for i in range(count))
+        (tmp_path / f"{name}.csv").write_text("text,pair,label\n" + rows)
+
+    def config(**fields) -> Data:
+        paths = {"train": str(tmp_path / "train.csv")}
+        for name in ("validation", "test"):
+            if fields.pop(name, False):
+                paths[name] = str(tmp_path / f"{name}.csv")
+        return Data(**paths, **fields)
+
+    return config
+
+
+@pytest.fixture(scope="module")
+def tokenizer(minilm) -> Tokenizer:
+    return Tokenizer(minilm, vocab_size=30522, pad_token_id=0)
+
+
+# --- which rows ---------------------------------------------------------------------------------
+
+
+def test_training_and_validation_files(files):
+    train, validation, names = read_training(files(validation=True))
+    assert (len(train), len(validation), names) == (40, 6, ())
+    assert (train.texts[3], train.targets[3], train.pairs) == ("train 3", "b", None)
+    assert read_training(files())[1] is None
+
+
+def test_columns_come_from_the_config(files):
+    data = files(text="pair", text_pair="text", label="label")
+    rows = read_file(data, data.train)
+    assert (rows.texts[2], rows.pairs[2]) == ("second 2", "train 2")
+    with pytest.raises(DataError, match=r"no column 'labels'\. Did you mean 'label'"):
+        read_training(files(label="labels"))
+
+
+def test_embedded_sentences_bring_their_label_names():
+    train, validation, names = read_training(Data(task="rotten_tomatoes"))
+    assert (len(train), len(validation), names) == (7676, 854, ("negative", "positive"))
+
+
+def test_what_training_cannot_start_from():
+    with pytest.raises(ConfigError, match=r"config\.data\.train is empty: name the training file"):
+        read_training(Data())
+    with pytest.raises(ConfigError, match=r"config\.data\.task: .* Did you mean 'text'"):
+        read_training(Data(task="texts"))
+    with pytest.raises(DataError, match="no such file"):
+        read_training(Data(train="nowhere.csv"))
+
+
+def test_splits_by_name(files):
+    data = files(validation=True, test=True)
+    sizes = {
+        split: len(read_split(data, AB, split, seed=0)) for split in ("train", "validation", "test")
+    }
+    assert sizes == {"train": 40, "validation": 6, "test": 4}
+
+
+def test_held_out_rows_are_the_same_ones_later(files):
+    data = files(validation_fraction=0.25)
+    whole, _, _ = read_training(data)
+    train, validation = hold_out(data, whole, AB, seed=9)
+    assert (len(train), len(validation)) == (30, 10)
+    assert sorted(validation.targets) == ["a"] * 5 + ["b"] * 5
+    assert read_split(data, AB, "train", seed=9).lines == train.lines
+    assert read_split(data, AB, "validation", seed=9).lines == validation.lines
+    assert read_split(data, AB, "validation", seed=8).lines != validation.lines
+
+
+def test_held_out_rows_of_several_labels_a_cell(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "x,a|b\ny,b\n" * 10)
+    data = Data(train=str(tmp_path / "train.csv"), label_separator="|", validation_fraction=0.2)
+    labels = Labels("multi_label", ("a", "b"))
+    assert len(read_split(data, labels, "validation", seed=0)) == 4
+
+
+def test_splits_that_a_run_does_not_have(files):
+    with pytest.raises(ConfigError, match=r"config\.data\.test names no file"):
+        read_split(files(), AB, "test", seed=0)
+    with pytest.raises(ConfigError, match=r"no validation data\. Give --data=FILE"):
+        read_split(files(), AB, "validation", seed=0)
+
+
+# --- examples -----------------------------------------------------------------------------------
+
+
+def rows_of(texts, targets, pairs=None) -> Rows:
+    return Rows("rows.csv", texts, pairs, targets, list(range(2, len(texts) + 2)))
+
+
+def test_examples(tokenizer):
+    rows = rows_of(["hello world", "one two three four", "hi"], ["b", "a", "b"])
+    split = make_examples("training", rows, AB, tokenizer, max_length=5)
+    assert split.examples.labels.tolist() == [1, 0, 1]
+    assert split.examples.labels.dtype == np.int32
+    assert split.examples.tokens.lengths.tolist() == [4, 5, 3]
+    assert split.lines == (
+        "training: 3 rows, 4.0 tokens on average, longest 5, 1 cut to 5; a 1, b 2",
+    )
+
+
+def test_examples_of_pairs_lists_and_numbers(tokenizer):
+    rows = rows_of(["x", "y"], ["a;b", "b"], ["second", "text"])
+    labels = Labels("multi_label", ("a", "b"))
+    split = make_examples("test", rows, labels, tokenizer, max_length=16, separator=";")
+    assert split.examples.labels.tolist() == [[1.0, 1.0], [0.0, 1.0]]
+    assert split.examples.tokens.lengths.tolist() == [5, 5]
+    assert split.lines[0].endswith("; a 1, b 2")
+    rows = rows_of(["x", "y"], ["0.5", "-2"])
+    split = make_examples(
+        "test", rows, Labels("regression", ("LABEL_0",)), tokenizer, max_length=16
+    )
+    assert split.examples.labels.tolist() == [0.5, -2.0]
+    assert ";" not in split.lines[0]
+
+
+def test_warnings(tokenizer):
+    split = make_examples("test", rows_of(["", "a"], ["a", "b"]), AB, tokenizer, max_length=16)
+    assert split.lines[1:] == ("test: WARNING: 1 rows have an empty text",)
+    unknown = rows_of(["🦖 🦕 a b", "c d"], ["a", "b"])
+    split = make_examples("test", unknown, AB, tokenizer, max_length=16)
+    assert split.lines[1:] == (
+        "test: WARNING: 33 % of the tokens are unknown to the vocabulary; is this the right model "
+        "for these texts?",
+    )
+    few = rows_of(["🦖 a b c", "d"], ["a", "b"])  # exactly the share that is still usual
+    assert len(make_examples("test", few, AB, tokenizer, max_length=16).lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "targets", "said"),
+    [
+        ([], [], "rows.csv: has no rows"),
+        (["a", None], ["a", "b"], "rows.csv:3: the text is missing"),
+        (["a", "b"], ["a", "c"], "rows.csv:3: the label is not among"),
+        (["a", "b"], ["a", -1], "rows.csv:3: the label is -1"),
+        (["a"], None, "rows.csv: has no label column"),
+    ],
+)
+def test_bad_rows_never_become_examples(tokenizer, texts, targets, said):
+    with pytest.raises(DataError, match=said):
+        make_examples("test", rows_of(texts, targets), AB, tokenizer, max_length=16)

@@ -1,0 +1,345 @@
+"""Token ids are those of the transformers tokenizer; limits come from the run, not from the file.
+
+The reference is a tokenizer that transformers builds from vocab.txt alone: it never sees
+tokenizer.json, whose own truncation and padding must have no effect.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flaxbert.data.tokenize as tokenize
+from flaxbert.data.tokenize import Tokenizer, Tokens, files_in, resolve_max_length
+from flaxbert.errors import ConfigError, ModelFileError
+
+VOCAB = 30522  # of the embedded checkpoint
+CLS, SEP, UNK = 101, 102, 100
+
+# The same examples in every run, so that a failure is a failure everywhere.
+PROPERTY = settings(max_examples=150, deadline=None, derandomize=True)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+SENTENCES = [
+    "The film is a quiet triumph, and its last half-hour is unforgettable.",
+    "don't I'd we'll U.S.A. 3.14 1,000,000 $5 50% e-mail a_b c++",
+    "unaffable pneumonoultramicroscopicsilicovolcanoconiosis antidisestablishmentarianism",
+    "",
+    " ",
+    "\t tabs\nand\r\nnew lines\u00a0and\u2003wide spaces ",
+    "Crème brûlée, naïve façade, ÅNGSTRÖM, İstanbul, straße, e\u0301",
+    "你好，世界。日本語のテキスト 한국어 텍스트",
+    "Привет мир Ελληνικά עברית العربية हिन्दी ไทย",
+    "😀 👩‍👩‍👧‍👦 🇩🇪 ❤️ text😀text",
+    "zero\u200bwidth \u202eright to left\u202c \ufeffmark \x00nul \x7f \ufffd",
+    "[CLS] in a text [SEP] [MASK] [UNK] [PAD] [unused1]",
+    "x" * 300,
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ｆｕｌｌｗｉｄｔｈ ﬁ ligature Ⅷ ½",
+    "word " * 90,
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(minilm) -> Tokenizer:
+    return Tokenizer(minilm, vocab_size=VOCAB, pad_token_id=0)
+
+
+@pytest.fixture(scope="module")
+def reference(minilm, tmp_path_factory):
+    from transformers import BertTokenizer
+
+    folder = tmp_path_factory.mktemp("vocabulary")
+    shutil.copy(minilm / "vocab.txt", folder)
+    return BertTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def sequences(tokens: Tokens) -> list[tuple[list[int], list[int]]]:
+    """Returns (ids, types) of each sequence."""
+    bounds = list(zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True))
+    return [
+        (tokens.input_ids[a:b].tolist(), tokens.token_type_ids[a:b].tolist()) for a, b in bounds
+    ]
+
+
+def expected(reference, texts, pairs, max_length: int) -> list[tuple[list[int], list[int]]]:
+    # Asked as a list: asked for one pair alone, transformers takes an empty second text for none.
+    rows = reference(
+        texts,
+        pairs,
+        truncation="longest_first",
+        max_length=max_length,
+        return_token_type_ids=True,
+    )
+    return list(zip(rows["input_ids"], rows["token_type_ids"], strict=True))
+
+
+# --- equal to transformers ----------------------------------------------------------------------
+
+
+def test_known_ids(tokenizer):
+    tokens = tokenizer.encode(["Hello world", ""], ["again", ""], max_length=16)
+    assert sequences(tokens) == [
+        ([CLS, 7592, 2088, SEP, 2153, SEP], [0, 0, 0, 0, 1, 1]),
+        ([CLS, SEP, SEP], [0, 0, 1]),
+    ]
+    assert sequences(tokenizer.encode([""], None, max_length=16)) == [([CLS, SEP], [0, 0])]
+
+
+@pytest.mark.parametrize("max_length", [5, 17, 512])
+def test_sentences_equal_transformers(tokenizer, reference, max_length):
+    tokens = tokenizer.encode(SENTENCES, None, max_length=max_length)
+    assert sequences(tokens) == expected(reference, SENTENCES, None, max_length)
+
+
+@pytest.mark.parametrize("max_length", [5, 17, 64, 512])
+def test_pairs_equal_transformers(tokenizer, reference, max_length):
+    texts = [text for text in SENTENCES for _ in SENTENCES]
+    pairs = SENTENCES * len(SENTENCES)
+    tokens = tokenizer.encode(texts, pairs, max_length=max_length)
+    assert sequences(tokens) == expected(reference, texts, pairs, max_length)
+
+
+@PROPERTY
+@given(
+    texts=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), max_length=st.integers(5, 40)
+)
+def test_any_text_equals_transformers(tokenizer, reference, texts, max_length):
+    firsts, seconds = [a for a, _ in texts], [b for _, b in texts]
+    for pairs in (None, seconds):
+        tokens = tokenizer.encode(firsts, pairs, max_length=max_length)
+        assert sequences(tokens) == expected(reference, firsts, pairs, max_length)
+
+
+def test_shares_of_a_long_list_are_joined_in_order(tokenizer, monkeypatch):
+    whole = tokenizer.encode(SENTENCES, SENTENCES[::-1], max_length=20)
+    monkeypatch.setattr(tokenize, "_CHUNK", 4)
+    parts = tokenizer.encode(SENTENCES, SENTENCES[::-1], max_length=20)
+    assert sequences(parts) == sequences(whole)
+    assert (parts.truncated, parts.unknown_share) == (whole.truncated, whole.unknown_share)
+
+
+# --- truncation ---------------------------------------------------------------------------------
+
+
+def test_long_sentences_are_cut_at_the_end_and_counted(tokenizer):
+    texts = ["one two three four", "one two three four five", "one " * 600, ""]
+    tokens = tokenizer.encode(texts, None, max_length=6)
+    assert tokens.lengths.tolist() == [6, 6, 6, 2]
+    assert tokens.truncated == 2  # the first fits exactly
+    whole = sequences(tokenizer.encode(texts, None, max_length=10_000))
+    for (cut, _), (full, _) in zip(sequences(tokens), whole, strict=True):
+        assert cut == (full if len(full) <= 6 else [*full[:5], SEP])
+
+
+def test_the_longer_of_a_pair_is_cut_first(tokenizer):
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    ids = tokenizer.encode([" ".join(words)], None, max_length=64).input_ids[1:-1].tolist()
+    assert len(ids) == 10
+    for first, second, room, kept in [
+        (10, 2, 9, (7, 2)),  # only the longer one loses tokens
+        (2, 10, 9, (2, 7)),
+        (10, 10, 8, (4, 4)),  # both alike
+        (10, 10, 9, (4, 5)),
+        (10, 9, 9, (5, 4)),
+        (10, 0, 9, (9, 0)),
+        (0, 10, 9, (0, 9)),
+        (5, 3, 8, (5, 3)),  # nothing to cut
+    ]:
+        texts, pairs = [" ".join(words[:first])], [" ".join(words[:second])]
+        tokens = tokenizer.encode(texts, pairs, max_length=room + 3)
+        a, b = kept
+        assert tokens.input_ids.tolist() == [CLS, *ids[:a], SEP, *ids[:b], SEP]
+        assert tokens.token_type_ids.tolist() == [0] * (a + 2) + [1] * (b + 1)
+        assert tokens.truncated == (first + second > room)
+
+
+def test_two_very_long_texts_are_cut_in_linear_time_and_memory(tokenizer):
+    # transformers' own truncation takes gigabytes and minutes for this pair.
+    tokens = tokenizer.encode(["one " * 30_000], ["two " * 30_000], max_length=128)
+    one, two = tokenizer.encode(["one two"], None, max_length=8).input_ids[1:-1].tolist()
+    assert tokens.input_ids.tolist() == [CLS, *[one] * 62, SEP, *[two] * 63, SEP]
+    assert tokens.truncated == 1
+
+
+def test_limits_of_the_file_are_ignored(minilm, tokenizer):
+    stored = json.loads((minilm / "tokenizer.json").read_text("utf-8"))
+    assert stored["truncation"]["max_length"] == 128  # there is something to ignore
+    assert stored["padding"]["strategy"] == {"Fixed": 128}
+    tokens = tokenizer.encode(["word", "word " * 300], None, max_length=512)
+    assert tokens.lengths.tolist() == [3, 302]
+    assert tokens.truncated == 0
+    # One long call must not leave its own limit behind.
+    tokenizer.encode(["word " * 300], None, max_length=8)
+    assert tokenizer.encode(["word " * 300], None, max_length=512).lengths.tolist() == [302]
+
+
+# --- what comes back ----------------------------------------------------------------------------
+
+
+def test_arrays(tokenizer):
+    tokens = tokenizer.encode(["a b", "c"], None, max_length=8)
+    assert len(tokens) == 2
+    assert tokens.offsets.tolist() == [0, 4, 7]
+    assert tokens.lengths.tolist() == [4, 3]
+    assert tokens.input_ids.dtype == tokens.token_type_ids.dtype == np.int32
+
+
+@pytest.mark.parametrize("pairs", [None, []])
+def test_nothing_to_encode(tokenizer, pairs):
+    tokens = tokenizer.encode([], pairs, max_length=8)
+    assert (len(tokens), tokens.offsets.tolist(), tokens.truncated) == (0, [0], 0)
+    assert tokens.unknown_share == 0.0
+    assert tokens.input_ids.dtype == np.int32
+
+
+def test_unknown_share_leaves_special_tokens_out(tokenizer):
+    # Emoji of these two kinds are not in the vocabulary.
+    tokens = tokenizer.encode(["hello 🦖 world 🦕"], None, max_length=16)
+    assert tokens.input_ids.tolist() == [CLS, 7592, UNK, 2088, UNK, SEP]
+    assert tokens.unknown_share == 0.5
+    assert tokenizer.encode(["", ""], None, max_length=16).unknown_share == 0.0
+    assert tokenizer.encode(["🦖"], None, max_length=16).unknown_share == 1.0
+
+
+def test_digest_tells_data_apart(tokenizer):
+    def digest(texts, pairs=None, max_length=16):
+        return tokenizer.encode(texts, pairs, max_length=max_length).digest()
+
+    base = digest(["a b", "c"])
+    assert base == digest(["a b", "c"])
+    others = [
+        digest(["a b", "d"]),
+        digest(["c", "a b"]),
+        digest(["a b"]),
+        digest(["a b", "c", ""]),
+        digest(["a b", "c"], max_length=3),
+        digest(["a b", "c"], ["", ""]),
+    ]
+    assert len({base, *others}) == len(others) + 1
+    # Boundaries and types count, not only the run of ids.
+    ids, types = np.array([1, 2, 3], np.int32), np.zeros(3, np.int32)
+    parts = [
+        Tokens(ids, types, np.array([0, 1, 3]), 0, 0.0),
+        Tokens(ids, types, np.array([0, 2, 3]), 0, 0.0),
+        Tokens(ids, types + 1, np.array([0, 1, 3]), 0, 0.0),
+    ]
+    assert len({part.digest() for part in parts}) == 3
+
+
+# --- folders ------------------------------------------------------------------------------------
+
+
+def folder_of(minilm: Path, tmp_path: Path, *names: str) -> Path:
+    for name in names:
+        shutil.copy(minilm / name, tmp_path)
+    return tmp_path
+
+
+def load(folder: Path, vocab_size: int = VOCAB, pad_token_id: int | None = 0) -> Tokenizer:
+    return Tokenizer(folder, vocab_size=vocab_size, pad_token_id=pad_token_id)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("vocab.txt",),
+        ("vocab.txt", "config.json"),
+        ("vocab.txt", "tokenizer_config.json"),
+        ("tokenizer.json", "config.json"),
+    ],
+)
+def test_folders_that_are_enough(minilm, tmp_path, reference, names):
+    tokenizer = load(folder_of(minilm, tmp_path, *names))
+    tokens = tokenizer.encode(SENTENCES, None, max_length=32)
+    assert sequences(tokens) == expected(reference, SENTENCES, None, 32)
+
+
+def test_a_cased_vocabulary_keeps_its_case(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "Hello"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    tokens = load(tmp_path, 7).encode(["Hello hello HELLO"], None, max_length=8)
+    assert tokens.input_ids.tolist() == [2, 6, 5, 1, 3]
+
+
+def refusal(*args, **kwargs) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        load(*args, **kwargs)
+    assert caught.value.exit_code == 4
+    return str(caught.value)
+
+
+def test_no_vocabulary(minilm, tmp_path):
+    # transformers would give a 5-token tokenizer here, and every word would be [UNK].
+    folder = folder_of(minilm, tmp_path, "config.json", "tokenizer_config.json")
+    message = refusal(folder)
+    assert message.startswith(f"{folder}: has neither tokenizer.json nor vocab.txt. Copy")
+    assert "has neither" in refusal(tmp_path / "nowhere")
+
+
+def test_more_tokens_than_embeddings(minilm):
+    message = refusal(minilm, vocab_size=VOCAB - 1)
+    assert "the tokenizer has 30522 tokens, the model 30521 embeddings" in message
+    load(minilm, vocab_size=VOCAB + 6)  # some models round the number of embeddings up
+
+
+def test_another_padding_id(minilm):
+    message = refusal(minilm, pad_token_id=1)
+    assert "pads with id 0, config.json says pad_token_id 1" in message
+    load(minilm, pad_token_id=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("tokenizer.json", b"{"), ("vocab.txt", b"[PAD]\n\xff\xfe\n")]
+)
+def test_unreadable_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert f"{tmp_path}: the tokenizer files cannot be read" in refusal(tmp_path)
+
+
+def test_a_tokenizer_without_bert_tokens(minilm, tmp_path):
+    # Without any config the special tokens of tokenizer.json have no roles.
+    message = refusal(folder_of(minilm, tmp_path, "tokenizer.json"))
+    assert f"{tmp_path}: the tokenizer has no cls token" in message
+
+
+def test_files_of_a_folder(minilm, tmp_path):
+    names = {path.name for path in files_in(minilm)}
+    assert names == {
+        "tokenizer.json",
+        "vocab.txt",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    }
+    assert files_in(tmp_path) == []
+
+
+# --- max_length ---------------------------------------------------------------------------------
+
+
+def test_resolve_max_length():
+    assert resolve_max_length(128, 512) == 128
+    assert resolve_max_length(0, 512) == 512
+    assert resolve_max_length(512, 512) == 512
+    assert resolve_max_length(5, 512) == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "maximum", "said"),
+    [
+        (513, 512, "max_length=513: the model has 512 positions. Set it to at most 512"),
+        (4, 512, "max_length=4: expected at least 5 tokens"),
+        (0, 4, "expected at least 5 tokens"),
+    ],
+)
+def test_max_length_out_of_range(asked, maximum, said):
+    with pytest.raises(ConfigError) as caught:
+        resolve_max_length(asked, maximum)
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 2

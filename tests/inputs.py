@@ -1,0 +1,48 @@
+"""Small real inputs: a tiny checkpoint with the real tokenizer, and real sentences as CSV files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+
+def write_tiny_bert(folder: Path) -> Path:
+    """Writes a random 2-layer model of width 16 with dropout and the embedded tokenizer."""
+    from flaxbert.data.tokenize import files_in
+    from flaxbert.model.config import BertConfig
+    from flaxbert.model.heads import init_params
+    from flaxbert.storage.embedded import minilm_directory
+    from flaxbert.weights.folder import write_model
+
+    config = BertConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    write_model(folder, config, init_params(config, 0), files_in(minilm_directory()))
+    return folder
+
+
+def write_reviews(folder: Path) -> dict[str, Path]:
+    """Writes train.csv (96 rows), dev.csv (40) and test.csv (24), both labels in each."""
+    from flaxbert.data.sources import read_rotten_tomatoes
+
+    train, validation = read_rotten_tomatoes()
+    names = {"0": "negative", "1": "positive"}
+    folder.mkdir(exist_ok=True)
+    paths = {}
+    for name, rows, start, count in (
+        ("train", train, 3790, 96),
+        ("dev", validation, 407, 40),
+        ("test", validation, 415, 24),
+    ):
+        paths[name] = folder / f"{name}.csv"
+        with paths[name].open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            for index in range(start, start + count):
+                writer.writerow([rows.texts[index], names[rows.targets[index]]])
+    return paths

@@ -1,0 +1,124 @@
+"""Runs a few updates of the real step on a tiny model, however packed, sharded or accumulated."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxbert.config import Loss, Mesh, Optim
+from flaxbert.data.batches import Examples, plan_training, train_batch
+from flaxbert.data.tokenize import Tokens
+from flaxbert.loop.optim import make_schedule
+from flaxbert.loop.sharding import make_mesh, row_multiple, state_shardings
+from flaxbert.loop.step import init_state, make_train_step
+from flaxbert.model.config import BertConfig
+from flaxbert.model.heads import init_params
+from flaxbert.tasks import task_for
+
+BERT = BertConfig(
+    vocab_size=64,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=32,
+    max_position_embeddings=32,
+    initializer_range=0.2,
+    id2label=("a", "b", "c"),
+)
+
+ONE_DEVICE = Mesh(data=1, fsdp=1, model=1)
+
+
+def examples(
+    count: int = 40, *, longest: int = 24, config: BertConfig = BERT, seed: int = 0
+) -> Examples:
+    """Random token sequences of random lengths with random labels."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(2, longest + 1, count)
+    total = int(lengths.sum())
+    labels = random.integers(0, config.num_labels, count).astype(np.int32)
+    tokens = Tokens(
+        random.integers(1, config.vocab_size, total).astype(np.int32),
+        random.integers(0, config.type_vocab_size, total).astype(np.int32),
+        np.cumsum([0, *lengths]),
+        0,
+        0.0,
+    )
+    return Examples(tokens, labels)
+
+
+def run(
+    data: Examples,
+    *,
+    updates: int = 20,
+    config: BertConfig = BERT,
+    params: Any = None,
+    dtype: str = "float32",
+    mesh: Mesh = ONE_DEVICE,
+    packing: str = "pack",
+    accumulate: int = 1,
+    batch_size: int = 16,
+    optim: Optim | None = None,
+    loss: Loss | None = None,
+    problem: str = "single_label",
+    dropout_seed: int = 7,
+    row_length: int = 0,
+    corrupt: Any = None,
+) -> tuple[list[dict[str, float]], Any]:
+    """Returns each update's sums (as floats, with "mean") and the final state.
+
+    `corrupt(step, state, batch)` may return changed ones before an update.
+    """
+    optim = optim or Optim(learning_rate=1e-3, warmup=0.2)
+    on = make_mesh(mesh, config)
+    plan = plan_training(
+        data,
+        batch_size=batch_size,
+        seed=1,
+        steps=updates,
+        packing=packing,
+        accumulate=accumulate,
+        row_multiple=row_multiple(on),
+        row_length=row_length,
+    )
+    # One program instead of up to four: compiling is most of such a test's time.
+    plan = dataclasses.replace(plan, row_counts=plan.row_counts[-1:])
+    if params is None:
+        params = _params(config, dtype)
+    state = init_state(params, on)
+    step = make_train_step(
+        config,
+        task_for(problem),
+        mesh=on,
+        shardings=state_shardings(on, state),
+        schedule=make_schedule(optim, updates),
+        optim=optim,
+        loss=loss or Loss(),
+        dtype=dtype,
+    )
+    history = []
+    for number in range(updates):
+        batch = train_batch(data, plan, batch_size=batch_size, seed=1, step=number)
+        if corrupt is not None:
+            state, batch = corrupt(number, state, batch)
+        state, sums = step(state, batch, {"dropout": np.uint32(dropout_seed)})
+        values = {name: float(value) for name, value in jax.device_get(sums).items()}
+        history.append({**values, "mean": values["loss"] / values["normalizer"]})
+    return history, state
+
+
+@functools.lru_cache(maxsize=8)
+def _params(config: BertConfig, dtype: str) -> Any:
+    return jax.device_get(init_params(config, 0, dtype))
+
+
+def without_dropout(config: BertConfig = BERT) -> BertConfig:
+    return dataclasses.replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def means(history: list[dict[str, float]]) -> np.ndarray:
+    return np.array([update["mean"] for update in history])

@@ -1,0 +1,69 @@
+"""The step: what it returns, what a non-finite update leaves alone, what the compiler says."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxbert.config import Loss, Mesh
+from tests.loop.harness import examples, means, run
+
+
+def _bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_first_update_has_rate_0_and_later_ones_move_every_parameter():
+    _, before = run(examples(), updates=1)
+    _, after = run(examples(), updates=6)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before["params"], after["params"])
+    assert all(jax.tree.leaves(moved))
+
+
+def test_state_has_string_keys_only():
+    _, state = run(examples(), updates=1)
+    for path, _ in jax.tree_util.tree_leaves_with_path(state):
+        assert all(isinstance(part.key, str) for part in path)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning")
+@pytest.mark.parametrize("where", ["parameter", "weight"])
+def test_a_nonfinite_update_changes_nothing(where):
+    seen = {}
+
+    def corrupt(step, state, batch):
+        if step != 3:
+            if step == 4:
+                seen["after"] = _bits([state["params"], state["optimizer"]])
+            return state, batch
+        if where == "weight":
+            seen["before"] = _bits([state["params"], state["optimizer"]])
+            batch["weights"] = batch["weights"] * np.float32("inf")
+            return state, batch
+        # One NaN in the head: the loss is NaN, whatever the batch.
+        classifier = state["params"]["classifier"]
+        classifier = {**classifier, "bias": classifier["bias"].at[0].set(jnp.nan)}
+        state = {**state, "params": {**state["params"], "classifier": classifier}}
+        seen["before"] = _bits([state["params"], state["optimizer"]])
+        return state, batch
+
+    history, state = run(examples(), updates=5, corrupt=corrupt)
+    assert seen["before"] == seen["after"]
+    assert [bool(update["finite"]) for update in history[:4]] == [True, True, True, False]
+    assert int(state["step"]) == 5
+    assert int(state["optimizer"]["count"]) == (3 if where == "parameter" else 4)
+
+
+@pytest.mark.parametrize("loss", [Loss(label_smoothing=0.3), Loss(class_weights=(5.0, 1.0, 1.0))])
+def test_loss_options_change_the_loss(loss):
+    plain, _ = run(examples(), updates=2)
+    changed, _ = run(examples(), updates=2, loss=loss)
+    assert np.abs(means(plain) - means(changed)).min() > 1e-3
+
+
+def test_no_involuntary_rematerialization(capfd):
+    """XLA warns when it has to replicate an array to reshard it; our program gives no reason to."""
+    run(examples(), updates=1, mesh=Mesh(data=2, fsdp=2, model=2), accumulate=2)
+    assert "rematerialization" not in capfd.readouterr().err.lower()

@@ -1,0 +1,164 @@
+"""Every config field has an effect: changing it changes what a small run does, writes or says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from flaxbert.config import Config, flatten, to_dict
+from tests.commands import call, train_flags
+
+# field: (value, fields that this case needs besides). The base run has validation data, 12 updates
+# of 16 sequences over 96 rows, and is compared with a run under the same extra fields.
+CASES: dict[str, tuple[object, dict[str, object]]] = {
+    "seed": (1, {}),
+    "seeds.init": (5, {}),
+    "seeds.data": (5, {}),
+    "seeds.dropout": (5, {}),
+    "model.path": ("embedded:minilm", {"train.steps": 1}),
+    "model.dtype": ("bfloat16", {}),
+    "data.task": ("rotten_tomatoes", {"train.steps": 1, "data.validation": ""}),
+    "data.train": ("TEST", {}),
+    "data.validation": ("TEST", {}),
+    "data.validation_fraction": (0.25, {"data.validation": ""}),
+    "data.text": ("label", {}),
+    "data.text_pair": ("label", {}),
+    "data.label": ("text", {"data.validation": "", "train.steps": 1}),
+    "data.problem": ("multi_label", {}),
+    "data.label_separator": ("i", {}),
+    "data.max_length": (10, {}),
+    "data.packing": ("pad", {}),
+    "data.row_length": (200, {}),
+    "train.batch_size": (8, {}),
+    "train.epochs": (1.0, {"train.steps": 0}),
+    "train.steps": (7, {}),
+    "train.eval_every": (5, {}),
+    "train.accumulate": (3, {}),
+    "train.best_metric": ("loss", {"train.eval_every": 1}),
+    "train.patience": (1, {"optim.learning_rate": 1e-12}),
+    "optim.learning_rate": (1e-2, {}),
+    "optim.schedule": ("constant", {}),
+    "optim.warmup": (0.0, {}),
+    "optim.weight_decay": (0.5, {}),
+    "optim.clip_norm": (0.001, {}),
+    "optim.b1": (0.5, {}),
+    "optim.b2": (0.9, {}),
+    "optim.eps": (1e-2, {}),
+    "loss.label_smoothing": (0.5, {}),
+    "loss.class_weights": ("(5.0,1.0)", {}),
+    "mesh.data": (2, {}),
+    "mesh.fsdp": (2, {}),
+    "mesh.model": (2, {}),
+    "checkpoint.every": (5, {}),
+    "checkpoint.keep": (1, {}),
+    "log.every": (3, {}),
+}
+
+# Proved elsewhere: by tests that need a hub, or a broken batch.
+ELSEWHERE = {
+    "model.revision": "tests/weights/test_hub.py: passed to the hub client",
+    "data.test": "test_test_split below",
+    "train.nonfinite_limit": "test_nonfinite_limit below",
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_no_field_is_forgotten():
+    assert flatten(to_dict(Config())).keys() == CASES.keys() | ELSEWHERE.keys()
+
+
+def _flags(tiny_bert, reviews, workdir, fields):
+    chosen = {
+        "data.validation": reviews["dev"],
+        "train.steps": 12,
+        "data.max_length": 64,
+        **{name: reviews["test"] if v == "TEST" else v for name, v in fields.items()},
+    }
+    return train_flags(
+        tiny_bert,
+        reviews["train"],
+        workdir,
+        **{name.replace(".", "__"): value for name, value in chosen.items()},
+    )
+
+
+def _fingerprint(workdir: Path, err: str) -> dict[str, object]:
+    """What a run did, without clock and folder: lines said, metrics, files, weights."""
+    said = re.sub(r"[0-9.]+ (sequences/s|tokens/s|s\b|/s\))|\([0-9]+ examples, [0-9]+/s\)", "", err)
+    said = said.replace(str(workdir), "")
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        (line["step"], line["split"], line["name"], line["value"])
+        for line in lines
+        if "per_second" not in line["name"]
+    ]
+    weights = (workdir / "model" / "model.safetensors").read_bytes()
+    return {
+        "metrics": metrics,
+        "weights": hashlib.sha256(weights).hexdigest(),
+        "checkpoints": sorted(path.name for path in (workdir / "checkpoints").iterdir()),
+        "mesh": re.findall(r"mesh (.*)", said),
+        "rows": re.findall(r"rows: (.*)", said),
+        "best": re.findall(r"best: (.*)", said),
+    }
+
+
+@pytest.fixture(scope="module")
+def base_runs():
+    return {}
+
+
+@pytest.mark.parametrize("field", CASES)
+def test_field_has_an_effect(field, base_runs, tiny_bert, reviews, tmp_path, capsys):
+    value, extra = CASES[field]
+    key = json.dumps(extra, sort_keys=True)
+    if key not in base_runs:
+        done = call("train", *_flags(tiny_bert, reviews, tmp_path / "base", extra), capsys=capsys)
+        assert done.code == 0, done.err
+        base_runs[key] = _fingerprint(tmp_path / "base", done.err)
+    fields = {**extra, field: value}
+    done = call("train", *_flags(tiny_bert, reviews, tmp_path / "run", fields), capsys=capsys)
+    assert done.code == 0, done.err
+    assert _fingerprint(tmp_path / "run", done.err) != base_runs[key]
+
+
+def test_the_same_config_has_the_same_fingerprint(tiny_bert, reviews, tmp_path, capsys):
+    """Otherwise every field would seem to have an effect."""
+    prints = []
+    for name in ("a", "b"):
+        done = call("train", *_flags(tiny_bert, reviews, tmp_path / name, {}), capsys=capsys)
+        prints.append(_fingerprint(tmp_path / name, done.err))
+    assert prints[0] == prints[1]
+
+
+def test_test_split(tiny_bert, reviews, tmp_path, capsys):
+    fields = {"data.test": reviews["test"], "train.steps": 1}
+    flags = _flags(tiny_bert, reviews, tmp_path / "run", fields)
+    assert call("train", *flags, capsys=capsys).code == 0
+    done = call("evaluate", f"--workdir={tmp_path / 'run'}", "--split=test", capsys=capsys)
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "run" / "test_results.json").read_text())
+    assert results["test_samples"] == 24
+
+
+@pytest.mark.parametrize("limit", [2, 4])
+def test_nonfinite_limit(limit, tiny_bert, reviews, tmp_path, capsys, monkeypatch):
+    from flaxbert.data import batches
+
+    real = batches.train_batch
+
+    def broken(*args, step, **kwargs):
+        batch = real(*args, step=step, **kwargs)
+        if 3 <= step < 6:
+            batch["weights"] *= float("nan")
+        return batch
+
+    monkeypatch.setattr(batches, "train_batch", broken)
+    fields = {"train.nonfinite_limit": limit}
+    done = call("train", *_flags(tiny_bert, reviews, tmp_path / "run", fields), capsys=capsys)
+    assert done.code == (5 if limit <= 3 else 0), done.err

@@ -1,0 +1,108 @@
+"""One writer at a time, told by real processes: who holds it, and that it dies with its holder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flaxbert.errors import ConfigError
+from flaxbert.storage.lock import locked
+
+_ROOT = Path(__file__).parents[2]
+_HOLDER = """
+import sys
+from pathlib import Path
+from flaxbert.storage.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def _holder(path: Path):
+    """Another process that holds the lock until its standard input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def _refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught, locked(path):
+        pass
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_second_process_is_refused_and_told_who_and_where(tmp_path):
+    path = tmp_path / ".lock"
+    with _holder(path) as process:
+        for _ in range(2):  # a refusal does not wipe the holder's name
+            message = _refusal(path)
+            assert f"pid {process.pid} on {socket.gethostname()}" in message
+            assert str(tmp_path) in message
+        process.communicate(timeout=30)  # ends its input: it leaves the block
+        with locked(path):
+            pass
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    path = tmp_path / ".lock"
+    with _holder(path) as process:
+        assert "in use" in _refusal(path)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+        assert path.is_file()  # the file stays, the lock does not
+        with locked(path):
+            assert path.read_text() == f"pid {os.getpid()} on {socket.gethostname()}\n"
+
+
+def test_a_stale_name_in_the_file_blocks_nobody(tmp_path):
+    path = tmp_path / ".lock"
+    path.write_text("pid 1 on some-other-machine-with-a-long-name\n" * 3)
+    with locked(path):
+        assert path.read_text() == f"pid {os.getpid()} on {socket.gethostname()}\n"
+
+
+def test_the_lock_is_released_when_the_block_raises(tmp_path):
+    path = tmp_path / ".lock"
+    with pytest.raises(KeyError), locked(path):
+        raise KeyError
+    with locked(path):
+        pass
+
+
+def test_it_is_held_within_one_process_too(tmp_path):
+    path = tmp_path / ".lock"
+    with locked(path):
+        assert f"pid {os.getpid()}" in _refusal(path)
+
+
+def test_a_file_system_without_locks_is_not_called_in_use(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.raises(OSError, match="No locks available") as caught, locked(tmp_path / ".lock"):
+        pass
+    assert not isinstance(caught.value, ConfigError)

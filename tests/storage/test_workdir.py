@@ -1,0 +1,305 @@
+"""The workdir: whose folder it is, and that a file or folder is the old one or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxbert.errors import ConfigError, ModelFileError
+from flaxbert.storage import workdir as module
+from flaxbert.storage.workdir import (
+    existing_workdir,
+    open_workdir,
+    read_json,
+    repair_directory,
+    replace_directory,
+    write_atomically,
+    write_json,
+)
+
+
+class _PowerCut(BaseException):
+    """Stands for the end of the process: nothing may catch it."""
+
+
+def _snapshot(directory: Path) -> dict[str, str]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_text()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+# Opening
+
+
+def test_a_new_directory_is_created(tmp_path):
+    workdir = open_workdir(tmp_path / "a" / "b")
+    assert workdir.root.is_dir()
+    assert not workdir.started
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_both_kinds_of_path(tmp_path, kind):
+    assert open_workdir(kind(tmp_path)).root == tmp_path
+
+
+def test_the_folder_of_a_run_is_opened_again(tmp_path):
+    write_json(open_workdir(tmp_path).config, {})
+    (tmp_path / "checkpoints").mkdir()
+    assert open_workdir(tmp_path).started
+    assert existing_workdir(tmp_path).started
+
+
+@pytest.mark.parametrize("litter", [[".lock"], ["config.json.tmp"], [".lock", "model.new.tmp"]])
+def test_our_own_litter_counts_as_empty(tmp_path, litter):
+    for name in litter:
+        (tmp_path / name).touch()
+    assert not open_workdir(tmp_path).started
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git", "config.json.bak", "checkpoints", "model"])
+def test_somebody_else_s_files_are_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match="not empty") as caught:
+        open_workdir(tmp_path)
+    assert caught.value.exit_code == 2
+    assert name in str(caught.value)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_is_refused(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file"):
+        open_workdir(tmp_path / "file" / below)
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run", "file:///run"])
+def test_a_url_is_refused_and_no_such_folder_appears(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="local directory"):
+        open_workdir(url)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        open_workdir(tmp_path / "new")
+
+
+def test_existing_workdir_needs_a_run(tmp_path):
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ConfigError, match=r"no config\.json"):
+            existing_workdir(path)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_results_have_the_names_of_the_trainer(tmp_path):
+    workdir = open_workdir(tmp_path)
+    names = {split: workdir.results(split).name for split in ("train", "validation", "test")}
+    assert names == {
+        "train": "train_results.json",
+        "validation": "eval_results.json",
+        "test": "test_results.json",
+    }
+
+
+def test_every_name_is_inside_and_different(tmp_path):
+    workdir = open_workdir(tmp_path)
+    names = ("config", "lock", "checkpoints", "model", "source", "metrics", "all_results")
+    paths = {getattr(workdir, name) for name in names}
+    assert len(paths) == len(names)
+    assert {path.parent for path in paths} == {tmp_path}
+
+
+# Files
+
+
+def test_a_written_file_is_whole_and_alone(tmp_path):
+    path = tmp_path / "file"
+    for data in (b"one", b"two" * 1000, b""):
+        write_atomically(path, data)
+        assert path.read_bytes() == data
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("owner", ["os.fsync", "Path.replace"])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_write_that_is_cut_off_leaves_the_old_file(tmp_path, monkeypatch, owner, before):
+    path = tmp_path / "file"
+    if before is not None:
+        path.write_bytes(before)
+
+    def cut(*_):
+        raise _PowerCut
+
+    target = os if owner == "os.fsync" else Path
+    monkeypatch.setattr(target, owner.split(".")[1], cut)
+    with pytest.raises(_PowerCut):
+        write_atomically(path, b"new")
+    monkeypatch.undo()
+    assert (path.read_bytes() if path.exists() else None) == before
+    # What is left counts as litter, and the next write goes through.
+    assert all(name == "file" or name.endswith(".tmp") for name in os.listdir(tmp_path))
+    write_atomically(path, b"newer")
+    assert path.read_bytes() == b"newer"
+
+
+def test_data_are_synced_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("sync"), fsync(fd))[1])
+    monkeypatch.setattr(Path, "replace", lambda a, b: (order.append("rename"), replace(a, b))[1])
+    write_atomically(tmp_path / "file", b"x")
+    assert order == ["sync", "rename", "sync"]
+
+
+def test_json_is_sorted_indented_and_ends_with_a_newline(tmp_path):
+    write_json(tmp_path / "x.json", {"b": 1, "a": [True, None, "é"]})
+    text = (tmp_path / "x.json").read_text()
+    assert text.index('"a"') < text.index('"b"')
+    assert text.startswith('{\n    "a"') and text.endswith("}\n")
+    assert read_json(tmp_path / "x.json") == {"b": 1, "a": [True, None, "é"]}
+
+
+def test_what_json_cannot_say_becomes_null(tmp_path):
+    nan, inf = float("nan"), float("inf")
+    values = {"loss": nan, "deep": [{"x": (inf, -inf, 1.5)}], "numpy": np.float64("nan"), "n": 3}
+    write_json(tmp_path / "x.json", values)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == {
+        "loss": None,
+        "deep": [{"x": [None, None, 1.5]}],
+        "numpy": None,
+        "n": 3,
+    }
+
+
+def test_floats_come_back_exactly(tmp_path):
+    values = [0.1, 1e-300, 1 / 3, 5e-324, -0.0, 2.0**60]
+    write_json(tmp_path / "x.json", values)
+    assert [value.hex() for value in read_json(tmp_path / "x.json")] == [v.hex() for v in values]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (None, "No such file"),
+    ],
+)
+def test_json_that_cannot_be_read(tmp_path, content, said):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=said) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value)
+
+
+# Directories
+
+
+def _directory(path: Path, text: str) -> Path:
+    (path / "sub").mkdir(parents=True)
+    (path / "file").write_text(text)
+    (path / "sub" / "file").write_text(text)
+    return path
+
+
+OLD = {"file": "old", "sub/file": "old"}
+NEW = {"file": "new", "sub/file": "new"}
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_directory_is_switched_whole(tmp_path, existed):
+    target = tmp_path / "model"
+    if existed:
+        _directory(target, "old")
+        (target / "only in the old one").touch()
+    replace_directory(_directory(tmp_path / "model.new.tmp", "new"), target)
+    assert _snapshot(target) == NEW
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def _cut_off_at(monkeypatch, call: int) -> None:
+    """The process ends before the given call of a rename, a sync or a removal."""
+    count = iter(range(100))
+
+    def cutting(function):
+        def wrapped(*args, **options):
+            if next(count) == call:
+                raise _PowerCut
+            return function(*args, **options)
+
+        return wrapped
+
+    monkeypatch.setattr(Path, "rename", cutting(Path.rename))
+    monkeypatch.setattr(shutil, "rmtree", cutting(shutil.rmtree))
+    monkeypatch.setattr(module, "sync_directory", cutting(module.sync_directory))
+
+
+def test_repair_gives_the_old_or_the_new_one_at_every_cut_off_point(tmp_path, monkeypatch):
+    outcomes = []
+    for call in range(20):
+        root = tmp_path / str(call)
+        target, new = _directory(root / "model", "old"), _directory(root / "model.new.tmp", "new")
+        with monkeypatch.context() as patched:
+            _cut_off_at(patched, call)
+            try:
+                replace_directory(new, target)
+            except _PowerCut:
+                finished = False
+            else:
+                finished = True
+        repair_directory(target)
+        repair_directory(target)  # repairing twice changes nothing
+        assert _snapshot(target) in (OLD, NEW), call
+        assert not list(root.glob("*.old.tmp")), call
+        outcomes.append(_snapshot(target))
+        if finished:
+            break
+    assert finished and outcomes[-1] == NEW
+    # Before the last rename the old one, from there on the new one, and there is such a point.
+    switch = outcomes.index(NEW)
+    assert switch > 1 and outcomes == [OLD] * switch + [NEW] * (len(outcomes) - switch)
+
+
+def test_the_next_switch_after_a_cut_off_never_drops_the_only_copy(tmp_path, monkeypatch):
+    for first in range(8):
+        for second in range(8):
+            root = tmp_path / f"{first}-{second}"
+            target, new = _directory(root / "model", "old"), root / "model.new.tmp"
+            for call in (first, second):
+                shutil.rmtree(new, ignore_errors=True)
+                _directory(new, "new")
+                with monkeypatch.context() as patched, contextlib.suppress(_PowerCut):
+                    _cut_off_at(patched, call)
+                    replace_directory(new, target)
+            repair_directory(target)
+            assert _snapshot(target) in (OLD, NEW), (first, second)
+
+
+def test_repair_without_anything_to_repair(tmp_path):
+    repair_directory(tmp_path / "absent")
+    assert not os.listdir(tmp_path)
+    _directory(tmp_path / "model", "old")
+    repair_directory(tmp_path / "model")
+    assert _snapshot(tmp_path / "model") == OLD

@@ -1,0 +1,112 @@
+"""Any number of labels per example: the loss of torch, the metrics of scikit-learn.
+
+Tolerance 1e-12: both sides compute in float64 on sums of about a hundred terms near 1 and differ
+by rounding only.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from flaxbert.tasks import multi_label
+
+TOLERANCE = 1e-12
+NO_TORCH = "PyTorch, the reference, is pinned for Python 3.11"
+
+
+def batch(seed: int = 0, shape: tuple[int, ...] = (2, 5, 4), classes: int = 3):
+    """Returns logits, labels and weights of slots, a third of them empty but full of garbage."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(*shape, classes)) * 3
+    labels = generator.integers(0, 2, (*shape, classes)).astype(np.float64)
+    weights = (generator.random(shape) < 0.66).astype(np.float64)
+    logits[weights == 0] *= 100
+    return logits, labels, weights
+
+
+@pytest.mark.parametrize("classes", [1, 3, 7])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_equals_torch(x64, classes, smoothing, weighted):
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
+    logits, labels, weights = batch(classes=classes)
+    class_weights = tuple(np.linspace(0.3, 2.1, classes)) if weighted else ()
+    loss, divisor = multi_label.loss_sums(
+        jnp.asarray(logits),
+        jnp.asarray(labels),
+        jnp.asarray(weights),
+        label_smoothing=smoothing,
+        class_weights=class_weights,
+    )
+    assert loss.dtype == jnp.float64
+    real = weights > 0
+    # torch has no smoothing here: its targets are moved towards 1/2 instead.
+    targets = torch.tensor(labels[real]) * (1 - smoothing) + smoothing / 2
+    expected = torch.nn.BCEWithLogitsLoss(
+        pos_weight=torch.tensor(class_weights, dtype=torch.float64) if weighted else None
+    )(torch.tensor(logits[real]), targets).item()
+    assert abs(float(loss / divisor) - expected) <= TOLERANCE
+    assert float(divisor) == real.sum() * classes
+
+
+def test_extreme_logits_stay_finite(x64):
+    loss, _ = multi_label.loss_sums(np.array([[1e4, -1e4]]), np.array([[0.0, 1.0]]), np.ones(1))
+    assert float(loss) == 2e4
+
+
+def test_empty_slots_have_no_gradient(x64):
+    logits, labels, weights = batch()
+    gradient = jax.grad(lambda x: multi_label.loss_sums(x, labels, weights)[0])(jnp.asarray(logits))
+    assert not np.any(gradient[weights == 0])
+    assert np.all(gradient[weights == 1] != 0)
+    loss, divisor = multi_label.loss_sums(logits, labels, np.zeros_like(weights))
+    assert float(loss) == float(divisor) == 0.0
+
+
+def test_encode():
+    rows = multi_label.encode([["b", "a"], [], ["c"], ["c", "c"]], ("a", "b", "c"))
+    assert rows.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1], [0, 0, 1]]
+    assert rows.dtype == np.float32
+    assert multi_label.encode([], ("a", "b")).shape == (0, 2)
+    with pytest.raises(KeyError):
+        multi_label.encode([["d"]], ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_metrics_equal_scikit_learn(seed):
+    generator = np.random.default_rng(seed)
+    labels = (generator.random((61, 5)) < 0.4).astype(np.float32)
+    logits = (generator.normal(size=(61, 5)) + 2 * labels - 1).astype(np.float32)
+    if seed == 1:  # a label that nobody has and nobody predicts, and one that everybody has
+        labels[:, 0], logits[:, 0] = 0, -1
+        labels[:, 1], logits[:, 1] = 1, 1
+    found = multi_label.metrics(logits, labels)
+    actual, predicted = labels.astype(int), (logits > 0).astype(int)
+    expected = {
+        "f1": sk.f1_score(actual, predicted, average="micro", zero_division=0),
+        "f1_macro": sk.f1_score(actual, predicted, average="macro", zero_division=0),
+        "accuracy": sk.accuracy_score(actual, predicted),
+    }
+    assert found == pytest.approx(expected, abs=TOLERANCE)
+    assert multi_label.MAIN_METRIC in found
+
+
+def test_metrics_without_any_label():
+    found = multi_label.metrics(np.full((4, 2), -1.0), np.zeros((4, 2)))
+    assert found == {"f1": 0.0, "f1_macro": 0.0, "accuracy": 1.0}
+
+
+def test_readable():
+    probabilities = np.array([[0.9, 0.2, 0.6], [0.1, 0.2, 0.3]])
+    logits = np.log(probabilities / (1 - probabilities))
+    first, second = multi_label.readable(logits, ("a", "b", "c"))
+    assert first["labels"] == ["a", "c"]
+    assert second["labels"] == []
+    expected = {"a": 0.9, "b": 0.2, "c": 0.6}
+    assert first["probabilities"] == pytest.approx(expected, abs=TOLERANCE)
+    (half,) = multi_label.readable(np.zeros((1, 1)), ("a",))
+    assert half == {"labels": [], "probabilities": {"a": 0.5}}  # above 1/2, as the metrics count

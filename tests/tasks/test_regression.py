@@ -1,0 +1,93 @@
+"""One number per example: the loss of torch, the correlations of SciPy.
+
+Tolerance 1e-12: both sides compute in float64 on sums of about a hundred terms near 1 and differ
+by rounding only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from flaxbert.tasks import regression
+
+TOLERANCE = 1e-12
+NO_TORCH = "PyTorch, the reference, is pinned for Python 3.11"
+
+
+def batch(seed: int = 0, shape: tuple[int, ...] = (2, 5, 4)):
+    """Returns logits, labels and weights of slots, a third of them empty but full of garbage."""
+    generator = np.random.default_rng(seed)
+    logits, labels = generator.normal(size=(*shape, 1)), generator.normal(size=shape)
+    weights = (generator.random(shape) < 0.66).astype(np.float64)
+    logits[weights == 0] *= 1e6
+    return logits, labels, weights
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_equals_torch(x64, seed):
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
+    logits, labels, weights = batch(seed)
+    loss, divisor = regression.loss_sums(*map(jnp.asarray, (logits, labels, weights)))
+    assert loss.dtype == jnp.float64
+    real = weights > 0
+    expected = torch.nn.MSELoss()(torch.tensor(logits[real][:, 0]), torch.tensor(labels[real]))
+    assert abs(float(loss / divisor) - expected.item()) <= TOLERANCE
+    assert float(divisor) == real.sum()
+
+
+def test_empty_slots_have_no_gradient(x64):
+    logits, labels, weights = batch()
+    gradient = jax.grad(lambda x: regression.loss_sums(x, labels, weights)[0])(jnp.asarray(logits))
+    assert not np.any(gradient[weights == 0])
+    assert np.all(gradient[weights == 1] != 0)
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"class_weights": (1.0,)}])
+def test_options_that_mean_nothing_for_numbers(options):
+    with pytest.raises(ValueError, match="do not apply to regression"):
+        regression.loss_sums(*batch(), **options)
+
+
+def test_encode():
+    numbers = regression.encode([1.5, -2.0, 3], ("LABEL_0",))
+    assert numbers.tolist() == [1.5, -2.0, 3.0]
+    assert numbers.dtype == np.float32
+    assert regression.encode([], ("LABEL_0",)).shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_equal_scipy(seed):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 11, 83).astype(np.float32) / 2  # with ties, as STS-B
+    logits = (labels[:, None] + generator.normal(size=(83, 1))).astype(np.float32)
+    found = regression.metrics(logits, labels)
+    x, y = logits[:, 0].astype(np.float64), labels.astype(np.float64)
+    pearson, spearman = scipy.stats.pearsonr(x, y)[0], scipy.stats.spearmanr(x, y)[0]
+    expected = {
+        "pearson": pearson,
+        "spearmanr": spearman,
+        "combined_score": (pearson + spearman) / 2,
+        "mse": np.mean((x - y) ** 2),
+        "mae": np.mean(np.abs(x - y)),
+    }
+    assert found == pytest.approx(expected, abs=TOLERANCE)
+    assert all(type(value) is float for value in found.values())
+
+
+def test_a_model_that_answers_the_same_for_everything_has_no_correlation():
+    logits = np.full((7, 1), 0.1, np.float32)
+    found = regression.metrics(logits, np.arange(7, dtype=np.float32))
+    assert all(math.isnan(found[name]) for name in ("pearson", "spearmanr", "combined_score"))
+    assert found["mae"] == pytest.approx(np.mean(np.abs(np.arange(7) - np.float64(logits[0, 0]))))
+
+
+def test_readable():
+    found = regression.readable(np.array([[1.5], [-2.0]], np.float32), ("LABEL_0",))
+    assert found == [{"value": 1.5}, {"value": -2.0}]
+    assert type(found[0]["value"]) is float

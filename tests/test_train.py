@@ -1,0 +1,355 @@
+"""Whole runs on own files: what they write, what they refuse, and that they resume."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.commands import call, final_state, metrics_without_times, train_flags
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_bert, reviews, tmp_path_factory):
+    """A finished run of 12 updates (2 epochs): workdir and flags."""
+    workdir = tmp_path_factory.mktemp("run") / "work"
+    flags = train_flags(
+        tiny_bert,
+        reviews["train"],
+        workdir,
+        data__validation=reviews["dev"],
+        data__test=reviews["test"],
+        train__steps=12,
+        train__accumulate=2,
+    )
+    capsys = _Capture()
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0
+    return workdir, flags
+
+
+class _Capture:
+    """`call` wants a capture; a module fixture has none."""
+
+    out = err = ""
+
+    def readouterr(self):
+        return self
+
+
+def test_files_of_a_finished_run(finished):
+    workdir, _ = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert {
+        "config.json",
+        "checkpoints",
+        "model",
+        "train_results.json",
+        "eval_results.json",
+        "all_results.json",
+        "metrics.jsonl",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "README.md"} <= {
+        path.name for path in (workdir / "model").iterdir()
+    }
+    # keep=2 of the two epochs' checkpoints
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["12", "6"]
+
+
+def test_results_have_the_trainers_names(finished):
+    workdir, _ = finished
+    results = json.loads((workdir / "all_results.json").read_text())
+    assert {
+        "epoch",
+        "train_loss",
+        "train_runtime",
+        "train_samples",
+        "train_samples_per_second",
+        "train_samples_per_second_overall",
+        "train_steps_per_second",
+        "eval_loss",
+        "eval_accuracy",
+        "eval_f1",
+        "eval_samples",
+        "eval_runtime",
+        "eval_samples_per_second",
+    } <= results.keys()
+    assert results["epoch"] == 2.0
+    assert results["train_samples"] == 96
+    assert results["eval_samples"] == 40
+    assert results["train_samples_per_second"] > 0
+
+
+def test_metrics_lines(finished):
+    workdir, _ = finished
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all(set(line) == {"step", "epoch", "split", "name", "value", "time"} for line in lines)
+    train = {line["step"] for line in lines if line["split"] == "train"}
+    assert train == {2, 4, 6, 8, 10, 12}
+    validation = {line["step"] for line in lines if line["split"] == "validation"}
+    assert validation == {6, 12}
+    names = {line["name"] for line in lines if line["split"] == "train"}
+    assert {"loss", "learning_rate", "samples_per_second", "tokens_per_second"} <= names
+    assert "padding_share" in names
+
+
+def test_tensorboard_reads_the_event_files(finished):
+    workdir, _ = finished
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="TensorBoard itself is the reader to check against",
+    )
+    events = accumulator.EventAccumulator(str(workdir))
+    events.Reload()
+    assert [event.step for event in events.Scalars("validation/accuracy")] == [6, 12]
+
+
+def test_the_best_model_is_the_exported_one(finished, capsys):
+    workdir, _ = finished
+    stored = json.loads((workdir / "eval_results.json").read_text())
+    done = call("evaluate", f"--workdir={workdir}", capsys=capsys)
+    assert done.code == 0, done.err
+    again = json.loads(done.out)
+    for name in ("eval_loss", "eval_accuracy", "eval_f1", "eval_matthews_correlation"):
+        assert again[name] == pytest.approx(stored[name], abs=1e-6)
+    best = max(line[4] for line in metrics_without_times(workdir) if line[3] == "accuracy")
+    assert stored["eval_accuracy"] == best
+
+
+def test_pytorch_loads_the_model(finished, capsys, reviews, tmp_path):
+    workdir, _ = finished
+    pytest.importorskip("torch", reason="PyTorch, the reference, is for Python 3.11")
+    from transformers import pipeline
+
+    from flaxbert.data.sources import read_rows
+
+    texts = read_rows(reviews["test"], text="text").texts
+    output = tmp_path / "out.jsonl"
+    done = call(
+        "predict",
+        f"--model={workdir / 'model'}",
+        f"--input={reviews['test']}",
+        f"--output={output}",
+        capsys=capsys,
+    )
+    assert done.code == 0, done.err
+    ours = [json.loads(line) for line in output.read_text().splitlines()]
+    theirs = pipeline("text-classification", model=str(workdir / "model"))(texts)
+    assert [row["label"] for row in ours] == [row["label"] for row in theirs]
+    for our, their in zip(ours, theirs, strict=True):
+        # Two float32 programs: probabilities agree to a few units of 1e-7.
+        assert our["score"] == pytest.approx(their["score"], abs=2e-6)
+        assert sum(our["probabilities"].values()) == pytest.approx(1)
+
+
+def test_a_finished_run_exits_0_at_once(finished, capsys):
+    _, flags = finished
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0
+    assert "finished" in done.err
+
+
+def test_another_config_is_refused_by_name(finished, capsys):
+    _, flags = finished
+    done = call("train", *flags, "--config.optim.learning_rate=0.5", capsys=capsys)
+    assert done.code == 2
+    assert "config.optim.learning_rate: 0.001 -> 0.5" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_longer_run_is_another_run(finished, capsys):
+    _, flags = finished
+    done = call("train", *flags, "--config.train.steps=20", capsys=capsys)
+    assert done.code == 2
+    assert "config.train.steps: 12 -> 20" in done.err
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_resume_after_a_crash_is_bit_identical(
+    finished, tiny_bert, reviews, tmp_path, capsys, monkeypatch
+):
+    """The run dies (in process) in the middle of update 9; the same command ends as if it had not.
+
+    tests/slow/test_resume.py does this with SIGKILL on real processes, at random moments.
+    """
+    from flaxbert.data import batches
+
+    whole, flags = finished
+    workdir = tmp_path / "work"
+    flags = [f"--workdir={workdir}" if flag.startswith("--workdir") else flag for flag in flags]
+    real = batches.train_batch
+
+    def dying(*args, step, **kwargs):
+        if step == 9:
+            raise _Stop("died here")
+        return real(*args, step=step, **kwargs)
+
+    monkeypatch.setattr(batches, "train_batch", dying)
+    assert call("train", *flags, capsys=capsys).code == 70
+    monkeypatch.setattr(batches, "train_batch", real)
+    done = call("train", *flags, "--config.log.every=2", capsys=capsys)
+    assert done.code == 0, done.err
+    assert "resuming" in done.err and "after update 6" in done.err
+    assert metrics_without_times(workdir) == metrics_without_times(whole)
+    expected, actual = final_state(whole), final_state(workdir)
+    assert expected.keys() == actual.keys()
+    for name, array in expected.items():
+        assert np.array_equal(array, actual[name]), name
+    weights = "model/model.safetensors"
+    assert (whole / weights).read_bytes() == (workdir / weights).read_bytes()
+
+
+def test_resume_needs_no_pretrained_weights(finished, tiny_bert, reviews, tmp_path, capsys,
+                                            monkeypatch):  # fmt: skip
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_bert, model)
+    workdir = tmp_path / "work"
+    flags = train_flags(model, reviews["train"], workdir, checkpoint__every=2)
+    from flaxbert.data import batches
+
+    real = batches.train_batch
+
+    def dying(*args, step, **kwargs):
+        if step == 4:
+            raise _Stop("died here")
+        return real(*args, step=step, **kwargs)
+
+    monkeypatch.setattr(batches, "train_batch", dying)
+    assert call("train", *flags, capsys=capsys).code == 70
+    monkeypatch.setattr(batches, "train_batch", real)
+    shutil.rmtree(model)
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0, done.err
+    assert "no validation data" in done.err
+
+
+def test_changed_data_are_refused(tiny_bert, reviews, tmp_path, capsys, monkeypatch):
+    train = tmp_path / "train.csv"
+    train.write_bytes(reviews["train"].read_bytes())
+    workdir = tmp_path / "work"
+    flags = train_flags(tiny_bert, train, workdir, checkpoint__every=2)
+    from flaxbert.loop import control
+
+    def stop(*args, **kwargs):
+        raise _Stop("died here")
+
+    monkeypatch.setattr("flaxbert.train._finish", stop)
+    assert call("train", *flags, capsys=capsys).code == 70
+    assert control.train is not None
+    with train.open("a") as file:
+        file.write("one more,positive\n")
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 3
+    assert "training data differ" in done.err
+
+
+def test_early_stopping(tiny_bert, reviews, tmp_path, capsys):
+    """Decay off and a rate near 0: the second evaluation cannot improve on the first."""
+    flags = train_flags(
+        tiny_bert,
+        reviews["train"],
+        tmp_path / "work",
+        data__validation=reviews["dev"],
+        train__steps=40,
+        train__eval_every=2,
+        train__patience=2,
+        optim__learning_rate=1e-12,
+    )
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0, done.err
+    assert "stopping early" in done.err
+    results = json.loads((tmp_path / "work" / "all_results.json").read_text())
+    assert results["train_steps"] == 6
+    assert call("train", *flags, capsys=capsys).code == 0
+
+
+def test_nonfinite_loss_exits_5_and_is_never_checkpointed(
+    tiny_bert, reviews, tmp_path, capsys, monkeypatch
+):
+    from flaxbert.data import batches
+
+    real = batches.train_batch
+
+    def broken(*args, step, **kwargs):
+        batch = real(*args, step=step, **kwargs)
+        if step >= 3:
+            batch["weights"][batch["weights"] > 0] = np.nan
+        return batch
+
+    monkeypatch.setattr(batches, "train_batch", broken)
+    flags = train_flags(
+        tiny_bert, reviews["train"], tmp_path / "work", train__steps=12, checkpoint__every=3
+    )
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 5, done.err
+    assert "not finite in 3 updates in a row" in done.err
+    kept = [path.name for path in (tmp_path / "work" / "checkpoints").iterdir()]
+    assert kept == ["3"]
+    assert all(np.isfinite(array).all() for array in final_state(tmp_path / "work").values())
+
+
+def test_pairs_and_regression(tiny_bert, tmp_path, capsys):
+    train = tmp_path / "train.jsonl"
+    rows = [
+        {"a": f"the film number {i}", "b": f"a movie {i % 5}", "score": i / 10} for i in range(30)
+    ]
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = train_flags(
+        tiny_bert,
+        train,
+        tmp_path / "work",
+        data__text="a",
+        data__text_pair="b",
+        data__label="score",
+        data__validation_fraction=0.2,
+    )
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0, done.err
+    assert "target: regression" in done.err
+    results = json.loads((tmp_path / "work" / "eval_results.json").read_text())
+    assert {"eval_pearson", "eval_spearmanr", "eval_mse"} <= results.keys()
+    assert results["eval_samples"] == 6
+    # Prediction finds the run's columns by itself.
+    output = tmp_path / "out.csv"
+    done = call(
+        "predict",
+        f"--model={tmp_path / 'work' / 'model'}",
+        f"--input={train}",
+        f"--output={output}",
+        capsys=capsys,
+    )
+    assert done.code == 0, done.err
+    lines = output.read_text().splitlines()
+    assert lines[0] == "value" and len(lines) == 31
+
+
+def test_several_labels_in_a_cell(tiny_bert, tmp_path, capsys):
+    train = tmp_path / "train.tsv"
+    kinds = ["comedy", "drama", "comedy|drama", "war"]
+    train.write_text(
+        "text\tlabel\n" + "".join(f"film {i} said \"no\tway\n".replace("\tway", " way")[:-1]
+                                  + f"\t{kinds[i % 4]}\n" for i in range(32))
+    )  # fmt: skip
+    flags = train_flags(
+        tiny_bert,
+        train,
+        tmp_path / "work",
+        data__label_separator="|",
+        data__validation=train,
+    )
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0, done.err
+    assert "target: multi_label, labels comedy, drama, war" in done.err
+    model = json.loads((tmp_path / "work" / "model" / "config.json").read_text())
+    assert model["problem_type"] == "multi_label_classification"
+    assert model["id2label"] == {"0": "comedy", "1": "drama", "2": "war"}
+    results = json.loads((tmp_path / "work" / "eval_results.json").read_text())
+    assert {"eval_f1", "eval_f1_macro", "eval_accuracy"} <= results.keys()

@@ -1,0 +1,439 @@
+"""Model folders: PyTorch -> flaxbert -> PyTorch and back with the same bits, whatever the dialect.
+
+The surprising thing: bits are compared, not values, and the scores that transformers' own pipeline
+computes from a written folder are compared with ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from flaxbert.classifier import FlaxBertForSequenceClassification
+from flaxbert.errors import ModelFileError
+from flaxbert.model.config import BertConfig
+from flaxbert.weights import table
+from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
+from tests import folders
+from tests.folders import CONFIG, HALVES, VARIANTS, assert_same_bits, bits, write_folder
+
+HEAD = {"classifier.weight", "classifier.bias"}
+POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+
+
+def _load(directory, **options):
+    return FlaxBertForSequenceClassification.from_pretrained(directory, **options)
+
+
+def _without(tensors, names):
+    return {name: array for name, array in tensors.items() if name not in names}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_goes_round_with_the_same_bits(variant, tmp_path):
+    tensors = folders.hard_tensors()
+    model = _load(VARIANTS[variant](tmp_path / "messy", tensors))
+    assert not model.fresh
+    model.save_pretrained(tmp_path / "clean")
+    assert_same_bits(load_file(tmp_path / "clean" / "model.safetensors"), tensors)
+    again = _load(tmp_path / "clean")
+    assert (again.config, again.notes, again.fresh) == (CONFIG, (), ())
+    assert_same_bits(table.to_torch(CONFIG, again.params), tensors)
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("sharded", [False, True])
+def test_half_precision_is_widened_exactly(half, sharded, tmp_path):
+    narrow = folders.as_dtype(folders.hard_tensors(), HALVES[half])
+    write = folders.write_shards if sharded else write_folder
+    model = _load(write(tmp_path / "half", narrow))
+    expected = {name: array.astype(np.float32) for name, array in narrow.items()}
+    assert_same_bits(table.to_torch(CONFIG, model.params), expected)
+    # And it is really half precision that was in the file.
+    assert any(
+        (bits(expected[name]) != bits(array)).any()
+        for name, array in folders.hard_tensors().items()
+    )
+
+
+def test_float64_is_rounded_to_the_nearest_float32(tmp_path):
+    tensors = {k: v.astype(np.float64) for k, v in folders.random_tensors().items()}
+    third = np.full_like(tensors["classifier.bias"], 1 / 3)
+    model = _load(write_folder(tmp_path, tensors | {"classifier.bias": third}))
+    np.testing.assert_array_equal(
+        model.params["classifier"]["bias"], np.full(3, 1 / 3, np.float32), strict=True
+    )
+
+
+def test_google_s_config_name_is_read(tmp_path):
+    expected = dataclasses.replace(CONFIG, id2label=("LABEL_0", "LABEL_1"))
+    write_folder(tmp_path, folders.random_tensors(expected))
+    values = CONFIG.to_dict()
+    for field in ("model_type", "layer_norm_eps", "id2label", "label2id", "architectures"):
+        del values[field]
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "bert_config.json").write_text(json.dumps(values))
+    model = _load(tmp_path)
+    assert (model.config, model.fresh) == (expected, ())
+
+
+@pytest.mark.parametrize(
+    ("absent", "prefix"),
+    [(HEAD, True), (POOLER, True), (HEAD | POOLER, True), (HEAD | POOLER, False)],
+    ids=["no head", "no pooler", "neither", "base model without prefix"],
+)
+def test_what_is_missing_is_fresh_and_told(absent, prefix, tmp_path):
+    tensors = _without(folders.random_tensors(), absent)
+    write_folder(tmp_path, tensors if prefix else folders.without_prefix(tensors))
+    model = _load(tmp_path)
+    assert set(model.fresh) == absent
+    (note,) = [note for note in model.notes if "freshly initialised" in note]
+    assert all(name in note for name in absent)
+    after = table.to_torch(CONFIG, model.params)
+    assert_same_bits({name: after[name] for name in tensors}, tensors)
+
+
+def _fresh_values(directory, **options):
+    model = _load(directory, **options)
+    return table.to_torch(model.config, model.params)
+
+
+def test_fresh_values_depend_on_the_seed_alone(tmp_path):
+    write_folder(tmp_path / "a", _without(folders.random_tensors(), HEAD | POOLER))
+    write_folder(tmp_path / "b", _without(folders.random_tensors(), HEAD))
+    first, same = (_fresh_values(tmp_path / "a", seed=5) for _ in range(2))
+    assert_same_bits(same, first)
+    other = _fresh_values(tmp_path / "a", seed=6)
+    for name in HEAD | POOLER:
+        differs = (first[name] != other[name]).any()
+        assert differs == name.endswith("weight"), name  # biases are zeros
+    # Nor on what else is fresh.
+    head_only = _fresh_values(tmp_path / "b", seed=5)
+    assert_same_bits({n: head_only[n] for n in HEAD}, {n: first[n] for n in HEAD})
+
+
+def test_fresh_values_are_normal_with_the_config_s_range(tmp_path):
+    config = dataclasses.replace(CONFIG, hidden_size=160, initializer_range=0.5)
+    tensors = _without(folders.random_tensors(config), HEAD | POOLER)
+    write_folder(tmp_path, tensors, config.to_dict())
+    fresh = _fresh_values(tmp_path)
+    pooler = fresh["bert.pooler.dense.weight"].ravel() / 0.5
+    # 25 600 draws: five standard errors of the mean (1 / 160), of the standard deviation
+    # (1 / (160 sqrt 2)) and of the fourth moment (sqrt 96 / 160).
+    assert abs(pooler.mean()) < 5 / 160
+    assert abs(pooler.std() - 1) < 5 / (160 * np.sqrt(2))
+    assert abs((pooler**4).mean() - 3) < 5 * np.sqrt(96) / 160
+    assert not fresh["bert.pooler.dense.bias"].any()
+    assert not fresh["classifier.bias"].any()
+
+
+def test_another_number_of_labels_replaces_the_head_only(tmp_path):
+    tensors = folders.random_tensors()
+    write_folder(tmp_path, tensors)
+    model = _load(tmp_path, num_labels=5)
+    assert set(model.fresh) == HEAD
+    assert any("another number of labels than 5" in note for note in model.notes)
+    assert model.config.id2label == tuple(f"LABEL_{i}" for i in range(5))
+    after = table.to_torch(model.config, model.params)
+    assert after["classifier.weight"].shape == (5, 8)
+    rest = _without(tensors, HEAD)
+    assert_same_bits({name: after[name] for name in rest}, rest)
+
+
+def test_the_same_number_of_labels_keeps_the_head(tmp_path):
+    tensors = folders.random_tensors()
+    write_folder(tmp_path, tensors)
+    for options in ({"num_labels": 3}, {"id2label": ["a", "b", "c"]}):
+        model = _load(tmp_path, **options)
+        assert (model.fresh, model.notes) == ((), ())
+        assert_same_bits(table.to_torch(CONFIG, model.params), tensors)
+
+
+def test_dropped_heads_and_unused_fields_are_told(tmp_path):
+    tensors = folders.with_pretraining_heads(folders.random_tensors())
+    write_folder(tmp_path, tensors, CONFIG.to_dict() | {"alibi": True, "xmod": 1})
+    notes = " / ".join(_load(tmp_path).notes)
+    assert "pre-training heads (9 parameters" in notes
+    assert "alibi, xmod" in notes
+
+
+def test_wrong_weights_name_the_folder_and_every_difference(tmp_path):
+    tensors = folders.random_tensors()
+    del tensors["bert.encoder.layer.1.output.dense.bias"]
+    tensors["extra.weight"] = np.zeros(1, np.float32)
+    write_folder(tmp_path, tensors)
+    with pytest.raises(ModelFileError) as caught:
+        _load(tmp_path)
+    message = str(caught.value)
+    assert caught.value.exit_code == 4
+    assert message.startswith(f"{tmp_path}: ")
+    assert "encoder.layer.1.output.dense.bias is missing" in message
+    assert "extra.weight is not a parameter" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "expected an object, got list"),
+        ('{"model_type": "roberta"}', "model_type='roberta' is not supported"),
+        ('{"hidden_act": "mish"}', "hidden_act: expected one of"),
+        ('{"id2label": {"1": "a"}}', "id2label must number its names"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named_once(text, expected, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ModelFileError) as caught:
+        read_config(tmp_path)
+    assert str(caught.value).startswith(f"{path}: {expected}")
+    assert str(caught.value).count("config.json") == 1
+
+
+def test_what_is_no_model_folder(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    for path, said in [
+        (tmp_path / "absent", "is missing"),
+        (file, "is not a folder; name the one that holds it"),
+        (tmp_path, "has no config.json"),
+    ]:
+        with pytest.raises(ModelFileError, match=said):
+            read_config(path)
+
+
+class _Canary:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+def test_a_folder_with_only_a_pickle_is_refused_unread(tmp_path):
+    folder, trap = tmp_path / "model", tmp_path / "executed"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Canary(trap)))
+    with pytest.raises(ModelFileError, match=r"model\.safetensors.*pytorch_model\.bin"):
+        _load(folder)
+    assert not trap.exists()
+
+
+def test_with_labels_changes_what_is_given_only():
+    assert with_labels(CONFIG, None) is CONFIG
+    named = with_labels(CONFIG, ["a", "b"], "regression")
+    assert (named.id2label, named.problem_type) == (("a", "b"), "regression")
+    assert dataclasses.replace(named, id2label=CONFIG.id2label, problem_type=None) == CONFIG
+
+
+def test_write_model_writes_all_parts(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "new" / "target"
+    write_folder(source, folders.random_tensors())
+    (source / "vocab.txt").write_text("[PAD]\n")
+    config, ignored = read_config(source)
+    loaded = read_model(source, config, 0, ignored)
+    write_model(target, config, loaded.params, [source / "vocab.txt"], card="# card\n")
+    assert {path.name for path in target.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+        "README.md",
+    }
+    assert (target / "vocab.txt").read_text() == "[PAD]\n"
+    assert (target / "README.md").read_text() == "# card\n"
+    assert BertConfig.from_dict(json.loads((target / "config.json").read_text()))[0] == config
+
+
+def test_a_model_may_be_saved_over_its_own_folder(tmp_path):
+    tensors = folders.hard_tensors()
+    write_folder(tmp_path, folders.with_old_norms(folders.without_prefix(tensors)))
+    (tmp_path / "vocab.txt").write_text("[PAD]\n")
+    _load(tmp_path).save_pretrained(tmp_path)
+    assert_same_bits(load_file(tmp_path / "model.safetensors"), tensors)
+    assert (tmp_path / "vocab.txt").read_text() == "[PAD]\n"
+
+
+# With PyTorch and transformers on the other side.
+
+SENTENCES = [
+    "a gorgeous, witty, seductive movie .",
+    "it 's a charming and often affecting journey .",
+    "unflinchingly bleak and desperate",
+    "Well.",
+    "the plot is nothing but boilerplate clichés from start to finish, and the script "
+    "assumes that not only would subtlety be lost on the target audience",
+]
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch, the reference, is pinned for Python 3.11")
+
+
+def _torch_load(directory, torch):
+    import transformers
+
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        directory, output_loading_info=True
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[kind], (kind, info[kind])
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    return model.eval()
+
+
+def _state(model):
+    return {name: value.detach().numpy() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("labels", [1, 2, 7])
+def test_pytorch_to_ours_to_pytorch(labels, torch, tmp_path):
+    from tests.reference import sentences, torch_model
+
+    torch_model(labels=labels).float().save_pretrained(tmp_path / "theirs")
+    model = _load(tmp_path / "theirs")
+    assert (model.fresh, model.notes) == ((), ())
+    model.save_pretrained(tmp_path / "ours")
+    back = _torch_load(tmp_path / "ours", torch)
+    source = _torch_load(tmp_path / "theirs", torch)
+    assert type(back).__name__ == "BertForSequenceClassification"
+    assert_same_bits(_state(back), _state(source))
+    batch = sentences(model.config, [3, 17, 9])
+    with torch.no_grad():
+        theirs = back(**batch.torch()).logits
+        # The same bits in the same program: equal, not close.
+        assert torch.equal(theirs, source(**batch.torch()).logits)
+    ours = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+    # Logits near 0.1 in float32, 2 layers: measured 3e-8.
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-6)
+
+
+def test_ours_to_pytorch_to_ours(torch, tmp_path):
+    write_folder(tmp_path / "a", folders.random_tensors())
+    model = _load(tmp_path / "a")
+    model.save_pretrained(tmp_path / "b")
+    _torch_load(tmp_path / "b", torch).save_pretrained(tmp_path / "c")
+    again = _load(tmp_path / "c")
+    assert again.config == model.config
+    assert_same_bits(table.flatten(again.params), table.flatten(model.params))
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForPreTraining", "BertForMaskedLM"])
+def test_other_heads_of_transformers_are_read(kind, torch, tmp_path):
+    import transformers
+
+    from tests.reference import torch_config
+
+    source = getattr(transformers, kind)(torch_config())
+    source.save_pretrained(tmp_path)
+    model = _load(tmp_path)
+    assert set(model.fresh) >= HEAD
+    theirs = {table.canonical_name(name): array for name, array in _state(source).items()}
+    ours = table.to_torch(model.config, model.params)
+    shared = ours.keys() & theirs.keys()
+    assert shared == ours.keys() - set(model.fresh)
+    assert_same_bits({n: ours[n] for n in shared}, {n: theirs[n] for n in shared})
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_half_precision_as_pytorch_saves_it(half, torch, tmp_path):
+    from tests.reference import torch_model
+
+    source = torch_model().to(getattr(torch, half))
+    source.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    model = _load(tmp_path)
+    assert_same_bits(table.to_torch(model.config, model.params), _state(source.float()))
+
+
+def _folder_for_sentences(minilm, directory, labels, problem_type):
+    """A tiny model with the real tokenizer, its weights wide enough for scores to differ."""
+    config = dataclasses.replace(
+        CONFIG,
+        vocab_size=30522,
+        hidden_size=16,
+        max_position_embeddings=64,
+        id2label=labels,
+        problem_type=problem_type,
+    )
+    tensors = folders.random_tensors(config)
+    for name, array in tensors.items():
+        if name.endswith("LayerNorm.weight"):
+            array += 1  # near one, as in any trained model: rounding errors do not grow
+    params = table.assemble(config, tensors, "test").params
+    model = FlaxBertForSequenceClassification(config, params, source=minilm)
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "options"),
+    [
+        (("negative", "positive"), "single_label_classification", {}),
+        (("no", "perhaps", "yes"), None, {}),
+        (("joy", "anger", "fear"), "multi_label_classification", {}),
+        (("stars",), "regression", {"function_to_apply": "none"}),
+    ],
+    ids=["2 classes", "3 classes", "multi label", "regression"],
+)
+def test_the_pipeline_of_transformers_gives_our_scores(
+    labels, problem_type, options, torch, minilm, tmp_path
+):
+    from transformers import pipeline
+
+    from flaxbert.inference import Predictor
+
+    folder = _folder_for_sentences(minilm, tmp_path / "model", labels, problem_type)
+    classify = pipeline("text-classification", model=str(folder), device="cpu")
+    theirs = classify(SENTENCES, top_k=None, **options)
+    ours = Predictor(folder, max_length=64)(SENTENCES)
+    assert len(theirs) == len(ours) == len(SENTENCES)
+    seen = []
+    for answer, record in zip(theirs, ours, strict=True):
+        scores = {item["label"]: item["score"] for item in answer}
+        expected = {"stars": record["value"]} if "value" in record else record["probabilities"]
+        assert scores.keys() == expected.keys() == set(labels)
+        for name in labels:
+            # Scores near 1 in float32 from two programs: a few units of 6e-8.
+            assert scores[name] == pytest.approx(expected[name], abs=1e-6)
+        if "label" in record:
+            best = answer[0]  # sorted by score
+            assert (record["label"], record["score"]) == (
+                best["label"],
+                pytest.approx(best["score"], abs=1e-6),
+            )
+        if "labels" in record:
+            assert set(record["labels"]) == {n for n, score in scores.items() if score > 0.5}
+        seen.append(list(scores.values()))
+    assert np.ptp([sorted(row) for row in seen], axis=0).max() > 1e-3  # the sentences do matter
+
+
+def test_the_tokenizer_of_a_written_folder_is_the_source_s(torch, minilm, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = _folder_for_sentences(minilm, tmp_path / "model", ("a", "b"), None)
+    theirs = AutoTokenizer.from_pretrained(str(minilm))(SENTENCES)["input_ids"]
+    ours = AutoTokenizer.from_pretrained(str(folder))(SENTENCES)["input_ids"]
+    assert ours == theirs
+
+
+def test_a_folder_that_transformers_saved_is_read_whole(torch, minilm, tmp_path):
+    import transformers
+
+    from flaxbert.inference import Predictor
+
+    folder = _folder_for_sentences(minilm, tmp_path / "ours", ("bad", "good"), None)
+    saved = tmp_path / "theirs"
+    transformers.AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(saved)
+    transformers.AutoTokenizer.from_pretrained(str(folder)).save_pretrained(saved)
+    assert not (saved / "vocab.txt").exists()  # transformers 5 writes tokenizer.json alone
+    model = _load(saved)
+    assert (model.notes, model.fresh) == ((), ())
+    assert "tokenizer.json" in {path.name for path in model.tokenizer_files()}
+    assert Predictor(saved, max_length=64)(SENTENCES) == Predictor(folder, max_length=64)(SENTENCES)

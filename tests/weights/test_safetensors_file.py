@@ -1,0 +1,160 @@
+"""model.safetensors, shards, and what is refused: pickle, pointers, cut files, other folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from flaxbert.errors import ModelFileError
+from flaxbert.weights.safetensors_file import read_safetensors, write_safetensors
+from tests import folders
+from tests.folders import assert_same_bits
+
+INDEX = "model.safetensors.index.json"
+
+
+def _refused(path) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        read_safetensors(path)
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_written_bits_come_back(tmp_path):
+    tensors = folders.hard_tensors()
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    assert_same_bits(read_safetensors(tmp_path), tensors)
+    assert_same_bits(read_safetensors(tmp_path / "model.safetensors"), tensors)
+
+
+def test_the_file_says_pt_and_leaves_nothing_beside_it(tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", {"a": np.zeros(2, np.float32)})
+    with safe_open(tmp_path / "model.safetensors", framework="np") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_the_file_may_be_read_by_whom_the_umask_says(tmp_path):
+    (tmp_path / "plain").touch()
+    write_safetensors(tmp_path / "model.safetensors", {"a": np.zeros(2, np.float32)})
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, {"a": np.ones(2, np.float32)})
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_safetensors(path, {"a": np.zeros(2, np.float32)})
+    np.testing.assert_array_equal(read_safetensors(path)["a"], 1)
+
+
+def test_shards_are_put_together(tmp_path):
+    tensors = folders.hard_tensors()
+    assert_same_bits(read_safetensors(folders.write_shards(tmp_path, tensors)), tensors)
+
+
+@pytest.mark.parametrize(
+    "shard", ["../x.safetensors", "/etc/hostname", "sub/x.safetensors", "..", "", ".", "a\0b", 7]
+)
+def test_an_index_cannot_name_files_outside_of_the_folder(tmp_path, shard):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "sub").mkdir()
+    tensors = {"a": np.zeros(1, np.float32)}
+    # All of them are there, so that only the refusal can stop the read.
+    save_file(tensors, tmp_path / "x.safetensors")
+    save_file(tensors, folder / "sub" / "x.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": shard}}))
+    assert str(folder) in _refused(folder)
+
+
+def test_an_index_that_names_a_missing_shard(tmp_path):
+    folders.write_shards(tmp_path, folders.random_tensors())
+    gone = "model-00002-of-00003.safetensors"
+    (tmp_path / gone).unlink()
+    assert gone in _refused(tmp_path)
+
+
+def test_an_index_that_names_tensors_which_no_shard_has(tmp_path):
+    folders.write_shards(tmp_path, folders.random_tensors())
+    index = json.loads((tmp_path / INDEX).read_text())
+    index["weight_map"]["absent.weight"] = "model-00001-of-00003.safetensors"
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    assert "absent.weight" in _refused(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": ["a"]}', "{", "", "null"])
+def test_an_index_that_is_none(tmp_path, text):
+    (tmp_path / INDEX).write_text(text)
+    assert INDEX in _refused(tmp_path)
+
+
+class _Canary:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "flax_model.msgpack"])
+def test_pickle_is_refused_and_never_read(tmp_path, name):
+    folder, trap = tmp_path / "model", tmp_path / "executed"
+    folder.mkdir()
+    (folder / name).write_bytes(pickle.dumps(_Canary(trap)))
+    message = _refused(folder)
+    assert name in message and "model.safetensors" in message and "run code" in message
+    assert not trap.exists()
+    pickle.loads((folder / name).read_bytes())  # the trap does work
+    assert trap.exists()
+
+
+def test_pickle_under_a_safetensors_name_is_refused(tmp_path):
+    trap = tmp_path / "executed"
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(_Canary(trap)))
+    assert "cannot be read as safetensors" in _refused(tmp_path)
+    assert not trap.exists()
+
+
+def test_a_git_lfs_pointer_says_what_to_do(tmp_path):
+    (tmp_path / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440473133\n"
+    )
+    assert "git lfs pull" in _refused(tmp_path)
+
+
+def test_every_truncation_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, {"a": np.arange(40, dtype=np.float32), "b": np.ones(3, np.float32)})
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        assert "cannot be read as safetensors" in _refused(tmp_path)
+
+
+def test_an_empty_folder_says_so(tmp_path):
+    assert "found no files" in _refused(tmp_path)
+
+
+def test_a_shard_may_be_a_link_as_in_the_hub_cache(tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs.mkdir()
+    snapshot.mkdir()
+    save_file({"a": np.ones(2, np.float32)}, blobs / "0123")
+    (snapshot / "model.safetensors").symlink_to(blobs / "0123")
+    np.testing.assert_array_equal(read_safetensors(snapshot)["a"], 1)
