@@ -79,7 +79,7 @@ def run(
     stop.install()
     try:
         main(_parse(define, description), stop)
-    except Exception as error:
+    except (Exception, InterruptedRun) as error:
         code = getattr(error, "exit_code", None)
         if code is None:
             traceback.print_exc()

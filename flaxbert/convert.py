@@ -7,6 +7,7 @@ loads as it is.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from absl import flags
@@ -38,8 +39,11 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     model = FlaxBertForSequenceClassification.from_pretrained(source, revision=values.revision)
     for note in model.notes:
         cli.say(f"{source}: {note}")
-    stop.check()
-    model.save_pretrained(target)
+    # Beside the target first: what stands at --to is whole.
+    staged = target.with_name(target.name + ".tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save_pretrained(staged)
+    staged.replace(target)
     cli.say(f"{target}: written, labels {', '.join(model.config.id2label[:20])}")
 
 

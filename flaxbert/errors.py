@@ -38,7 +38,10 @@ class NonFiniteError(FlaxbertError, ArithmeticError):
     exit_code = 5
 
 
-class InterruptedRun(FlaxbertError):  # not an error of anybody: the run was asked to stop
-    """A signal asked the run to stop; every finished update is saved."""
+class InterruptedRun(BaseException):
+    """A signal asked the run to stop; every finished update is saved.
+
+    Like KeyboardInterrupt no Exception: code that handles errors must not swallow it.
+    """
 
     exit_code = 75

@@ -7,12 +7,17 @@ from pathlib import Path
 
 
 def write_tiny_bert(folder: Path) -> Path:
-    """Writes a random 2-layer model of width 16 with dropout and the embedded tokenizer."""
+    """Writes a random 2-layer encoder of width 16 with dropout and the embedded tokenizer.
+
+    Like a pre-trained checkpoint it has no classifier: every run starts with a fresh head.
+    """
     from flaxbert.data.tokenize import files_in
     from flaxbert.model.config import BertConfig
     from flaxbert.model.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
     from flaxbert.weights.folder import write_model
+    from flaxbert.weights.safetensors_file import write_safetensors
+    from flaxbert.weights.table import to_torch
 
     config = BertConfig(
         hidden_size=16,
@@ -22,7 +27,11 @@ def write_tiny_bert(folder: Path) -> Path:
         max_position_embeddings=128,
         initializer_range=0.2,
     )
-    write_model(folder, config, init_params(config, 0), files_in(minilm_directory()))
+    params = init_params(config, 0)
+    write_model(folder, config, params, files_in(minilm_directory()))
+    tensors = to_torch(config, params)
+    encoder = {name: array for name, array in tensors.items() if not name.startswith("classifier")}
+    write_safetensors(folder / "model.safetensors", encoder)
     return folder
 
 

@@ -70,7 +70,8 @@ class Checkpoints:
         path = directory.absolute() / _STATE
         # Compared first: Orbax casts other types in silence, and reads on in the background after
         # it has raised for a shape.
-        stored = _layout(self._orbax.metadata(path).item_metadata.tree)
+        found = self._orbax.metadata(path).item_metadata
+        stored = _layout(found.tree if found is not None else {})
         asked = _layout(abstract_state)
         names = sorted(stored.keys() | asked.keys())
         different = [name for name in names if stored.get(name) != asked.get(name)]

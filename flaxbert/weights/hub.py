@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flaxbert.errors import InterruptedRun, ModelFileError
+from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
 
 EMBEDDED = "embedded:minilm"
@@ -29,9 +29,12 @@ def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Pat
     """Returns the local folder of a model and its resolved revision ("" for a folder).
 
     Raises:
+      ConfigError: a revision of something that is no hub id.
       ModelFileError: there is no such folder, and it is no hub id or the hub cannot be reached.
     """
     name = os.fspath(path)
+    if revision and (name == EMBEDDED or os.path.exists(name)):
+        raise ConfigError(f"a revision ({revision!r}) is for hub ids; {name} is a local folder.")
     if name == EMBEDDED:
         return minilm_directory(), EMBEDDED
     if name and os.path.exists(name):  # unlike Path.exists, False for a name that is too long
@@ -51,8 +54,6 @@ def _fetch(name: str, revision: str) -> tuple[Path, str]:
         folder = snapshot_download(
             name, revision=revision or None, allow_patterns=list(_FILES), tqdm_class=None
         )
-    except InterruptedRun:
-        raise
     except Exception as error:  # the hub's own, httpx's and the operating system's
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelFileError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from flaxbert.errors import InterruptedRun, ModelFileError
+from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError
 from flaxbert.weights import hub
 from flaxbert.weights.hub import resolve_model
 
@@ -132,3 +132,9 @@ def test_a_signal_during_a_download_stays_an_interruption(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(InterruptedRun):
         hub.resolve_model("someone/bert")
+
+
+def test_a_revision_of_a_folder_is_refused(tmp_path):
+    for name in (str(tmp_path), "embedded:minilm"):
+        with pytest.raises(ConfigError, match="is for hub ids"):
+            resolve_model(name, "main")
