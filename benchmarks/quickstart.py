@@ -1,4 +1,4 @@
-"""Accuracy and time of the quickstart over three seeds: runs the real command, writes one JSON file.
+"""Accuracy of the quickstart over three seeds: runs the real command, writes one JSON file.
 
     python benchmarks/quickstart.py [--seeds=0,1,2] [--workdir=runs/quickstart-seeds]
 
@@ -20,7 +20,7 @@ from pathlib import Path
 RESULT = Path(__file__).parent / "results" / "quickstart.json"
 
 # Hugging Face PyTorch (transformers 5.23, torch 2.13 CPU) on the same rows and recipe, bfloat16
-# autocast, seeds 0, 1, 2; 854 validation rows: the binomial standard error of one run is 1.2 points.
+# autocast, seeds 0, 1, 2. 854 validation rows: the standard error of one run is 1.2 points.
 PYTORCH = {"accuracy": [0.8501, 0.8443, 0.8431], "mean": 0.8458}
 
 

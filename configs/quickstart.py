@@ -19,9 +19,9 @@ def get_config(arg: str = ""):
     config.data.task = "rotten_tomatoes"  # negative / positive, balanced
     config.data.max_length = 128  # the longest sentence has fewer tokens: nothing is cut
     config.train.batch_size = 32  # sequences per update
-    config.train.epochs = 3.0
-    config.optim.learning_rate = 5e-5  # peak, after warm-up over 10 % of the updates
-    config.optim.warmup = 0.1
+    config.train.epochs = 3.0  # passes over the sentences
+    config.optim.learning_rate = 5e-5  # peak; linear decay to 0
+    config.optim.warmup = 0.1  # share of the updates
     config.optim.weight_decay = 0.01  # off biases and LayerNorm
-    config.optim.clip_norm = 1.0
+    config.optim.clip_norm = 1.0  # global gradient norm
     return config

@@ -21,8 +21,8 @@ def get_config(arg: str = ""):
     config.data.train = ""  # required: --config.data.train=FILE
     config.data.validation = ""  # a file, or "" with validation_fraction
     config.data.validation_fraction = 0.0  # e.g. 0.1 holds every tenth row out, by label
-    config.data.text = "text"  # column names
-    config.data.text_pair = ""
-    config.data.label = "label"
+    config.data.text = "text"  # column of the text
+    config.data.text_pair = ""  # column of the second text, for pairs
+    config.data.label = "label"  # column of the target
     config.data.problem = "auto"  # decided from the label column, and printed
     return config

@@ -38,8 +38,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     from flaxbert.inference import Predictor, run_config_of
     from flaxbert.loop.evaluate import evaluate
     from flaxbert.loop.results import named_for
+    from flaxbert.prepare import resolve_dtype
     from flaxbert.storage.workdir import existing_workdir, read_json, write_json
-    from flaxbert.train import resolve_dtype
 
     workdir = existing_workdir(values.workdir) if values.workdir else None
     if workdir:

@@ -7,7 +7,6 @@ or start the state, train, write the results.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import platform
@@ -31,11 +30,10 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from flaxbert.data.batches import Batch, Examples
-    from flaxbert.data.check import Labels
     from flaxbert.data.pack import Plan
-    from flaxbert.loop.control import Hooks
-    from flaxbert.model.config import BertConfig
+    from flaxbert.loop.control import Cadence, Hooks, Progress
     from flaxbert.model.heads import Params
+    from flaxbert.prepare import Plans, Prepared
     from flaxbert.storage.workdir import Workdir
     from flaxbert.tasks import Task
 
@@ -72,6 +70,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     from flaxbert.loop.step import abstract_state, init_state, make_train_step
     from flaxbert.loop.writer import Writer
     from flaxbert.model.heads import abstract_params
+    from flaxbert.prepare import plan, prepare
     from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.storage.workdir import repair_directory
     from flaxbert.tasks import task_for
@@ -94,7 +93,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
 
     # Shapes: the mesh, rows per update, number of updates.
     mesh = make_mesh(config.mesh, bert)
-    plans = _plan(config, prepared, row_multiple(mesh))
+    plans = plan(config, prepared, row_multiple(mesh))
 
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
@@ -148,105 +147,6 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     _finish(workdir, prepared, progress, cadence, hooks, state["params"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Everything that is known before a device is asked."""
-
-    bert: BertConfig  # with the run's labels
-    labels: Labels
-    train: Examples
-    validation: Examples | None
-    lines: tuple[str, ...]  # what to tell about the data
-    tokenizer_files: list[Path]
-    load_params: Callable[[], Params]  # reads the pretrained weights
-    revision: str  # of the model; "" for a folder
-
-
-@dataclasses.dataclass(frozen=True)
-class Plans:
-    train: Plan
-    validation: Plan | None
-    total: int  # updates
-    per_epoch: int
-
-
-def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
-    """Reads and checks model folder and data.
-
-    A resume needs neither hub nor pretrained weights: tokenizer files and the label map are those
-    that the first start left in the workdir.
-    """
-    from flaxbert.data import check, splits
-    from flaxbert.data.tokenize import Tokenizer, files_in, resolve_max_length
-    from flaxbert.tasks import HF_PROBLEM_TYPES, problem_of
-    from flaxbert.weights.folder import read_config, read_model, with_labels
-    from flaxbert.weights.hub import resolve_model
-
-    data, model = config.data, config.model
-    folder, revision = (
-        (workdir.source, "") if resumed else resolve_model(model.path, model.revision)
-    )
-    bert, ignored = read_config(folder)
-    tokenizer = Tokenizer(folder, vocab_size=bert.vocab_size, pad_token_id=bert.pad_token_id)
-    max_length = resolve_max_length(data.max_length, bert.max_position_embeddings)
-
-    train_rows, validation_rows, task_names = splits.read_training(data)
-    check.check_texts(train_rows)
-    if resumed:
-        labels = check.Labels(problem_of(bert.problem_type, bert.num_labels), bert.id2label)
-    else:
-        known = check.Known(bert.id2label if bert.has_label_names else (), task_names)
-        labels = check.learn_labels(train_rows, data.problem, data.label_separator, known)
-    check.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
-    if data.validation_fraction and validation_rows is None:
-        seed = seed_for(config, "data")
-        train_rows, validation_rows = splits.hold_out(data, train_rows, labels, seed)
-
-    examples = functools.partial(
-        splits.make_examples,
-        labels=labels,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        separator=data.label_separator,
-    )
-    train = examples("training", train_rows)
-    validation = examples("validation", validation_rows) if validation_rows is not None else None
-    bert = with_labels(bert, labels.names, HF_PROBLEM_TYPES[labels.problem])
-
-    def load_params() -> Params:
-        loaded = read_model(folder, bert, seed_for(config, "init"), ignored)
-        for note in loaded.notes:
-            cli.say(f"{model.path}: {note}")
-        return loaded.params
-
-    return Prepared(
-        bert=bert,
-        labels=labels,
-        train=train.examples,
-        validation=validation.examples if validation else None,
-        lines=train.lines + (validation.lines if validation else ()),
-        tokenizer_files=files_in(folder),
-        load_params=load_params,
-        revision=revision,
-    )
-
-
-def resolve_dtype(asked: str) -> str:
-    """Returns the compute dtype; auto is bfloat16 on TPUs and on GPUs from Ampere on.
-
-    On CPUs auto is float32: bfloat16 products were no faster there in this program.
-    """
-    if asked != "auto":
-        return asked
-    import jax
-
-    device = jax.devices()[0]
-    if device.platform == "gpu":
-        capability = float(getattr(device, "compute_capability", 0))
-        return "bfloat16" if capability >= 8 else "float32"
-    return "bfloat16" if device.platform == "tpu" else "float32"
-
-
 def _check_same_run(config: Config, workdir: Workdir) -> None:
     from flaxbert.storage.workdir import read_json
 
@@ -279,6 +179,8 @@ def _best_metric(config: Config, task: Task, prepared: Prepared) -> str:
 
 def _run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> dict[str, Any]:
     """Returns what run.json records beside the progress; some of it stays the first start's."""
+    from flaxbert.prepare import resolve_dtype
+
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
     versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
     return {
@@ -289,32 +191,6 @@ def _run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> di
         "config": to_dict(config),
         "versions": versions | {name: version(name) for name in names},
     }
-
-
-def _plan(config: Config, prepared: Prepared, row_multiple: int) -> Plans:
-    from flaxbert.data.batches import plan_inference, plan_training, steps_per_epoch, total_steps
-
-    count, train = len(prepared.train), config.train
-    total = total_steps(count, train.batch_size, epochs=train.epochs, steps=train.steps)
-    plan = plan_training(
-        prepared.train,
-        batch_size=train.batch_size,
-        seed=seed_for(config, "data"),
-        steps=total,
-        packing=config.data.packing,
-        accumulate=train.accumulate,
-        row_multiple=row_multiple,
-        row_length=config.data.row_length,
-    )
-    validation = None
-    if prepared.validation is not None:
-        validation = plan_inference(
-            prepared.validation.tokens.lengths,
-            row_multiple=row_multiple,
-            row_length=plan.row_length,
-            packing=config.data.packing,
-        )
-    return Plans(plan, validation, total, steps_per_epoch(count, train.batch_size))
 
 
 def _start_workdir(config: Config, workdir: Workdir, prepared: Prepared) -> None:
@@ -440,7 +316,12 @@ def _export(
 
 
 def _finish(
-    workdir: Workdir, prepared: Prepared, progress: Any, cadence: Any, hooks: Hooks, params: Params
+    workdir: Workdir,
+    prepared: Prepared,
+    progress: Progress,
+    cadence: Cadence,
+    hooks: Hooks,
+    params: Params,
 ) -> None:
     """Writes train_results.json, eval_results.json and, last of all, all_results.json."""
     from flaxbert.loop.results import named_for, train_results

@@ -34,10 +34,17 @@ def read_training(data: Data) -> tuple[Rows, Rows | None, tuple[str, ...]]:
     """Returns training rows, validation rows (None: no file), and label names the task knows.
 
     Raises:
-      ConfigError: an unknown task, or no training file.
+      ConfigError: an unknown task, no training file, or files beside a task that has its own.
       DataError: see `sources.read_rows`.
     """
     sources.check_task(data.task)
+    if data.task != "text":
+        for name in ("train", "validation", "validation_fraction"):
+            if getattr(data, name):
+                raise ConfigError(
+                    f"config.data.{name} has no effect with config.data.task={data.task}, which "
+                    "brings its own split. Leave it out, or set config.data.task=text."
+                )
     if data.task == "rotten_tomatoes":
         return (*sources.read_rotten_tomatoes(), sources.KNOWN_LABELS[data.task])
     if not data.train:

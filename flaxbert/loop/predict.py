@@ -25,9 +25,8 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
 
     @jax.jit
     def forward(params: Params, batch: Batch) -> jax.Array:
-        logits, _ = bind(config, gather_tables(mesh, params), dtype)(
-            *(batch[name] for name in _INPUTS)
-        )
+        whole = gather_tables(mesh, params)
+        logits, _ = bind(config, whole, dtype)(*(batch[name] for name in _INPUTS))
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
     rows = batch_sharding(mesh, micro_batches=False)

@@ -21,7 +21,6 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "seeds.dropout": (5, {}),
     "model.path": ("embedded:minilm", {"train.steps": 1}),
     "model.dtype": ("bfloat16", {}),
-    "data.task": ("rotten_tomatoes", {"train.steps": 1, "data.validation": ""}),
     "data.train": ("TEST", {}),
     "data.validation": ("TEST", {}),
     "data.validation_fraction": (0.25, {"data.validation": ""}),
@@ -39,7 +38,7 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "train.eval_every": (5, {}),
     "train.accumulate": (3, {}),
     "train.best_metric": ("loss", {"train.eval_every": 1}),
-    "train.patience": (1, {"optim.learning_rate": 1e-12}),
+    "train.patience": (1, {"optim.learning_rate": 1e-12, "train.eval_every": 3}),
     "optim.learning_rate": (1e-2, {}),
     "optim.schedule": ("constant", {}),
     "optim.warmup": (0.0, {}),
@@ -61,6 +60,7 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
 # Proved elsewhere: by tests that need a hub, or a broken batch.
 ELSEWHERE = {
     "model.revision": "tests/weights/test_hub.py: passed to the hub client",
+    "data.task": "test_data_task below",
     "data.test": "test_test_split below",
     "train.nonfinite_limit": "test_nonfinite_limit below",
 }
@@ -134,6 +134,17 @@ def test_the_same_config_has_the_same_fingerprint(tiny_bert, reviews, tmp_path, 
         done = call("train", *_flags(tiny_bert, reviews, tmp_path / name, {}), capsys=capsys)
         prints.append(_fingerprint(tmp_path / name, done.err))
     assert prints[0] == prints[1]
+
+
+def test_data_task(tiny_bert, reviews, tmp_path, capsys):
+    fields = {"data.task": "rotten_tomatoes", "train.steps": 1, "data.validation": ""}
+    flags = _flags(tiny_bert, reviews, tmp_path / "run", fields)
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 2 and "config.data.train" in done.err  # it would have no effect
+    flags = [flag for flag in flags if not flag.startswith("--config.data.train=")]
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0, done.err
+    assert "training: 7676 rows" in done.err
 
 
 def test_test_split(tiny_bert, reviews, tmp_path, capsys):

@@ -1,0 +1,49 @@
+"""metrics.jsonl is cut back on a resume, whatever state a crash left it in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flaxbert.loop.writer import Writer, cut_back
+
+
+def _line(step: int) -> str:
+    return json.dumps({"step": step, "name": "loss", "value": 1.0}) + "\n"
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 3, "na', "\n", "null\n", '{"name": "x"}\n'])
+def test_lines_after_the_checkpoint_go(tmp_path, tail):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(_line(1) + _line(2) + _line(3) + _line(4) + tail)
+    cut_back(path, 2)
+    assert path.read_text() == _line(1) + _line(2)
+
+
+def test_nothing_to_cut(tmp_path):
+    cut_back(tmp_path / "metrics.jsonl", 5)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_values_that_are_not_finite_are_null(tmp_path):
+    writer = Writer(tmp_path / "metrics.jsonl", step=0, total=2)
+    writer.scalars(1, 0.5, "train", {"loss": float("nan"), "rate": 2})
+    writer.sync()
+    writer.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["name"], line["value"]) for line in lines] == [("loss", None), ("rate", 2.0)]
+
+
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(tmp_path, capsys):
+    writer = Writer(tmp_path / "metrics.jsonl", step=0, total=2, bar=True)
+    writer.line("update 1")
+    writer.advance()
+    writer.close()
+    shown = capsys.readouterr().err
+    assert "update 1" in shown and "/2" in shown
+    writer = Writer(tmp_path / "metrics.jsonl", step=0, total=2, bar=False)
+    writer.line("update 1")
+    writer.advance()
+    writer.close()
+    assert capsys.readouterr().err == "update 1\n"
