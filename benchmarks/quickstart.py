@@ -41,12 +41,13 @@ def main() -> None:
         "spread": round(statistics.stdev(last), 4) if len(last) > 1 else 0.0,
         "pytorch": PYTORCH,
     }
+    RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 
 
 def run(seed: int, workdir: Path) -> dict:
-    """Trains one seed and returns its accuracies, speed and versions."""
+    """Trains one seed and returns its accuracies; no speed, which needs a quiet machine."""
     command = [sys.executable, "-m", "flaxbert.train", "--config=configs/quickstart.py"]
     command += [f"--workdir={workdir}", f"--config.seed={seed}"]
     subprocess.run(command, check=True)
@@ -62,8 +63,6 @@ def run(seed: int, workdir: Path) -> dict:
     return {
         "accuracy_after_epoch_1_2_3": accuracies,
         "train_loss": round(results["train_loss"], 4),
-        "train_samples_per_second": round(results["train_samples_per_second"], 1),
-        "seconds_in_the_loop": round(results["train_runtime"]),
         "dtype": facts["dtype"],
         "versions": facts["versions"],
     }

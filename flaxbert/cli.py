@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from flaxbert.config import Config, Data, make_config
-from flaxbert.errors import ConfigError, InterruptedRun
+from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError
 
 INTERNAL_ERROR = 70
 
@@ -34,7 +34,7 @@ CONFIG_FLAG = "config"
 class StopSignal:
     """SIGTERM and SIGINT. Until `defer` the first one raises; afterwards it only sets a flag.
 
-    A second signal ends the process at once, with the exit code of an interruption.
+    A second one ends the process at once, as an unhandled signal does.
     """
 
     def __init__(self) -> None:
@@ -55,12 +55,14 @@ class StopSignal:
             raise InterruptedRun("stopped by a signal")
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self.requested:
-            os._exit(InterruptedRun.exit_code)
+        if self.requested:  # at once, unsaved, and therefore not with the code for "saved"
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self.requested = True
         if not self._deferred:
-            raise InterruptedRun("stopped by a signal before the first update; nothing to save")
-        print("flaxbert: stopping after this update; once more stops at once", file=sys.stderr)
+            raise InterruptedRun("stopped by a signal; there was nothing to save")
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"flaxbert: stopping after this update; once more stops at once\n")
 
 
 def run(
@@ -81,7 +83,17 @@ def run(
         main(_parse(define, description), stop)
     except (Exception, InterruptedRun) as error:
         code = getattr(error, "exit_code", None)
-        if code is None:
+        if code is None and isinstance(error, OSError) and error.errno is not None:
+            print(f"flaxbert: error: {error.strerror}: {error.filename}", file=sys.stderr)
+            code = ModelFileError.exit_code  # a full or read-only disk is no defect of ours
+        elif code is None and "RESOURCE_EXHAUSTED" in str(error):
+            print(
+                "flaxbert: error: the device has too little memory for this batch. Raise "
+                "config.train.accumulate, or lower config.train.batch_size or data.max_length.",
+                file=sys.stderr,
+            )
+            code = ConfigError.exit_code
+        elif code is None:
             traceback.print_exc()
             print("flaxbert: internal error; please report the lines above", file=sys.stderr)
             code = INTERNAL_ERROR

@@ -144,7 +144,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "optim.learning_rate": (0, 10, False),
     "optim.warmup": (0, 1_000_000_000, True),
     "optim.weight_decay": (0, 10, True),
-    "optim.clip_norm": (0, math.inf, True),
+    "optim.clip_norm": (0, 1e9, True),
     "optim.b1": (0, 0.9999999, True),
     "optim.b2": (0, 0.9999999, True),
     "optim.eps": (0, 1, False),
@@ -259,8 +259,9 @@ def _check(config: Config) -> None:
         value = flat[name]
         if not (low <= value <= high) or (value == low and not low_allowed):  # NaN fails too
             bound = f"at least {low}" if low_allowed else f"greater than {low}"
-            limit = "" if high == math.inf else f" and at most {high}"
-            raise ConfigError(f"config.{name}: expected a value {bound}{limit}, got {value!r}.")
+            raise ConfigError(
+                f"config.{name}: expected a value {bound} and at most {high}, got {value!r}."
+            )
     if any(not (weight > 0 and math.isfinite(weight)) for weight in config.loss.class_weights):
         raise ConfigError(
             "config.loss.class_weights: expected positive numbers, got "
@@ -277,11 +278,15 @@ def _check(config: Config) -> None:
             "config.data.validation and config.data.validation_fraction exclude each other: "
             "set the fraction to 0 to use the file, or the file to '' to hold rows out."
         )
-    if config.train.patience and not _has_validation(config.data):
-        raise ConfigError(
-            "config.train.patience needs validation data: set config.data.validation or "
-            "config.data.validation_fraction."
-        )
+    for name in ("patience", "eval_every", "best_metric"):
+        if getattr(config.train, name) and not _has_validation(config.data):
+            raise ConfigError(
+                f"config.train.{name} needs validation data: set config.data.validation or "
+                "config.data.validation_fraction."
+            )
+    for name in ("text", "label"):
+        if not getattr(config.data, name):
+            raise ConfigError(f"config.data.{name} is empty: name a column of the file.")
 
 
 def _has_validation(data: Data) -> bool:

@@ -7,7 +7,7 @@ loads as it is.
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -39,11 +39,12 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     model = FlaxBertForSequenceClassification.from_pretrained(source, revision=values.revision)
     for note in model.notes:
         cli.say(f"{source}: {note}")
-    # Beside the target first: what stands at --to is whole.
-    staged = target.with_name(target.name + ".tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    model.save_pretrained(staged)
-    staged.replace(target)
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        staged = Path(temporary) / "model"  # whole before it stands at --to
+        model.save_pretrained(staged)
+        staged.replace(target)
     cli.say(f"{target}: written, labels {', '.join(model.config.id2label[:20])}")
 
 

@@ -1,19 +1,19 @@
 """python -m flaxbert.evaluate --workdir=DIR | --model=DIR  [--split=validation | --data=FILE]
 
-Loss and metrics on every example of a split of a run, or of a labelled file. Prints JSON; with
---workdir it also writes eval_results.json (validation) or <split>_results.json there.
+Loss and metrics on every example of a split of a run, or of a labelled file. Prints JSON; for the
+validation and test splits of a run it also writes eval_results.json and test_results.json there.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from flaxbert import cli
 from flaxbert.config import Config, Data, make_config, seed_for
-from flaxbert.errors import ConfigError
+from flaxbert.errors import ConfigError, DataError
 
 SPLITS = ("train", "validation", "test")
 
@@ -38,23 +38,23 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     from flaxbert.inference import Predictor, run_config_of
     from flaxbert.loop.evaluate import evaluate
     from flaxbert.loop.results import named_for
-    from flaxbert.prepare import resolve_dtype
-    from flaxbert.storage.workdir import existing_workdir, read_json, write_json
+    from flaxbert.storage.workdir import existing_workdir, read_json, to_json, write_json
 
     workdir = existing_workdir(values.workdir) if values.workdir else None
+    facts: dict[str, Any] = {}
     if workdir:
         config = make_config(read_json(workdir.config))
         if not workdir.model.is_dir():
             raise ConfigError(f"--workdir: {workdir.root} has no model/ yet; train it first.")
-        predictor = Predictor(
-            workdir.model,
-            dtype=resolve_dtype(config.model.dtype),
-            max_length=config.data.max_length,
-            packing=config.data.packing,
-        )
+        facts = read_json(workdir.facts)
     else:
-        config = run_config_of(values.model) or Config(data=Data())
-        predictor = Predictor(values.model, max_length=0)
+        config = run_config_of(values.model) or Config(data=Data(max_length=0))
+    predictor = Predictor(
+        workdir.model if workdir else values.model,
+        dtype=facts.get("dtype", "float32"),
+        max_length=config.data.max_length,
+        packing=config.data.packing,
+    )
 
     data = cli.with_columns(config.data, values)
     labels = predictor.labels
@@ -71,6 +71,12 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         max_length=predictor.max_length,
         separator=data.label_separator,
     )
+    recorded = facts.get("training" if name == "train" else name)
+    if not values.data and recorded not in (None, split.examples.digest()):
+        raise DataError(
+            f"--split={name}: the data differ from those that {values.workdir} was trained with. "
+            "Restore them, or give a file by --data."
+        )
     for line in split.lines:
         cli.say(line)
     results = evaluate(
@@ -83,11 +89,10 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         stop=stop.check,
     )
     named = named_for("validation" if values.data else name, results)
-    if workdir and not values.data:
+    # Not for the training split, whose train_results.json is the run's own.
+    if workdir and not values.data and name != "train":
         write_json(workdir.results(name), named)
-    elif workdir:
-        write_json(workdir.root / f"{name}_results.json", named)
-    print(json.dumps(named, indent=4, sort_keys=True))
+    print(to_json(named))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,10 @@ class Predictor:
         config = self.model.config
         assert self.model.source is not None
         self.tokenizer = Tokenizer(
-            self.model.source, vocab_size=config.vocab_size, pad_token_id=config.pad_token_id
+            self.model.source,
+            vocab_size=config.vocab_size,
+            pad_token_id=config.pad_token_id,
+            type_vocab_size=config.type_vocab_size,
         )
         self.max_length = resolve_max_length(max_length, config.max_position_embeddings)
         self.labels = Labels(problem_of(config.problem_type, config.num_labels), config.id2label)

@@ -27,7 +27,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("input", "", "Texts: a file, or - for standard input.", flag_values=values)
     flags.DEFINE_string("output", "", "Where the predictions go.", flag_values=values)
     flags.DEFINE_integer(
-        "max_length", 0, "Tokens per text; 0 = the model's maximum.", flag_values=values
+        "max_length", 0, "Tokens per text; 0 = the run's, else the model's.", flag_values=values
     )
     flags.DEFINE_enum(
         "dtype", "float32", ("float32", "bfloat16"), "Compute dtype.", flag_values=values
@@ -51,10 +51,11 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     from flaxbert.storage.workdir import write_atomically
 
     run = run_config_of(values.model)
-    data = cli.with_columns(run.data if run else Data(), values)
+    data = cli.with_columns(run.data if run else Data(max_length=0), values)
     rows = read_inputs(values.input, text=data.text, text_pair=data.text_pair)
     empty = check_texts(rows) if len(rows) else 0
-    predictor = Predictor(values.model, dtype=values.dtype, max_length=values.max_length)
+    max_length = values.max_length or data.max_length
+    predictor = Predictor(values.model, dtype=values.dtype, max_length=max_length)
     logits = predictor.logits(rows.texts, rows.pairs, stop.check)
     records = predictor.task.readable(logits, predictor.labels.names)
     to_text = _csv if output.suffix.lower() == ".csv" else _jsonl

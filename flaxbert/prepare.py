@@ -67,7 +67,12 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
         (workdir.source, "") if resumed else resolve_model(model.path, model.revision)
     )
     bert, ignored = read_config(folder)
-    tokenizer = Tokenizer(folder, vocab_size=bert.vocab_size, pad_token_id=bert.pad_token_id)
+    tokenizer = Tokenizer(
+        folder,
+        vocab_size=bert.vocab_size,
+        pad_token_id=bert.pad_token_id,
+        type_vocab_size=bert.type_vocab_size,
+    )
     max_length = resolve_max_length(data.max_length, bert.max_position_embeddings)
 
     train_rows, validation_rows, task_names = splits.read_training(data)
@@ -145,6 +150,9 @@ def resolve_dtype(asked: str) -> str:
         return asked
     device = jax.devices()[0]
     if device.platform == "gpu":
-        capability = float(getattr(device, "compute_capability", 0))
+        try:
+            capability = float(getattr(device, "compute_capability", 0))
+        except ValueError:  # not NVIDIA's numbering: all of those in use are good at it
+            capability = 8.0
         return "bfloat16" if capability >= 8 else "float32"
     return "bfloat16" if device.platform == "tpu" else "float32"

@@ -7,13 +7,13 @@ or start the state, train, write the results.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import platform
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from flaxbert.data.batches import Batch, Examples
     from flaxbert.data.pack import Plan
-    from flaxbert.loop.control import Cadence, Hooks, Progress
+    from flaxbert.loop.control import Cadence
     from flaxbert.model.heads import Params
     from flaxbert.prepare import Plans, Prepared
     from flaxbert.storage.workdir import Workdir
@@ -57,12 +57,14 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     """Starts or resumes the run of `config` in an open, locked workdir."""
+    begun = time.perf_counter()
     if workdir.started:
         _check_same_run(config, workdir)
         if workdir.all_results.is_file():
             cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
             return
 
+    from flaxbert.export import export_model, restore_model, write_results
     from flaxbert.loop import control
     from flaxbert.loop.optim import make_schedule
     from flaxbert.loop.predict import make_forward
@@ -72,10 +74,8 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     from flaxbert.model.heads import abstract_params
     from flaxbert.prepare import plan, prepare
     from flaxbert.storage.checkpoint import Checkpoints
-    from flaxbert.storage.workdir import repair_directory
     from flaxbert.tasks import task_for
 
-    repair_directory(workdir.model)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
     newest = checkpoints.newest_valid() if workdir.started else None
     stored = {} if newest is None else checkpoints.read_run(newest)
@@ -85,11 +85,12 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     bert, task = prepared.bert, task_for(prepared.labels.problem)
     best_metric = _best_metric(config, task, prepared)
     facts = _run_facts(config, prepared, stored)
-    if stored and stored["data"] != facts["data"]:
-        raise DataError(
-            f"config.data: the training data differ from those that {workdir.root} was started "
-            "with. Restore them, or start in another workdir."
-        )
+    for split in ("training", "validation"):
+        if stored and stored[split] != facts[split]:
+            raise DataError(
+                f"config.data: the {split} data differ from those that {workdir.root} was started "
+                "with. Restore them, or start in another workdir."
+            )
 
     # Shapes: the mesh, rows per update, number of updates.
     mesh = make_mesh(config.mesh, bert)
@@ -98,10 +99,11 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
         state, progress = init_state(prepared.load_params(), mesh), control.Progress()
-        _start_workdir(config, workdir, prepared)
+        _start_workdir(config, workdir, prepared, facts)
     else:
         state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
         progress = control.Progress.from_dict(stored)
+        restore_model(workdir, progress)
         cli.say(f"resuming {workdir.root} after update {newest} of {plans.total}")
 
     learning_rate = make_schedule(config.optim, plans.total)
@@ -123,11 +125,25 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
         evaluate=_evaluation(
             config, prepared, plans, make_forward(bert, mesh=mesh, dtype=facts["dtype"]), task, stop
         ),
-        export=functools.partial(_export, workdir, config, prepared, facts),
+        export=functools.partial(export_model, workdir, config, prepared, facts),
+        started=begun,
         run_facts=facts,
         interrupted=lambda: stop.requested,
     )
-    cadence = control.Cadence(
+    cadence = _cadence(config, plans, best_metric)
+    writer = Writer(
+        workdir.metrics, step=progress.step, total=plans.total, evaluated=progress.evaluated
+    )
+    with _closing(checkpoints), _closing(writer):
+        stop.defer()
+        state = control.train(state, progress, cadence, hooks, checkpoints, writer)
+    write_results(workdir, prepared, progress, cadence, hooks, state["params"])
+
+
+def _cadence(config: Config, plans: Plans, best_metric: str) -> Cadence:
+    from flaxbert.loop.control import Cadence
+
+    return Cadence(
         total=plans.total,
         per_epoch=plans.per_epoch,
         log_every=config.log.every,
@@ -137,14 +153,6 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
         nonfinite_limit=config.train.nonfinite_limit,
         best_metric=best_metric,
     )
-    writer = Writer(workdir.metrics, step=progress.step, total=plans.total)
-    try:
-        stop.defer()
-        state = control.train(state, progress, cadence, hooks, checkpoints, writer)
-    finally:
-        writer.close()
-        checkpoints.close()
-    _finish(workdir, prepared, progress, cadence, hooks, state["params"])
 
 
 def _check_same_run(config: Config, workdir: Workdir) -> None:
@@ -184,7 +192,8 @@ def _run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> di
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
     versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
     return {
-        "data": prepared.train.digest(),
+        "training": prepared.train.digest(),
+        "validation": prepared.validation.digest() if prepared.validation else "",
         "dtype": stored.get("dtype") or resolve_dtype(config.model.dtype),
         "labels": list(prepared.bert.id2label),
         "model": stored.get("model") or prepared.revision or config.model.path,
@@ -193,15 +202,32 @@ def _run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> di
     }
 
 
-def _start_workdir(config: Config, workdir: Workdir, prepared: Prepared) -> None:
+def _start_workdir(
+    config: Config, workdir: Workdir, prepared: Prepared, facts: dict[str, Any]
+) -> None:
     """Writes config.json first: from then on the folder is this run's."""
-    from flaxbert.storage.workdir import write_json
+    from flaxbert.storage.workdir import copy_file, write_json
 
     write_json(workdir.config, to_dict(config))
     workdir.source.mkdir(exist_ok=True)
     for path in prepared.tokenizer_files:
-        shutil.copyfile(path, workdir.source / path.name)
+        copy_file(path, workdir.source)
     write_json(workdir.source / "config.json", prepared.bert.to_dict())
+    write_json(workdir.facts, facts)
+
+
+@contextlib.contextmanager
+def _closing(resource: Any) -> Iterator[None]:
+    """Closes at the end. What goes wrong in closing ends the run, unless an error already does."""
+    try:
+        yield
+    except BaseException:
+        try:
+            resource.close()
+        except Exception as error:
+            cli.say(f"flaxbert: error: while closing: {error}")
+        raise
+    resource.close()
 
 
 def _announce(
@@ -276,74 +302,6 @@ def _evaluation(
         task=task,
         loss=config.loss,
         stop=stop.check,
-    )
-
-
-def _export(
-    workdir: Workdir,
-    config: Config,
-    prepared: Prepared,
-    facts: dict[str, Any],
-    params: Params,
-    step: int,
-    results: dict[str, Any],
-) -> None:
-    """Writes model/ whole: beside it first, then switched."""
-    from flaxbert.storage.workdir import replace_directory
-    from flaxbert.weights.card import model_card
-    from flaxbert.weights.folder import write_model
-
-    staged = workdir.model.with_name(workdir.model.name + ".new.tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    told = {
-        "started from": facts["model"],
-        "task": config.data.task,
-        "updates": step,
-        "sequences per update": config.train.batch_size,
-        "peak learning rate": config.optim.learning_rate,
-        "seed": config.seed,
-        "compute dtype": facts["dtype"],
-        **facts["versions"],
-    }
-    write_model(
-        staged,
-        prepared.bert,
-        params,
-        prepared.tokenizer_files,
-        card=model_card(prepared.bert, told, results),
-    )
-    replace_directory(staged, workdir.model)
-
-
-def _finish(
-    workdir: Workdir,
-    prepared: Prepared,
-    progress: Progress,
-    cadence: Cadence,
-    hooks: Hooks,
-    params: Params,
-) -> None:
-    """Writes train_results.json, eval_results.json and, last of all, all_results.json."""
-    from flaxbert.loop.results import named_for, train_results
-    from flaxbert.storage.workdir import write_json
-
-    train = train_results(progress, len(prepared.train), cadence.epoch(progress.step))
-    best: dict[str, Any] = {}
-    write_json(workdir.results("train"), train)
-    if progress.best is not None:
-        best = named_for("validation", progress.best["results"])
-        write_json(workdir.results("validation"), best)
-        cli.say(
-            f"best: {cadence.best_metric} {progress.best['value']:.4f} after update "
-            f"{progress.best['step']}"
-        )
-    else:
-        hooks.export(params, progress.step, {})
-        cli.say("no validation data: model/ holds the weights after the last update")
-    write_json(workdir.all_results, {**best, **train})
-    cli.say(
-        f"done: {train['train_samples_per_second']:.1f} sequences/s in training, "
-        f"{progress.wall_seconds:.0f} s in the loop; model in {workdir.model}"
     )
 
 

@@ -43,7 +43,7 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bert(minilm, tmp_path_factory) -> Path:
-    """A checkpoint folder with the real tokenizer and a random 2-layer model of width 16."""
+    """A checkpoint folder with the real tokenizer and a random 2-layer model of width 32."""
     return write_tiny_bert(tmp_path_factory.mktemp("models") / "tiny")
 
 

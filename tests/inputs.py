@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_tiny_bert(folder: Path) -> Path:
-    """Writes a random 2-layer encoder of width 16 with dropout and the embedded tokenizer.
+    """Writes a random 2-layer encoder of width 32 with dropout and the embedded tokenizer.
 
     Like a pre-trained checkpoint it has no classifier: every run starts with a fresh head.
     """
@@ -20,10 +20,10 @@ def write_tiny_bert(folder: Path) -> Path:
     from flaxbert.weights.table import to_torch
 
     config = BertConfig(
-        hidden_size=16,
+        hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=32,
+        intermediate_size=64,
         max_position_embeddings=128,
         initializer_range=0.2,
     )

@@ -30,9 +30,9 @@ GRID: dict[str, dict[str, Any]] = {
     "silu, odd sizes, 12 layers": {
         "hidden_act": "silu",
         "num_hidden_layers": 12,
-        "hidden_size": 21,
+        "hidden_size": 63,
         "num_attention_heads": 3,
-        "intermediate_size": 37,
+        "intermediate_size": 101,
         "vocab_size": 101,
     },
     "1 layer, wide init, 1 head": {

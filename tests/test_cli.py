@@ -66,7 +66,13 @@ def test_a_broken_config_file_names_its_line(tmp_path, capsys):
         ({"data__max_length": 4000}, 2, ["128 positions"]),
         ({"data__row_length": 8}, 2, ["longest sequence"]),
         ({"mesh__data": 3}, 2, ["must be one of 1, 2, 4, 8"]),
-        ({"train__best_metric": "acuracy"}, 2, ["Did you mean 'accuracy'?"]),
+        (
+            {"train__best_metric": "acuracy", "data__validation_fraction": 0.2},
+            2,
+            ["Did you mean 'accuracy'?"],
+        ),
+        ({"train__eval_every": 5}, 2, ["config.train.eval_every needs validation data"]),
+        ({"data__text": ""}, 2, ["config.data.text is empty"]),
         ({"loss__class_weights": "(1.0,)"}, 2, ["expected 2 numbers"]),
         ({"data__validation_fraction": 0.0001}, 3, ["too few"]),
     ],
@@ -176,7 +182,7 @@ def test_real_process_from_another_folder(tmp_path, tiny_bert, reviews):
 def test_sigterm_while_training_saves_and_exits_75(tmp_path, tiny_bert, reviews):
     workdir = tmp_path / "work"
     flags = train_flags(
-        tiny_bert, reviews["train"], workdir, train__steps=100000, checkpoint__every=100000
+        tiny_bert, reviews["train"], workdir, train__steps=20000, checkpoint__every=20000
     )
     process = start("train", *flags)
     assert process.stderr is not None
@@ -184,8 +190,8 @@ def test_sigterm_while_training_saves_and_exits_75(tmp_path, tiny_bert, reviews)
         if line.startswith("update "):
             process.send_signal(signal.SIGTERM)
             break
-    err = process.stderr.read()
-    assert process.wait(timeout=60) == 75, err
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
     assert "The same command goes on" in err
     saved = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     run = json.loads((workdir / "checkpoints" / str(saved[0]) / "run.json").read_text())

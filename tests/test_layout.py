@@ -42,6 +42,8 @@ def _imports(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: relative import"
             found.add(str(node.module))
+            if node.module == "flaxbert":
+                found |= {f"flaxbert.{alias.name}" for alias in node.names}
     return found
 
 

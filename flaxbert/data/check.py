@@ -88,7 +88,7 @@ def learn_labels(
       DataError: missing, mixed or hidden (-1) labels, only one class, or none at all.
     """
     known = known or Known()
-    targets = _present_targets(rows)
+    targets = _present_targets(rows, separator)
     _refuse_mixed(rows, targets)
     if problem == "auto":
         problem = _guess_problem(targets, separator)
@@ -115,7 +115,7 @@ def canonical_targets(rows: Rows, labels: Labels, separator: str = "") -> list[T
     Raises:
       DataError: a target that is missing, hidden (-1), not a number, or none of `labels.names`.
     """
-    targets = _present_targets(rows)
+    targets = _present_targets(rows, separator)
     if labels.problem == "regression":
         numbers = [_number(target) for target in targets]
         _refuse(
@@ -198,12 +198,13 @@ def label_counts(targets: Iterable[Target], labels: Labels) -> dict[str, int]:
     return {name: counts[name] for name in labels.names}
 
 
-def _present_targets(rows: Rows) -> list[Any]:
+def _present_targets(rows: Rows, separator: str) -> list[Any]:
+    """Returns the targets; with a separator an empty cell is an example without labels."""
     if rows.targets is None:
         raise DataError(f"{rows.source}: has no label column. Name it by data.label.")
     _refuse(
         rows,
-        [i for i, target in enumerate(rows.targets) if target is None or target == ""],
+        [i for i, t in enumerate(rows.targets) if t is None or (t == "" and not separator)],
         "the label is missing",
         "Give it a value, or remove the row.",
     )

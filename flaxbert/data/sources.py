@@ -77,7 +77,7 @@ def read_rows(path: str | Path, *, text: str, text_pair: str = "", label: str = 
             f"{path}: unknown kind of file {suffix!r}. Expected one of {', '.join(SUFFIXES)}."
         )
     content = read_text(path)
-    wanted = [name for name in (text, text_pair, label) if name]
+    wanted = list(dict.fromkeys(name for name in (text, text_pair, label) if name))
     reader = _read_jsonl if suffix == ".jsonl" else _read_table
     columns, lines = reader(str(path), content, wanted, "\t" if suffix == ".tsv" else ",")
     return Rows(

@@ -60,7 +60,12 @@ class Tokenizer:
     """The tokenizer of a checkpoint folder, checked against the model's vocabulary."""
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, vocab_size: int, pad_token_id: int | None
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        vocab_size: int,
+        pad_token_id: int | None,
+        type_vocab_size: int = 2,
     ) -> None:
         """Reads tokenizer.json or vocab.txt.
 
@@ -69,6 +74,7 @@ class Tokenizer:
             [CLS] or [SEP], or another padding id than config.json says.
         """
         self.directory = Path(directory)
+        self._types = type_vocab_size
         if not any((self.directory / name).is_file() for name in FILES[:2]):
             raise ModelFileError(
                 f"{self.directory}: has neither tokenizer.json nor vocab.txt. Copy the tokenizer "
@@ -109,6 +115,11 @@ class Tokenizer:
                     truncated += 1
                 ids.append(row_ids)
                 types.append(row_types)
+        if max((int(row.max()) for row in types if len(row)), default=0) >= self._types:
+            raise ConfigError(
+                f"{self.directory}: the model has type_vocab_size {self._types} and cannot tell "
+                "the two texts of a pair apart. Join them in one column, or use another model."
+            )
         flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
         special = np.asarray(self._tokenizer.all_special_ids)
         unknown = int(np.sum(flat == self._tokenizer.unk_token_id))

@@ -21,6 +21,9 @@ from flaxbert.loop.writer import Writer
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.tasks import is_better
 
+# What an evaluation returns beside metrics.
+_NOT_METRICS = ("samples", "runtime")
+
 
 @dataclasses.dataclass
 class Sums:
@@ -32,7 +35,7 @@ class Sums:
     examples: int = 0
     real_tokens: int = 0
     computed_tokens: int = 0
-    seconds: float = 0.0  # evaluation and compilation apart
+    seconds: float = 0.0  # evaluation and compilation apart; used for log lines
 
 
 @dataclasses.dataclass
@@ -44,7 +47,7 @@ class Progress:
     total: Sums = dataclasses.field(default_factory=Sums)
     steady_seconds: float = 0.0  # without the first update of each start
     steady_examples: int = 0
-    wall_seconds: float = 0.0  # all starts, everything included
+    wall_seconds: float = 0.0  # everything included; what a kill cut off after a save is not seen
     best: dict[str, Any] | None = None  # {"step", "value", "results"}
     evaluated: int = 0  # update after which the last evaluation ran
     results: dict[str, Any] | None = None  # of the last evaluation
@@ -87,7 +90,9 @@ class Hooks:
     update: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
     learning_rate: Callable[[int], float]
     evaluate: Callable[[Any], dict[str, Any]] | None  # parameters -> metrics; None: no data
-    export: Callable[[Any, int, dict[str, Any]], None]  # parameters, step, metrics -> model/
+    # (parameters, step, metrics, whether the present model/ is a committed checkpoint's) -> digest
+    export: Callable[[Any, int, dict[str, Any], bool], str]
+    started: float  # time.perf_counter() of this start
     run_facts: dict[str, Any]  # what else run.json records
     interrupted: Callable[[], bool]
 
@@ -106,7 +111,9 @@ def train(
       NonFiniteError: too many updates in a row had a loss or gradient that is not finite.
       InterruptedRun: asked to stop; every finished update is saved.
     """
-    clock = _Clock(progress)
+    clock = _Clock(progress, hooks.started)
+    exported = _Exported()
+    warm_up = progress.step + 1
     pending: list[tuple[dict[str, jax.Array], dict[str, int]]] = []
 
     def settle() -> None:
@@ -114,7 +121,7 @@ def train(
         for sums, counts in pending:
             _add(progress, jax.device_get(sums), counts, cadence)
         pending.clear()
-        clock.tick()
+        clock.tick(warm=progress.step > warm_up)
 
     def save() -> None:
         settle()
@@ -122,6 +129,7 @@ def train(
         clock.wall()
         facts = dataclasses.asdict(progress)
         checkpoints.save(progress.step, state, {**hooks.run_facts, **facts})
+        exported.since_save = False
 
     def conclude() -> None:
         """Does what is due after the update just finished, and stops if asked to."""
@@ -130,8 +138,11 @@ def train(
             if hooks.evaluate is not None and (step % cadence.eval_every == 0 or last):
                 settle()
                 if progress.evaluated != step:
-                    _evaluate(state, progress, cadence, hooks, writer)
-                clock.restart()
+                    results = hooks.evaluate(state["params"])
+                    clock.restart()
+                    if _judge(results, progress, cadence, writer):
+                        checkpoints.wait()
+                        _export(state["params"], results, cadence, progress, hooks, exported)
         except InterruptedRun:
             save()  # the evaluation was dropped; a resume starts with it
             checkpoints.wait()
@@ -152,7 +163,7 @@ def train(
         pending.append((sums, counts))
         progress.step += 1
         writer.advance()
-        if clock.is_first:
+        if progress.step == warm_up:
             settle()  # the first update of a start warms caches up: not part of the steady state
         if progress.step % cadence.log_every == 0 or progress.step == cadence.total:
             settle()
@@ -212,30 +223,22 @@ def _log(progress: Progress, cadence: Cadence, hooks: Hooks, writer: Writer) -> 
     progress.window = Sums()
 
 
-def _evaluate(
-    state: State, progress: Progress, cadence: Cadence, hooks: Hooks, writer: Writer
-) -> None:
-    assert hooks.evaluate is not None
+def _judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer: Writer) -> bool:
+    """Records an evaluation; returns whether it is the best so far, and notes when to stop."""
     step, metric = progress.step, cadence.best_metric
-    results = hooks.evaluate(state["params"])
     progress.evaluated = step
     progress.results = {**results, "epoch": cadence.epoch(step), "step": step}
-    scalars = {name: v for name, v in results.items() if name not in ("samples", "runtime")}
+    scalars = {name: v for name, v in results.items() if name not in _NOT_METRICS}
     writer.scalars(step, cadence.epoch(step), "validation", scalars)
-    best = progress.best["value"] if progress.best else None
-    better = is_better(metric, results[metric], best)
+    better = is_better(metric, results[metric], progress.best["value"] if progress.best else None)
     if better:
-        hooks.export(state["params"], step, scalars)
-        progress.best = {"step": step, "value": results[metric], "results": progress.results}
         progress.evaluations_without_gain = 0
     else:
         progress.evaluations_without_gain += 1
         if cadence.patience and progress.evaluations_without_gain >= cadence.patience:
             progress.stopped_early = True
     shown = "  ".join(
-        f"{name} {value:.4f}"
-        for name, value in results.items()
-        if name not in ("samples", "runtime", "samples_per_second")
+        f"{name} {value:.4f}" for name, value in scalars.items() if name != "samples_per_second"
     )
     writer.line(
         f"validation after update {step}: {shown}  ({results['samples']} examples, "
@@ -243,6 +246,33 @@ def _evaluate(
     )
     if progress.stopped_early:
         writer.line(f"stopping early: {metric} has not improved in {cadence.patience} evaluations")
+    return better
+
+
+@dataclasses.dataclass
+class _Exported:
+    since_save: bool = False  # whether model/ is newer than the last checkpoint
+
+
+def _export(
+    params: Any,
+    results: dict[str, Any],
+    cadence: Cadence,
+    progress: Progress,
+    hooks: Hooks,
+    exported: _Exported,
+) -> None:
+    """The new best leaves as a folder, complete before a checkpoint names it."""
+    step = progress.step
+    scalars = {name: v for name, v in results.items() if name not in _NOT_METRICS}
+    digest = hooks.export(params, step, scalars, not exported.since_save)
+    exported.since_save = True
+    progress.best = {
+        "step": step,
+        "value": results[cadence.best_metric],
+        "results": progress.results,
+        "weights": digest,
+    }
 
 
 class _Clock:
@@ -250,25 +280,23 @@ class _Clock:
 
     A stretch of training ends at `tick`; `restart` forgets what passed since (an evaluation)."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, started: float) -> None:
         self._progress = progress
-        self._last = self._wall = time.perf_counter()
+        self._last = time.perf_counter()
+        self._wall = started
         self._examples = progress.total.examples
-        self.is_first = True
 
-    def tick(self) -> None:
+    def tick(self, *, warm: bool) -> None:
+        """Counts the time since the last tick; as steady state once the start is `warm`."""
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         progress = self._progress
         done = progress.total.examples - self._examples
         self._examples = progress.total.examples
-        if self.is_first:
-            self.is_first = False  # one update, perhaps with first-call costs
-        else:
+        if warm:
             progress.steady_seconds += passed
             progress.steady_examples += done
         progress.window.seconds += passed
-        progress.total.seconds += passed
 
     def restart(self) -> None:
         self._last = time.perf_counter()

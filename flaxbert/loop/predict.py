@@ -12,12 +12,10 @@ from jaxtyping import Float
 
 from flaxbert.loop.sharding import batch_sharding, gather_tables, replicated
 from flaxbert.model.config import BertConfig
-from flaxbert.model.heads import Params, bind
+from flaxbert.model.heads import INPUTS, Params, bind
 
 Batch = dict[str, Any]
 Forward = Callable[[Params, Batch], jax.Array]
-
-_INPUTS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
 
 
 def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
@@ -26,13 +24,13 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
     @jax.jit
     def forward(params: Params, batch: Batch) -> jax.Array:
         whole = gather_tables(mesh, params)
-        logits, _ = bind(config, whole, dtype)(*(batch[name] for name in _INPUTS))
+        logits, _ = bind(config, whole, dtype)(*(batch[name] for name in INPUTS))
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
     rows = batch_sharding(mesh, micro_batches=False)
 
     def on_mesh(params: Params, batch: Batch) -> jax.Array:
-        return forward(params, jax.device_put({name: batch[name] for name in _INPUTS}, rows))
+        return forward(params, jax.device_put({name: batch[name] for name in INPUTS}, rows))
 
     return on_mesh
 

@@ -25,13 +25,11 @@ from flaxbert.loop.sharding import (
 )
 from flaxbert.model.config import BertConfig
 from flaxbert.model.dropout import fold
-from flaxbert.model.heads import Params, bind
+from flaxbert.model.heads import INPUTS, Params, bind
 from flaxbert.tasks import Task
 
 State = dict[str, Any]
 Batch = dict[str, Any]
-
-_INPUTS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
 
 
 def init_state(params: Params, mesh: Mesh) -> State:
@@ -77,7 +75,7 @@ def make_train_step(
 
     def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
         whole = gather_tables(mesh, params)
-        logits, _ = bind(config, whole, dtype)(*(micro[name] for name in _INPUTS), seed)
+        logits, _ = bind(config, whole, dtype)(*(micro[name] for name in INPUTS), seed)
         return task.loss_sums(
             logits,
             micro["labels"],

@@ -6,6 +6,7 @@ an interrupted run equals that of an uninterrupted one, times apart.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,14 +22,23 @@ from flaxbert.storage.workdir import write_atomically
 
 
 class Writer:
-    """Writes metrics and progress; `step` is the update that a resume starts after."""
+    """Writes metrics and progress.
 
-    def __init__(self, metrics: Path, *, step: int, total: int, bar: bool | None = None) -> None:
-        cut_back(metrics, step)
+    A resume starts after update `step`, and `evaluated` was the last evaluation before it.
+    """
+
+    def __init__(
+        self,
+        metrics: Path,
+        *,
+        step: int,
+        total: int,
+        evaluated: int = 0,
+        bar: bool | None = None,
+    ) -> None:
+        cut_back(metrics, step, evaluated)
         self._file = metrics.open("a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(metrics.parent), purge_step=step + 1 if step else None, write_to_disk=True
-        )
+        self._board = SummaryWriter(str(metrics.parent), purge_step=step + 1, write_to_disk=True)
         shown = sys.stderr.isatty() if bar is None else bar
         self._bar = tqdm(
             total=total, initial=step, unit="update", disable=not shown, file=sys.stderr
@@ -67,19 +77,26 @@ class Writer:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._bar.close()
-        self._file.close()
-        self._board.close()
+        with contextlib.ExitStack() as stack:  # the others close even if one cannot
+            stack.callback(self._board.close)
+            stack.callback(self._file.close)
+            stack.callback(self._bar.close)
 
 
-def cut_back(metrics: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl after `step`, and one that was only half written."""
+def cut_back(metrics: Path, step: int, evaluated: int = 0) -> None:
+    """Drops the lines of metrics.jsonl after `step`, and one that was only half written.
+
+    Validation lines go after `evaluated` already: an evaluation at `step` that the checkpoint has
+    not seen runs again.
+    """
     if not metrics.is_file():
         return
     kept = []
     for line in metrics.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            last = evaluated if values["split"] == "validation" else step
+            if values["step"] <= last:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue

@@ -21,6 +21,9 @@ from flaxbert.model.config import BertConfig
 # Nested dict of arrays with string keys only; layer numbers are decimal strings.
 Params = dict[str, Any]
 
+# Keys of a batch, in the order of the arguments of BertForSequenceClassification.__call__.
+INPUTS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
+
 
 class BertPooler(nnx.Module):
     def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:

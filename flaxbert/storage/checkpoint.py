@@ -130,9 +130,18 @@ class Checkpoints:
             temporary.rename(self._directory / str(step))
             sync_directory(self._directory)
             for old in self._steps()[: -self._keep]:
-                shutil.rmtree(self._directory / str(old))
+                self._delete(old)
         except BaseException as error:  # raised again in the training thread, by wait()
             self._error = error
+
+    def _delete(self, step: int) -> None:
+        try:
+            shutil.rmtree(self._directory / str(step))
+        except OSError as error:  # the new one is committed: no reason to stop; tried again later
+            print(
+                f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}",
+                file=sys.stderr,
+            )
 
     def _steps(self) -> list[int]:
         return sorted(

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from flaxbert.storage.workdir import write_atomically
+from flaxbert.storage.workdir import sync_directory, write_atomically
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -30,6 +30,8 @@ def write_manifest(directory: Path) -> None:
     for name, path in _walk(directory).items():
         if name != NAME:
             files[name] = {"size": path.stat().st_size, "sha256": _sha256(path, sync=True)}
+    for folder in {path.parent for path in _walk(directory).values()}:
+        sync_directory(folder)
     body = {"format": FORMAT, "files": files}
     body["digest"] = _digest(body)
     write_atomically(directory / NAME, json.dumps(body, indent=1, sort_keys=True).encode())

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class Workdir:
         return self.root / "source"
 
     @property
+    def facts(self) -> Path:
+        """What the first start found out: digests of the data, compute dtype, model revision."""
+        return self.source / "facts.json"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 
@@ -83,7 +89,7 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
         raise ConfigError(f"--workdir: cannot use {root}: {error.strerror}.") from error
     workdir = Workdir(root)
     foreign = [name for name in present if name != ".lock" and not name.endswith(_TEMPORARY)]
-    if foreign and not workdir.started:
+    if foreign and not _is_run(workdir):
         raise ConfigError(
             f"--workdir: {root} is not empty and holds no config.json of a run "
             f"(found {', '.join(foreign[:5])}). Name a new or empty directory."
@@ -98,9 +104,17 @@ def existing_workdir(path: str | os.PathLike[str]) -> Workdir:
       ConfigError: there is no run at `path`.
     """
     workdir = Workdir(Path(path))
-    if not workdir.started:
+    if not _is_run(workdir):
         raise ConfigError(f"--workdir: {path} holds no config.json of a run.")
     return workdir
+
+
+def _is_run(workdir: Workdir) -> bool:
+    """Whether config.json is that of a run: a model folder has a file of that name too."""
+    if not workdir.started:
+        return False
+    stored = read_json(workdir.config)
+    return isinstance(stored, dict) and {"train", "optim", "checkpoint"} <= stored.keys()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -124,9 +138,8 @@ def sync_directory(path: Path) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON as the Hugging Face Trainer does (indent 4, sorted); NaN and inf become null."""
-    text = json.dumps(_finite(values), indent=4, sort_keys=True, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    """Writes `to_json` of the values."""
+    write_atomically(path, (to_json(values) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -143,24 +156,67 @@ def read_json(path: Path) -> Any:
         raise ModelFileError(f"{path}: is not valid JSON: {error}.") from error
 
 
-def replace_directory(new: Path, target: Path) -> None:
-    """Switches a whole directory: `target` is the old one or the new one, or `repair_directory` is
-    due because the process died between two renames."""
-    repair_directory(target)  # an earlier switch that was cut off may have left the only copy
-    old = target.with_name(target.name + ".old" + _TEMPORARY)
+def replace_directory(new: Path, target: Path, *, committed: bool) -> None:
+    """Switches a whole directory; a reader sees the old one or the new one.
+
+    A directory that a committed checkpoint speaks of (`committed`) is kept beside the new one until
+    the next such switch: should the process die before the next checkpoint, `choose_directory`
+    takes it back. One that no checkpoint speaks of is dropped.
+    """
+    repair_directory(target)
+    previous, old = _beside(target, "previous"), _beside(target, "old")
+    kept = previous if committed else old
+    shutil.rmtree(kept, ignore_errors=True)
     if target.exists():
-        target.rename(old)
+        target.rename(kept)
     new.rename(target)
     sync_directory(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def repair_directory(target: Path) -> None:
-    """Finishes a `replace_directory` that was cut off: the old directory comes back."""
-    old = target.with_name(target.name + ".old" + _TEMPORARY)
-    if old.exists() and not target.exists():
-        old.rename(target)
+    """Finishes a `replace_directory` that was cut off between two renames."""
+    old, previous = _beside(target, "old"), _beside(target, "previous")
+    for candidate in (old, previous):
+        if candidate.exists() and not target.exists():
+            candidate.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def choose_directory(target: Path, is_right: Callable[[Path], bool]) -> bool:
+    """Makes the directory that `is_right` accepts the target: it or the one kept beside it.
+
+    Returns False, and changes nothing, if it accepts neither.
+    """
+    repair_directory(target)
+    previous = _beside(target, "previous")
+    if target.is_dir() and is_right(target):
+        return True
+    if previous.is_dir() and is_right(previous):
+        shutil.rmtree(target, ignore_errors=True)
+        previous.rename(target)
+        sync_directory(target.parent)
+        return True
+    return False
+
+
+def forget_previous(target: Path) -> None:
+    """Drops the directory that `replace_directory` kept: the target's checkpoint has committed."""
+    shutil.rmtree(_beside(target, "previous"), ignore_errors=True)
+
+
+def copy_file(source: Path, directory: Path) -> None:
+    """Copies a file into a directory, whole and synced."""
+    write_atomically(directory / source.name, source.read_bytes())
+
+
+def to_json(values: Any) -> str:
+    """Returns JSON as the Hugging Face Trainer writes it; NaN and inf become null."""
+    return json.dumps(_finite(values), indent=4, sort_keys=True, allow_nan=False)
+
+
+def _beside(target: Path, name: str) -> Path:
+    return target.with_name(f"{target.name}.{name}{_TEMPORARY}")
 
 
 def _finite(values: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from flaxbert.errors import ModelFileError
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params, init_params
-from flaxbert.storage.workdir import read_json, write_json
+from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
 from flaxbert.weights import table
 from flaxbert.weights.safetensors_file import WEIGHTS, read_safetensors, write_safetensors
 
@@ -104,7 +103,7 @@ def write_model(
     write_safetensors(directory / WEIGHTS, table.to_torch(config, host))
     for path in tokenizer_files:
         if path.parent.resolve() != directory.resolve():
-            shutil.copyfile(path, directory / path.name)
+            copy_file(path, directory)
     if card:
-        (directory / "README.md").write_text(card, encoding="utf-8")
+        write_atomically(directory / "README.md", card.encode())
     write_json(directory / "config.json", config.to_dict())

@@ -21,10 +21,10 @@ from flaxbert.tasks import task_for
 
 BERT = BertConfig(
     vocab_size=64,
-    hidden_size=16,
+    hidden_size=32,  # smaller products are inlined by XLA:CPU and compile slower
     num_hidden_layers=2,
     num_attention_heads=4,
-    intermediate_size=32,
+    intermediate_size=64,
     max_position_embeddings=32,
     initializer_range=0.2,
     id2label=("a", "b", "c"),

@@ -36,7 +36,7 @@ def test_moments_lie_where_their_parameters_lie():
     assert shardings["optimizer"]["mu"] == shardings["params"]
     assert shardings["optimizer"]["nu"] == shardings["params"]
     kernel = state["params"]["bert"]["encoder"]["layer"]["0"]["intermediate"]["dense"]["kernel"]
-    assert kernel.sharding.shard_shape(kernel.shape) == (8, 16)
+    assert kernel.sharding.shard_shape(kernel.shape) == (16, 32)
 
 
 @pytest.mark.parametrize(

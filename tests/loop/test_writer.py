@@ -9,8 +9,8 @@ import pytest
 from flaxbert.loop.writer import Writer, cut_back
 
 
-def _line(step: int) -> str:
-    return json.dumps({"step": step, "name": "loss", "value": 1.0}) + "\n"
+def _line(step: int, split: str = "train") -> str:
+    return json.dumps({"step": step, "split": split, "name": "loss", "value": 1.0}) + "\n"
 
 
 @pytest.mark.parametrize("tail", ["", '{"step": 3, "na', "\n", "null\n", '{"name": "x"}\n'])
@@ -19,6 +19,13 @@ def test_lines_after_the_checkpoint_go(tmp_path, tail):
     path.write_text(_line(1) + _line(2) + _line(3) + _line(4) + tail)
     cut_back(path, 2)
     assert path.read_text() == _line(1) + _line(2)
+
+
+def test_an_evaluation_that_the_checkpoint_has_not_seen_runs_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(_line(2) + _line(2, "validation") + _line(4) + _line(4, "validation"))
+    cut_back(path, 4, evaluated=2)
+    assert path.read_text() == _line(2) + _line(2, "validation") + _line(4)
 
 
 def test_nothing_to_cut(tmp_path):

@@ -104,7 +104,7 @@ def _fingerprint(workdir: Path, err: str) -> dict[str, object]:
         "checkpoints": sorted(path.name for path in (workdir / "checkpoints").iterdir()),
         "mesh": re.findall(r"mesh (.*)", said),
         "rows": re.findall(r"rows: (.*)", said),
-        "best": re.findall(r"best: (.*)", said),
+        "best": re.findall(r"best: .* after update (.*)", said),
     }
 
 

@@ -3,8 +3,8 @@
     python -m tests.soak.resume --kills=10 --output=tests/results/resume.json
 
 Dropout, accumulation and packing are on. After each kill the same command runs to its end; every
-array of the final checkpoint, the exported weights and metrics.jsonl (times apart) must equal those
-of a run that nobody touched, bit for bit.
+array of the final checkpoint, the exported weights, metrics.jsonl and the results (times apart)
+must equal those of a run that nobody touched, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ import numpy as np
 from tests.commands import final_state, metrics_without_times, start, train_flags
 
 UPDATES = 300
+EARLY_SECONDS = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    seconds_after_compilation: float
+    moment: str
     newest_checkpoint_at_kill: int
     differences: list[str]
 
@@ -61,13 +62,14 @@ def run_whole(flags: list[str]) -> float:
     return time.monotonic() - compiled
 
 
-def run_and_kill(flags: list[str], delay: float) -> bool:
-    """Starts, sends SIGKILL `delay` seconds after compilation; False if the run was faster."""
+def run_and_kill(flags: list[str], delay: float, *, early: bool) -> bool:
+    """Starts, sends SIGKILL `delay` seconds after compilation (`early`: after the start); returns
+    False if the run was faster."""
     process = start("train", *flags)
-    compiled = _wait_for_compilation(process)
+    begun = time.monotonic() if early else _wait_for_compilation(process)
     drain = threading.Thread(target=process.communicate, daemon=True)
     drain.start()  # an unread pipe would stop the run
-    time.sleep(max(0.0, compiled + delay - time.monotonic()))
+    time.sleep(max(0.0, begun + delay - time.monotonic()))
     process.kill()
     drain.join(60)
     return process.returncode == -signal.SIGKILL
@@ -89,7 +91,16 @@ def compare(expected: Path, actual: Path) -> list[str]:
         different.append(str(weights))
     if metrics_without_times(expected) != metrics_without_times(actual):
         different.append("metrics.jsonl")
+    for name in ("train_results.json", "eval_results.json", "all_results.json"):
+        if _results(expected / name) != _results(actual / name):
+            different.append(name)
     return sorted(different)
+
+
+def _results(path: Path) -> dict:
+    """Returns a results file without what depends on the clock."""
+    values = json.loads(path.read_text())
+    return {n: v for n, v in values.items() if "runtime" not in n and "per_second" not in n}
 
 
 def soak(
@@ -103,13 +114,15 @@ def soak(
     while len(outcomes) < kills:
         workdir = folder / f"killed-{len(outcomes)}"
         flags = flags_for(model, train, dev, workdir)
-        delay = chance.uniform(0, duration)
-        if not run_and_kill(flags, delay):
+        early = len(outcomes) % 5 == 4  # every fifth kill comes while imports and compilation run
+        delay = chance.uniform(0, EARLY_SECONDS if early else duration)
+        if not run_and_kill(flags, delay, early=early):
             shutil.rmtree(workdir)
             continue
         saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdecimal()]
         run_whole_again(flags)
-        outcomes.append(Outcome(round(delay, 3), max(saved, default=0), compare(whole, workdir)))
+        moment = f"{delay:.3f} s after {'the start' if early else 'compilation'}"
+        outcomes.append(Outcome(moment, max(saved, default=0), compare(whole, workdir)))
         shutil.rmtree(workdir)
     return outcomes
 
@@ -155,7 +168,7 @@ def main() -> None:
         )
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     record = {
-        "what": "SIGKILL at a random moment after compilation, then the same command to its end",
+        "what": "SIGKILL at random moments of a run, then the same command to its end",
         "command": f"python -m tests.soak.resume --kills={arguments.kills} --seed={arguments.seed}",
         "updates": UPDATES,
         "kills": len(outcomes),
@@ -165,6 +178,7 @@ def main() -> None:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in names},
     }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(f"{record['bit_identical']} of {record['kills']} bit-identical, {record['seconds']} s")
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flaxbert.config import Config, to_dict
 from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage import workdir as module
 from flaxbert.storage.workdir import (
+    choose_directory,
     existing_workdir,
+    forget_previous,
     open_workdir,
     read_json,
     repair_directory,
@@ -51,10 +54,18 @@ def test_both_kinds_of_path(tmp_path, kind):
 
 
 def test_the_folder_of_a_run_is_opened_again(tmp_path):
-    write_json(open_workdir(tmp_path).config, {})
+    write_json(open_workdir(tmp_path).config, to_dict(Config()))
     (tmp_path / "checkpoints").mkdir()
     assert open_workdir(tmp_path).started
     assert existing_workdir(tmp_path).started
+
+
+def test_a_model_folder_is_no_run(tmp_path):
+    """It has a config.json too; the message must not speak of its fields."""
+    write_json(tmp_path / "config.json", {"model_type": "bert"})
+    for open_it in (open_workdir, existing_workdir):
+        with pytest.raises(ConfigError, match=r"holds no config.json of a run"):
+            open_it(tmp_path)
 
 
 @pytest.mark.parametrize("litter", [[".lock"], ["config.json.tmp"], [".lock", "model.new.tmp"]])
@@ -234,8 +245,23 @@ def test_a_directory_is_switched_whole(tmp_path, existed):
     if existed:
         _directory(target, "old")
         (target / "only in the old one").touch()
-    replace_directory(_directory(tmp_path / "model.new.tmp", "new"), target)
+    replace_directory(_directory(tmp_path / "model.new.tmp", "new"), target, committed=True)
     assert _snapshot(target) == NEW
+    kept = ["model.previous.tmp"] if existed else []
+    assert sorted(os.listdir(tmp_path)) == ["model", *kept]
+    forget_previous(target)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_a_checkpoint_speaks_of_survives_any_number_of_switches(tmp_path):
+    target = _directory(tmp_path / "model", "old")
+    for text, committed in (("first", True), ("second", False), ("third", False)):
+        replace_directory(_directory(tmp_path / "new", text), target, committed=committed)
+        assert (target / "file").read_text() == text
+    assert not choose_directory(target, lambda folder: (folder / "file").read_text() == "first")
+    assert (target / "file").read_text() == "third"
+    assert choose_directory(target, lambda folder: (folder / "file").read_text() == "old")
+    assert _snapshot(target) == OLD
     assert os.listdir(tmp_path) == ["model"]
 
 
@@ -256,7 +282,10 @@ def _cut_off_at(monkeypatch, call: int) -> None:
     monkeypatch.setattr(module, "sync_directory", cutting(module.sync_directory))
 
 
-def test_repair_gives_the_old_or_the_new_one_at_every_cut_off_point(tmp_path, monkeypatch):
+@pytest.mark.parametrize("committed", [True, False])
+def test_repair_gives_the_old_or_the_new_one_at_every_cut_off_point(
+    tmp_path, monkeypatch, committed
+):
     outcomes = []
     for call in range(20):
         root = tmp_path / str(call)
@@ -264,7 +293,7 @@ def test_repair_gives_the_old_or_the_new_one_at_every_cut_off_point(tmp_path, mo
         with monkeypatch.context() as patched:
             _cut_off_at(patched, call)
             try:
-                replace_directory(new, target)
+                replace_directory(new, target, committed=committed)
             except _PowerCut:
                 finished = False
             else:
@@ -274,6 +303,8 @@ def test_repair_gives_the_old_or_the_new_one_at_every_cut_off_point(tmp_path, mo
         assert _snapshot(target) in (OLD, NEW), call
         assert not list(root.glob("*.old.tmp")), call
         outcomes.append(_snapshot(target))
+        if committed:
+            assert choose_directory(target, lambda folder: _snapshot(folder) == OLD), call
         if finished:
             break
     assert finished and outcomes[-1] == NEW
@@ -292,7 +323,7 @@ def test_the_next_switch_after_a_cut_off_never_drops_the_only_copy(tmp_path, mon
                 _directory(new, "new")
                 with monkeypatch.context() as patched, contextlib.suppress(_PowerCut):
                     _cut_off_at(patched, call)
-                    replace_directory(new, target)
+                    replace_directory(new, target, committed=True)
             repair_directory(target)
             assert _snapshot(target) in (OLD, NEW), (first, second)
 

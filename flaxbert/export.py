@@ -1,0 +1,127 @@
+"""What leaves a run: model/ with the best weights, and the result files.
+
+The surprising thing: model/ may be newer than the last checkpoint. The one that the checkpoint
+speaks of is kept beside it, so that a resume can always go back to what its run.json names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flaxbert import cli
+from flaxbert.config import Config
+from flaxbert.loop.control import Cadence, Hooks, Progress
+from flaxbert.loop.results import named_for, train_results
+from flaxbert.model.heads import Params
+from flaxbert.prepare import Prepared
+from flaxbert.storage.workdir import (
+    Workdir,
+    choose_directory,
+    forget_previous,
+    replace_directory,
+    write_json,
+)
+from flaxbert.weights.card import model_card
+from flaxbert.weights.folder import write_model
+
+
+def export_model(
+    workdir: Workdir,
+    config: Config,
+    prepared: Prepared,
+    facts: dict[str, Any],
+    params: Params,
+    step: int,
+    results: dict[str, Any],
+    committed: bool,
+) -> str:
+    """Writes model/ whole, beside it first, then switched; returns the weights' SHA-256."""
+    staged = workdir.model.with_name(workdir.model.name + ".new.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    told = {
+        "started from": facts["model"],
+        "task": config.data.task,
+        "updates": step,
+        "sequences per update": config.train.batch_size,
+        "peak learning rate": config.optim.learning_rate,
+        "seed": config.seed,
+        "compute dtype": facts["dtype"],
+        **facts["versions"],
+    }
+    write_model(
+        staged,
+        prepared.bert,
+        params,
+        prepared.tokenizer_files,
+        card=model_card(prepared.bert, told, results),
+    )
+    digest = _digest_of(staged)
+    replace_directory(staged, workdir.model, committed=committed)
+    return digest
+
+
+def restore_model(workdir: Workdir, progress: Progress) -> None:
+    """Makes model/ the best model that the checkpoint knows.
+
+    It may be a later one: exported, and then the process died before a checkpoint named it. Where
+    the replay is bit-identical it comes again, on other devices perhaps not.
+    """
+    best = progress.best
+    if best is None or choose_directory(
+        workdir.model, lambda folder: _digest_of(folder) == best["weights"]
+    ):
+        return
+    cli.say(
+        f"WARNING: {workdir.model} is not the best model, of update {best['step']}, any more; the "
+        "next evaluation counts as best"
+    )
+    progress.best = None
+
+
+def _digest_of(folder: Path) -> str:
+    """Returns the SHA-256 of the weights in a model folder, "" if there are none."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_results(
+    workdir: Workdir,
+    prepared: Prepared,
+    progress: Progress,
+    cadence: Cadence,
+    hooks: Hooks,
+    params: Params,
+) -> None:
+    """Writes train_results.json, eval_results.json and, last of all, all_results.json."""
+    train = train_results(progress, len(prepared.train), cadence.epoch(progress.step))
+    evaluated: dict[str, Any] = {}
+    write_json(workdir.results("train"), train)
+    if progress.best is not None:
+        evaluated = named_for("validation", progress.best["results"])
+        cli.say(
+            f"best: {cadence.best_metric} {progress.best['value']:.4f} after update "
+            f"{progress.best['step']}"
+        )
+    else:
+        why = "no validation data"
+        if progress.results is not None:
+            why = f"{cadence.best_metric} was never finite"
+            evaluated = named_for("validation", progress.results)
+        hooks.export(params, progress.step, {}, True)
+        cli.say(f"{why}: model/ holds the weights after the last update")
+    if evaluated:
+        write_json(workdir.results("validation"), evaluated)
+    forget_previous(workdir.model)
+    # The epoch is that of the end; when the best model was reached stands in eval_results.json.
+    merged = {name: v for name, v in evaluated.items() if name != "step"} | train
+    write_json(workdir.all_results, merged)
+    cli.say(
+        f"done: {train['train_samples_per_second']:.1f} sequences/s in training, "
+        f"{progress.wall_seconds:.0f} s in the loop; model in {workdir.model}"
+    )
