@@ -20,6 +20,7 @@ from flaxbert.loop.optim import (
 from flaxbert.model.heads import abstract_params
 from flaxbert.weights.table import assemble, entries, flatten
 from tests.loop.harness import BERT, examples, means, run, without_dropout
+from tests.loop.torch_updates import tiny_torch, torch_run
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
@@ -52,66 +53,6 @@ def test_decay_is_chosen_by_name():
     assert decayed and spared
 
 
-def _torch_run(data, optim, updates, batch_size, dtype, config):
-    """The same updates in PyTorch: padded batches, AdamW, clipping and schedule of transformers."""
-    import torch
-    from transformers import BertForSequenceClassification, get_scheduler
-
-    from flaxbert.data.batches import update_indices
-    from tests.reference import torch_config
-
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(
-        torch_config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_position_embeddings,
-            initializer_range=config.initializer_range,
-            labels=config.num_labels,
-        )
-    )
-    start = {name: value.numpy().copy() for name, value in model.state_dict().items()}
-    model = model.to(dtype).train()
-    spared = [p for n, p in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
-    rest = [p for n, p in model.named_parameters() if not (n.endswith("bias") or "LayerNorm" in n)]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": rest, "weight_decay": optim.weight_decay},
-            {"params": spared, "weight_decay": 0},
-        ],
-        lr=optim.learning_rate,
-        betas=(optim.b1, optim.b2),
-        eps=optim.eps,
-    )
-    schedule = get_scheduler(
-        optim.schedule, optimizer, warmup_steps(optim.warmup, updates), updates
-    )
-    losses = []
-    for step in range(updates):
-        indices = update_indices(len(data), batch_size, 1, step)
-        width = int(data.tokens.lengths[indices].max())
-        ids = np.zeros((3, len(indices), width), np.int64)
-        for row, index in enumerate(indices):
-            part = slice(data.tokens.offsets[index], data.tokens.offsets[index + 1])
-            length = part.stop - part.start
-            ids[0, row, :length] = data.tokens.input_ids[part]
-            ids[1, row, :length] = 1
-            ids[2, row, :length] = data.tokens.token_type_ids[part]
-        input_ids, mask, types = map(torch.tensor, ids)
-        logits = model(input_ids, attention_mask=mask, token_type_ids=types).logits
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(data.labels[indices]).long())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    end = {n: v.detach().double().numpy() for n, v in model.state_dict().items()}
-    return start, np.array(losses), end
-
-
 UPDATES = Optim(learning_rate=1e-3, warmup=0.2, clip_norm=0.5, weight_decay=0.1)
 
 
@@ -119,7 +60,7 @@ def test_20_updates_in_float64(x64):
     """Warm-up, clipping (active in every update) and decay: parameters to 1e-5 x peak rate."""
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is for Python 3.11")
     config, data = without_dropout(), examples()
-    start, losses, end = _torch_run(data, UPDATES, 20, 16, torch.float64, config)
+    start, losses, end = torch_run(tiny_torch(config), data, UPDATES, 20, 16, torch.float64)
     params = assemble(config, start, "test").params
     history, state = run(
         data,
@@ -141,7 +82,7 @@ def test_20_updates_in_float64(x64):
 def test_loss_curve_in_float32():
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is for Python 3.11")
     config, data = without_dropout(), examples()
-    start, losses, _ = _torch_run(data, UPDATES, 20, 16, torch.float32, config)
+    start, losses, _ = torch_run(tiny_torch(config), data, UPDATES, 20, 16, torch.float32)
     params = assemble(config, start, "test").params
     history, _ = run(data, config=config, params=params, optim=UPDATES)
     assert np.abs(means(history) / losses - 1).max() <= 2e-5
