@@ -77,6 +77,8 @@ def run(
       define: adds the command's flags to the FlagValues it is given.
       description: printed by --help.
     """
+    # transformers tells everybody without PyTorch that models will not be available: not ours.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     stop = StopSignal()
     stop.install()
     try:

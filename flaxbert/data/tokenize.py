@@ -196,7 +196,8 @@ def _load(directory: Path) -> Any:
     from transformers import AutoTokenizer, BertTokenizer
     from transformers.utils import logging as hf_logging
 
-    hf_logging.set_verbosity_error()
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # advice about classes that are not used here
     try:
         # AutoTokenizer reads config.json to learn the class; a bare vocabulary has none.
         bare = not (directory / "config.json").is_file()
@@ -204,3 +205,5 @@ def _load(directory: Path) -> Any:
         return cls.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the loader raises whatever its parsers do
         raise ModelFileError(f"{directory}: the tokenizer files cannot be read: {error}") from error
+    finally:
+        hf_logging.set_verbosity(verbosity)
