@@ -46,7 +46,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError(f"--output: there is no directory {output.parent}.")
 
     from flaxbert.data.check import check_texts
-    from flaxbert.data.sources import read_inputs
+    from flaxbert.data.files import read_inputs
     from flaxbert.inference import Predictor, run_config_of
     from flaxbert.storage.workdir import write_atomically
 

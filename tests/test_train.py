@@ -124,7 +124,7 @@ def test_pytorch_loads_the_model(finished, capsys, reviews, tmp_path):
     pytest.importorskip("torch", reason="PyTorch, the reference, is for Python 3.11")
     from transformers import pipeline
 
-    from flaxbert.data.sources import read_rows
+    from flaxbert.data.files import read_rows
 
     texts = read_rows(reviews["test"], text="text").texts
     output = tmp_path / "out.jsonl"

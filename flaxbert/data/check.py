@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxbert.data.sources import Rows
+from flaxbert.data.rows import Rows
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.tasks import Target
 

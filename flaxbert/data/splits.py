@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 
 from flaxbert.config import Data
-from flaxbert.data import check, sources
+from flaxbert.data import check, files, sources
 from flaxbert.data.batches import Examples
 from flaxbert.data.check import Labels
-from flaxbert.data.sources import Rows
+from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError
 from flaxbert.tasks import task_for
@@ -35,7 +35,7 @@ def read_training(data: Data) -> tuple[Rows, Rows | None, tuple[str, ...]]:
 
     Raises:
       ConfigError: an unknown task, no training file, or files beside a task that has its own.
-      DataError: see `sources.read_rows`.
+      DataError: see `files.read_rows`.
     """
     sources.check_task(data.task)
     if data.task != "text":
@@ -55,7 +55,7 @@ def read_training(data: Data) -> tuple[Rows, Rows | None, tuple[str, ...]]:
 
 def read_file(data: Data, path: str) -> Rows:
     """Reads a labelled file with the columns of the config."""
-    return sources.read_rows(path, text=data.text, text_pair=data.text_pair, label=data.label)
+    return files.read_rows(path, text=data.text, text_pair=data.text_pair, label=data.label)
 
 
 def read_split(data: Data, labels: Labels, split: str, seed: int) -> Rows:

@@ -19,7 +19,7 @@ from flaxbert.data.check import (
     learn_labels,
     split_validation,
 )
-from flaxbert.data.sources import Rows
+from flaxbert.data.rows import Rows
 from flaxbert.errors import ConfigError, DataError
 
 SENTIMENT = ("negative", "positive")

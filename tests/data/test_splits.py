@@ -9,7 +9,7 @@ import pytest
 
 from flaxbert.config import Data
 from flaxbert.data.check import Labels
-from flaxbert.data.sources import Rows
+from flaxbert.data.rows import Rows
 from flaxbert.data.splits import hold_out, make_examples, read_file, read_split, read_training
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError, DataError

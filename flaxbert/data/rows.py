@@ -1,0 +1,48 @@
+"""Rows: what every source of data gives and every check takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of one split, as read: nothing is checked but the file's own format.
+
+    A cell that a JSONL object lacks is None; cells of CSV and TSV are always strings.
+    """
+
+    source: str  # file or data set name, for messages
+    texts: list[Any]
+    pairs: list[Any] | None  # second texts
+    targets: list[Any] | None
+    lines: list[int]  # line in the file where each row starts, from 1
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def where(self, index: int) -> str:
+        return f"{self.source}:{self.lines[index]}"
+
+    def take(self, indices: Sequence[int], name: str) -> Rows:
+        """Returns the rows at `indices`; `name` says in messages which part they are."""
+
+        def pick(values: list[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[i] for i in indices]
+
+        return Rows(
+            self.source if not name else f"{self.source} ({name})",
+            pick(self.texts) or [],
+            pick(self.pairs),
+            pick(self.targets),
+            pick(self.lines) or [],
+        )
+
+
+def near_name(names: Iterable[str], name: str) -> str:
+    """Returns " Did you mean '...'?" for the closest of the names, "" if none is close."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
