@@ -34,10 +34,13 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    task: str = "text"  # text = own files; rotten_tomatoes = the embedded sentences
-    train: str = ""  # training file: .csv, .tsv or .jsonl
-    validation: str = ""  # validation file; "" = none, or data.validation_fraction
-    test: str = ""  # test file, for `evaluate --split=test`
+    task: str = "text"  # text = own files; rotten_tomatoes; a GLUE task: cola, sst2, mrpc, ...
+    dataset: str = ""  # hub data set or folder laid out like one; "" = files, or the task's own
+    dataset_config: str = ""  # its configuration; "" = the default one
+    dataset_revision: str = ""  # hub revision (branch, tag or commit); "" = the default branch
+    train: str = ""  # training file; with data.dataset the split, "" = train
+    validation: str = ""  # validation file or split; "" = none, or data.validation_fraction
+    test: str = ""  # test file or split, for `evaluate --split=test`
     validation_fraction: float = 0.0  # held out of data.train when there is no validation file
     text: str = "text"  # column of the text
     text_pair: str = ""  # column of the second text; "" = single sentences
@@ -214,6 +217,16 @@ def seed_for(config: Config, purpose: str) -> int:
     return (config.seed * 0x27D4EB2F + offset) % 2**32
 
 
+def refuse_without_validation(train: Train) -> None:
+    """Raises ConfigError if a field is set that has no effect without validation data."""
+    for name in ("patience", "eval_every", "best_metric"):
+        if getattr(train, name):
+            raise ConfigError(
+                f"config.train.{name} needs validation data: set config.data.validation or "
+                "config.data.validation_fraction."
+            )
+
+
 def _build(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(f"config.{prefix.rstrip('.')}: expected fields, got {values!r}.")
@@ -278,16 +291,14 @@ def _check(config: Config) -> None:
             "config.data.validation and config.data.validation_fraction exclude each other: "
             "set the fraction to 0 to use the file, or the file to '' to hold rows out."
         )
-    for name in ("patience", "eval_every", "best_metric"):
-        if getattr(config.train, name) and not _has_validation(config.data):
-            raise ConfigError(
-                f"config.train.{name} needs validation data: set config.data.validation or "
-                "config.data.validation_fraction."
-            )
+    if not _may_have_validation(config.data):
+        refuse_without_validation(config.train)
     for name in ("text", "label"):
         if not getattr(config.data, name):
             raise ConfigError(f"config.data.{name} is empty: name a column of the file.")
 
 
-def _has_validation(data: Data) -> bool:
-    return data.task != "text" or bool(data.validation) or data.validation_fraction > 0
+def _may_have_validation(data: Data) -> bool:
+    """Whether there can be validation data; what a data set has is known once it is there."""
+    own = data.task != "text" or data.dataset
+    return bool(own or data.validation or data.validation_fraction)

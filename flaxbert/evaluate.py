@@ -34,7 +34,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if values.data and values["split"].present:
         raise ConfigError("--split and --data exclude each other.")
 
-    from flaxbert.data import splits
+    from flaxbert.data import sources, splits
     from flaxbert.inference import Predictor, run_config_of
     from flaxbert.loop.evaluate import evaluate
     from flaxbert.loop.results import named_for
@@ -56,13 +56,14 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         packing=config.data.packing,
     )
 
-    data = cli.with_columns(config.data, values)
+    data = cli.with_columns(sources.with_task(config.data), values)
     labels = predictor.labels
     if values.data:
         name, rows = Path(values.data).stem, splits.read_file(data, values.data)
     else:
         name = values.split
-        rows = splits.read_split(data, labels, name, seed_for(config, "data"))
+        seed = seed_for(config, "data")
+        rows = splits.read_split(data, labels, name, seed, facts.get("dataset_revision", ""))[""]
     split = splits.make_examples(
         name,
         rows,
@@ -71,7 +72,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         max_length=predictor.max_length,
         separator=data.label_separator,
     )
-    recorded = facts.get("training" if name == "train" else name)
+    recorded = facts.get("training" if name == "train" else name, {}).get("")
     if not values.data and recorded not in (None, split.examples.digest()):
         raise DataError(
             f"--split={name}: the data differ from those that {values.workdir} was trained with. "

@@ -42,8 +42,8 @@ def export_model(
     staged = workdir.model.with_name(workdir.model.name + ".new.tmp")
     shutil.rmtree(staged, ignore_errors=True)
     told = {
-        "started from": facts["model"],
-        "task": config.data.task,
+        "started from": _with_revision(facts["model"], facts["model_revision"]),
+        "data": _with_revision(_data_name(config), facts["dataset_revision"]),
         "updates": step,
         "sequences per update": config.train.batch_size,
         "peak learning rate": config.optim.learning_rate,
@@ -61,6 +61,15 @@ def export_model(
     digest = _digest_of(staged)
     replace_directory(staged, workdir.model, committed=committed)
     return digest
+
+
+def _with_revision(name: str, revision: str) -> str:
+    return f"{name} at {revision}" if revision and revision != name else name
+
+
+def _data_name(config: Config) -> str:
+    data = config.data
+    return data.dataset if data.task == "text" and data.dataset else data.task
 
 
 def restore_model(workdir: Workdir, progress: Progress) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from flaxbert import cli
-from flaxbert.config import Config, seed_for
-from flaxbert.data import check, splits
+from flaxbert.config import Config, refuse_without_validation, seed_for
+from flaxbert.data import check, sources, splits
 from flaxbert.data.batches import (
     Examples,
     plan_inference,
@@ -29,7 +30,7 @@ from flaxbert.data.tokenize import Tokenizer, files_in, resolve_max_length
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params
 from flaxbert.storage.workdir import Workdir
-from flaxbert.tasks import HF_PROBLEM_TYPES, problem_of
+from flaxbert.tasks import HF_PROBLEM_TYPES, problem_of, task_for
 from flaxbert.weights.folder import read_config, read_model, with_labels
 from flaxbert.weights.hub import resolve_model
 
@@ -41,11 +42,13 @@ class Prepared:
     bert: BertConfig  # with the run's labels
     labels: Labels
     train: Examples
-    validation: Examples | None
+    validation: dict[str, Examples]  # {suffix of its metrics: examples}; {} = none
     lines: tuple[str, ...]  # what to tell about the data
     tokenizer_files: list[Path]
     load_params: Callable[[], Params]  # reads the pretrained weights
     revision: str  # of the model; "" for a folder
+    dataset_revision: str  # of the data set; "" for files
+    metric: str  # picks the best model, unless the config names another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +59,15 @@ class Plans:
     per_epoch: int
 
 
-def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
+def prepare(
+    config: Config, workdir: Workdir, *, resumed: bool, dataset_revision: str = ""
+) -> Prepared:
     """Reads and checks model folder and data.
 
-    A resume needs neither hub nor pretrained weights: tokenizer files and the label map are those
-    that the first start left in the workdir.
+    A resume needs no pretrained weights: tokenizer files and the label map are those that the first
+    start left in the workdir, and a hub data set is that of the revision recorded there.
     """
-    data, model = config.data, config.model
+    data, model = sources.with_task(config.data), config.model
     folder, revision = (
         (workdir.source, "") if resumed else resolve_model(model.path, model.revision)
     )
@@ -75,17 +80,21 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
     )
     max_length = resolve_max_length(data.max_length, bert.max_position_embeddings)
 
-    train_rows, validation_rows, task_names = splits.read_training(data)
+    read = splits.read_training(data, dataset_revision)
+    train_rows, validation_rows = read.train, read.validation
     check.check_texts(train_rows)
     if resumed:
         labels = check.Labels(problem_of(bert.problem_type, bert.num_labels), bert.id2label)
     else:
-        known = check.Known(bert.id2label if bert.has_label_names else (), task_names)
+        known = check.Known(bert.id2label if bert.has_label_names else (), read.names)
         labels = check.learn_labels(train_rows, data.problem, data.label_separator, known)
     check.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
-    if data.validation_fraction and validation_rows is None:
+    if data.validation_fraction and not validation_rows:
         seed = seed_for(config, "data")
-        train_rows, validation_rows = splits.hold_out(data, train_rows, labels, seed)
+        train_rows, held_out = splits.hold_out(data, train_rows, labels, seed)
+        validation_rows = {"": held_out}
+    if not validation_rows:
+        refuse_without_validation(config.train)
 
     examples = functools.partial(
         splits.make_examples,
@@ -95,7 +104,10 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
         separator=data.label_separator,
     )
     train = examples("training", train_rows)
-    validation = examples("validation", validation_rows) if validation_rows is not None else None
+    validation = {
+        suffix: examples(f"validation {suffix}".rstrip(), rows)
+        for suffix, rows in validation_rows.items()
+    }
     bert = with_labels(bert, labels.names, HF_PROBLEM_TYPES[labels.problem])
 
     def load_params() -> Params:
@@ -108,11 +120,13 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
         bert=bert,
         labels=labels,
         train=train.examples,
-        validation=validation.examples if validation else None,
-        lines=train.lines + (validation.lines if validation else ()),
+        validation={suffix: split.examples for suffix, split in validation.items()},
+        lines=train.lines + tuple(line for split in validation.values() for line in split.lines),
         tokenizer_files=files_in(folder),
         load_params=load_params,
         revision=revision,
+        dataset_revision=read.revision,
+        metric=sources.main_metric_of(data.task) or task_for(labels.problem).MAIN_METRIC,
     )
 
 
@@ -131,9 +145,10 @@ def plan(config: Config, prepared: Prepared, row_multiple: int) -> Plans:
         row_length=config.data.row_length,
     )
     validation = None
-    if prepared.validation is not None:
+    if prepared.validation:
+        lengths = [examples.tokens.lengths for examples in prepared.validation.values()]
         validation = plan_inference(
-            prepared.validation.tokens.lengths,
+            np.concatenate(lengths),
             row_multiple=row_multiple,
             row_length=training.row_length,
             packing=config.data.packing,

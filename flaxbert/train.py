@@ -81,7 +81,12 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     stored = {} if newest is None else checkpoints.read_run(newest)
 
     # Model files and data: what is known before a device is asked.
-    prepared = prepare(config, workdir, resumed=newest is not None)
+    prepared = prepare(
+        config,
+        workdir,
+        resumed=newest is not None,
+        dataset_revision=stored.get("dataset_revision", ""),
+    )
     bert, task = prepared.bert, task_for(prepared.labels.problem)
     best_metric = _best_metric(config, task, prepared)
     facts = _run_facts(config, prepared, stored)
@@ -182,7 +187,7 @@ def _best_metric(config: Config, task: Task, prepared: Prepared) -> str:
         raise ConfigError(
             f"config.train.best_metric: expected one of {', '.join(names)}, got {asked!r}.{hint}"
         )
-    return asked or task.MAIN_METRIC
+    return asked or prepared.metric
 
 
 def _run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> dict[str, Any]:
@@ -192,11 +197,13 @@ def _run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> di
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
     versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
     return {
-        "training": prepared.train.digest(),
-        "validation": prepared.validation.digest() if prepared.validation else "",
+        "training": {"": prepared.train.digest()},
+        "validation": {name: split.digest() for name, split in prepared.validation.items()},
         "dtype": stored.get("dtype") or resolve_dtype(config.model.dtype),
         "labels": list(prepared.bert.id2label),
-        "model": stored.get("model") or prepared.revision or config.model.path,
+        "model": config.model.path,
+        "model_revision": stored.get("model_revision", prepared.revision),
+        "dataset_revision": prepared.dataset_revision,
         "config": to_dict(config),
         "versions": versions | {name: version(name) for name in names},
     }
@@ -290,19 +297,28 @@ def _evaluation(
 ) -> Callable[[Params], dict[str, Any]] | None:
     from flaxbert.data.batches import inference_batches
     from flaxbert.loop.evaluate import evaluate
+    from flaxbert.loop.results import merged
 
-    examples, plan = prepared.validation, plans.validation
-    if examples is None or plan is None:
+    plan = plans.validation
+    if plan is None:
         return None
-    return lambda params: evaluate(
-        forward,
-        params,
-        inference_batches(examples, plan),
-        examples.labels,
-        task=task,
-        loss=config.loss,
-        stop=stop.check,
-    )
+
+    def evaluate_all(params: Params) -> dict[str, Any]:
+        results = {
+            suffix: evaluate(
+                forward,
+                params,
+                inference_batches(examples, plan),
+                examples.labels,
+                task=task,
+                loss=config.loss,
+                stop=stop.check,
+            )
+            for suffix, examples in prepared.validation.items()
+        }
+        return merged(results)
+
+    return evaluate_all
 
 
 if __name__ == "__main__":

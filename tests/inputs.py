@@ -40,7 +40,6 @@ def write_reviews(folder: Path) -> dict[str, Path]:
     from flaxbert.data.sources import read_rotten_tomatoes
 
     train, validation = read_rotten_tomatoes()
-    names = {"0": "negative", "1": "positive"}
     folder.mkdir(exist_ok=True)
     paths = {}
     for name, rows, start, count in (
@@ -53,5 +52,5 @@ def write_reviews(folder: Path) -> dict[str, Path]:
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
             for index in range(start, start + count):
-                writer.writerow([rows.texts[index], names[rows.targets[index]]])
+                writer.writerow([rows.texts[index], rows.targets[index]])
     return paths

@@ -35,13 +35,16 @@ def test_no_default_is_none():
     assert all(value is not None for value in flatten(to_dict(Config())).values())
 
 
+ARGUMENTS = {"glue": ("mrpc",)}  # what must stand after the colon
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_files_build_and_comment_every_field(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    values = module.get_config()
+    values = module.get_config(*ARGUMENTS.get(path.stem, ()))
     if path.stem == "text":
         values.data.train = "train.csv"
     assert isinstance(make_config(values), Config)
@@ -50,6 +53,23 @@ def test_config_files_build_and_comment_every_field(path):
     sets = [line for line in text.splitlines() if line.startswith("    config.") and " = " in line]
     assert sets
     assert [line for line in sets if "  # " not in line] == []
+
+
+def test_the_glue_config_lists_its_tasks():
+    from flaxbert.tasks.glue import GLUE
+
+    path = Path(__file__).parent.parent / "configs" / "glue.py"
+    spec = importlib.util.spec_from_file_location("glue", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert list(module.TASKS) == list(GLUE)
+    assert {task: module.get_config(task).train.epochs for task in GLUE} == {
+        task: 5.0 if task in ("mrpc", "wnli") else 3.0 for task in GLUE
+    }
+    for wrong in ("", "sst", "ax"):
+        with pytest.raises(ValueError, match=r"configs/glue\.py"):
+            module.get_config(wrong)
 
 
 def test_every_field_has_a_comment():

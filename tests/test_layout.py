@@ -26,6 +26,8 @@ MAY_IMPORT = {
 ONLY_IN = {
     "transformers": {"data/tokenize.py"},
     "orbax": {"storage/checkpoint.py"},
+    "huggingface_hub": {"storage/hub.py"},
+    "datasets": {"data/hub.py"},
     "torch": set(),
     "tensorflow": set(),
     "pickle": set(),

@@ -21,7 +21,7 @@ from flaxbert.loop.writer import Writer
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.tasks import is_better
 
-# What an evaluation returns beside metrics.
+# What an evaluation says beside its metrics, also of a second set (samples_mm).
 _NOT_METRICS = ("samples", "runtime")
 
 
@@ -228,7 +228,8 @@ def _judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer
     step, metric = progress.step, cadence.best_metric
     progress.evaluated = step
     progress.results = {**results, "epoch": cadence.epoch(step), "step": step}
-    scalars = {name: v for name, v in results.items() if name not in _NOT_METRICS}
+    metrics = {name: v for name, v in results.items() if not name.startswith(_NOT_METRICS)}
+    scalars = metrics | {"samples_per_second": results["samples_per_second"]}
     writer.scalars(step, cadence.epoch(step), "validation", scalars)
     better = is_better(metric, results[metric], progress.best["value"] if progress.best else None)
     if better:
@@ -237,9 +238,7 @@ def _judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer
         progress.evaluations_without_gain += 1
         if cadence.patience and progress.evaluations_without_gain >= cadence.patience:
             progress.stopped_early = True
-    shown = "  ".join(
-        f"{name} {value:.4f}" for name, value in scalars.items() if name != "samples_per_second"
-    )
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     writer.line(
         f"validation after update {step}: {shown}  ({results['samples']} examples, "
         f"{results['samples_per_second']:.0f}/s){'  best so far' if better else ''}"

@@ -30,6 +30,16 @@ def train_results(progress: Progress, samples: int, epoch: float) -> dict[str, A
     }
 
 
+def merged(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Puts the results of several sets into one: {"": ..., "mm": ...} gives accuracy, accuracy_mm,
+    the names that transformers' run_glue has for MNLI."""
+    return {
+        f"{name}_{suffix}" if suffix else name: value
+        for suffix, values in results.items()
+        for name, value in values.items()
+    }
+
+
 def named_for(split: str, results: dict[str, Any]) -> dict[str, Any]:
     """Prefixes metric names: eval_accuracy for validation, else <split>_accuracy."""
     prefix = "eval" if split == "validation" else split

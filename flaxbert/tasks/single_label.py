@@ -51,16 +51,22 @@ def loss_sums(
 
 
 def metrics(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> dict[str, float]:
-    """F1 is that of class 1 for two classes (as in GLUE), else the mean over classes (macro)."""
+    """F1 is that of class 1 for two classes (as in GLUE), else the mean over classes (macro).
+
+    Two classes also have a combined_score, the mean of accuracy and F1 (MRPC and QQP).
+    """
     predicted = np.argmax(logits, axis=-1)
     confusion = measures.confusion_matrix(labels, predicted, logits.shape[-1])
     per_class = measures.f1_per_class(confusion)
     f1 = per_class[1] if len(per_class) == 2 else measures.mean_of_present(per_class, confusion)
-    return {
+    scores = {
         "accuracy": measures.accuracy(confusion),
         "f1": float(f1),
         "matthews_correlation": measures.matthews(confusion),
     }
+    if len(per_class) == 2:
+        scores["combined_score"] = (scores["accuracy"] + scores["f1"]) / 2
+    return scores
 
 
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:

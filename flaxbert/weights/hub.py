@@ -10,18 +10,26 @@ from pathlib import Path
 
 from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
+from flaxbert.storage.hub import HubError, fetch, is_hub_id
 
 EMBEDDED = "embedded:minilm"
 
 _FILES = (
     "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
+    "bert_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+)
+
+# Weights, the safest format first; the first of which a repository has any is fetched.
+_WEIGHTS = (
+    ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
+    ("flax_model.msgpack", "flax_model-*.msgpack", "flax_model.msgpack.index.json"),
+    ("*.ckpt.index", "*.ckpt.data-*"),
 )
 
 
@@ -39,8 +47,7 @@ def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Pat
         return minilm_directory(), EMBEDDED
     if name and os.path.exists(name):  # unlike Path.exists, False for a name that is too long
         return Path(name), ""
-    # A hub id is NAME or OWNER/NAME; anything else can only have been meant as a folder.
-    if name.startswith((".", "/", "~", "embedded:")) or name.count("/") > 1 or not name:
+    if not is_hub_id(name):
         raise ModelFileError(
             f"{name!r}: there is no such folder. Name a checkpoint folder, a hub id or {EMBEDDED}."
         )
@@ -48,16 +55,15 @@ def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Pat
 
 
 def _fetch(name: str, revision: str) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-
+    """Fetches what is small first: it tells the commit, and then only one format is fetched."""
     try:
-        folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=list(_FILES), tqdm_class=None
-        )
-    except Exception as error:  # the hub's own, httpx's and the operating system's
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        folder = fetch("model", name, revision, _FILES)
+        for patterns in _WEIGHTS:
+            fetch("model", name, folder.name, (*_FILES, *patterns))
+            if any(path for pattern in patterns for path in folder.glob(pattern)):
+                break
+    except HubError as error:
         raise ModelFileError(
-            f"{name!r}: there is no such folder, and it could not be fetched from the model hub: "
-            f"{reason} Check the name and the network, or name a local folder or {EMBEDDED}."
+            f"model {name!r}: there is no such folder; as a hub id: {error}"
         ) from error
-    return Path(folder), Path(folder).name  # a snapshot folder is named by its commit
+    return folder, folder.name  # a snapshot folder is named by its commit

@@ -29,8 +29,8 @@ def tomatoes():
 def test_rotten_tomatoes_sizes_and_balance(tomatoes):
     train, validation = tomatoes
     assert (len(train), len(validation)) == (7676, 854)
-    assert Counter(train.targets) == {"0": 3838, "1": 3838}
-    assert Counter(validation.targets) == {"0": 427, "1": 427}
+    assert Counter(train.targets) == {"negative": 3838, "positive": 3838}
+    assert Counter(validation.targets) == {"negative": 427, "positive": 427}
 
 
 def test_rotten_tomatoes_split_is_the_documented_one(tomatoes):
@@ -38,11 +38,11 @@ def test_rotten_tomatoes_split_is_the_documented_one(tomatoes):
         rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
     generator = random.Random(0)
     expected: list[list[tuple[str, str]]] = [[], []]
-    for label in "10":
+    for label, name in (("1", "positive"), ("0", "negative")):
         texts = [row["text"] for row in rows if row["label"] == label]
         generator.shuffle(texts)
-        expected[0] += [(text, label) for text in texts[427:]]
-        expected[1] += [(text, label) for text in texts[:427]]
+        expected[0] += [(text, name) for text in texts[427:]]
+        expected[1] += [(text, name) for text in texts[:427]]
     for part, wanted in zip(tomatoes, expected, strict=True):
         assert list(zip(part.texts, part.targets, strict=True)) == wanted
 
@@ -60,5 +60,5 @@ def test_rotten_tomatoes_rows_never_change(tomatoes):
     assert train.texts[0].startswith("though of particular interest to students and enthusiast")
     assert validation.texts[0] == "nicole kidman makes it a party worth attending ."
     assert validation.lines[:3] == [27203, 27298, 25870]
-    assert (train.targets[0], train.targets[-1]) == ("1", "0")
-    assert (validation.targets[0], validation.targets[-1]) == ("1", "0")
+    assert (train.targets[0], train.targets[-1]) == ("positive", "negative")
+    assert (validation.targets[0], validation.targets[-1]) == ("positive", "negative")

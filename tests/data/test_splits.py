@@ -10,6 +10,7 @@ import pytest
 from flaxbert.config import Data
 from flaxbert.data.check import Labels
 from flaxbert.data.rows import Rows
+from flaxbert.data.sources import with_task
 from flaxbert.data.splits import hold_out, make_examples, read_file, read_split, read_training
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError, DataError
@@ -43,10 +44,11 @@ def tokenizer(minilm) -> Tokenizer:
 
 
 def test_training_and_validation_files(files):
-    train, validation, names = read_training(files(validation=True))
-    assert (len(train), len(validation), names) == (40, 6, ())
+    read = read_training(files(validation=True))
+    train = read.train
+    assert (len(train), len(read.validation[""]), read.names) == (40, 6, ())
     assert (train.texts[3], train.targets[3], train.pairs) == ("train 3", "b", None)
-    assert read_training(files())[1] is None
+    assert read_training(files()).validation == {}
 
 
 def test_columns_come_from_the_config(files):
@@ -58,47 +60,47 @@ def test_columns_come_from_the_config(files):
 
 
 def test_embedded_sentences_bring_their_label_names():
-    train, validation, names = read_training(Data(task="rotten_tomatoes"))
-    assert (len(train), len(validation), names) == (7676, 854, ("negative", "positive"))
+    read = read_training(Data(task="rotten_tomatoes"))
+    assert (len(read.train), len(read.validation[""])) == (7676, 854)
+    assert read.names == ("negative", "positive")
 
 
 def test_what_training_cannot_start_from():
     with pytest.raises(ConfigError, match=r"config\.data\.train is empty: name the training file"):
         read_training(Data())
     with pytest.raises(ConfigError, match=r"config\.data\.task: .* Did you mean 'text'"):
-        read_training(Data(task="texts"))
+        with_task(Data(task="texts"))
     with pytest.raises(DataError, match="no such file"):
         read_training(Data(train="nowhere.csv"))
 
 
 def test_splits_by_name(files):
     data = files(validation=True, test=True)
-    sizes = {
-        split: len(read_split(data, AB, split, seed=0)) for split in ("train", "validation", "test")
-    }
+    names = ("train", "validation", "test")
+    sizes = {split: len(read_split(data, AB, split, seed=0)[""]) for split in names}
     assert sizes == {"train": 40, "validation": 6, "test": 4}
 
 
 def test_held_out_rows_are_the_same_ones_later(files):
     data = files(validation_fraction=0.25)
-    whole, _, _ = read_training(data)
+    whole = read_training(data).train
     train, validation = hold_out(data, whole, AB, seed=9)
     assert (len(train), len(validation)) == (30, 10)
     assert sorted(validation.targets) == ["a"] * 5 + ["b"] * 5
-    assert read_split(data, AB, "train", seed=9).lines == train.lines
-    assert read_split(data, AB, "validation", seed=9).lines == validation.lines
-    assert read_split(data, AB, "validation", seed=8).lines != validation.lines
+    assert read_split(data, AB, "train", seed=9)[""].lines == train.lines
+    assert read_split(data, AB, "validation", seed=9)[""].lines == validation.lines
+    assert read_split(data, AB, "validation", seed=8)[""].lines != validation.lines
 
 
 def test_held_out_rows_of_several_labels_a_cell(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\n" + "x,a|b\ny,b\n" * 10)
     data = Data(train=str(tmp_path / "train.csv"), label_separator="|", validation_fraction=0.2)
     labels = Labels("multi_label", ("a", "b"))
-    assert len(read_split(data, labels, "validation", seed=0)) == 4
+    assert len(read_split(data, labels, "validation", seed=0)[""]) == 4
 
 
 def test_splits_that_a_run_does_not_have(files):
-    with pytest.raises(ConfigError, match=r"config\.data\.test names no file"):
+    with pytest.raises(ConfigError, match=r"--split=test: the run's config names no such file"):
         read_split(files(), AB, "test", seed=0)
     with pytest.raises(ConfigError, match=r"no validation data\. Give --data=FILE"):
         read_split(files(), AB, "validation", seed=0)

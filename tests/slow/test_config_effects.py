@@ -61,6 +61,9 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
 ELSEWHERE = {
     "model.revision": "tests/weights/test_hub.py: passed to the hub client",
     "data.task": "test_data_task below",
+    "data.dataset": "tests/data/test_hub.py: other rows",
+    "data.dataset_config": "tests/data/test_hub.py: other rows",
+    "data.dataset_revision": "tests/test_hub.py: passed to the hub client",
     "data.test": "test_test_split below",
     "train.nonfinite_limit": "test_nonfinite_limit below",
 }

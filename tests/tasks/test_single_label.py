@@ -121,7 +121,10 @@ def test_metrics_equal_scikit_learn(classes, seed):
     found = single_label.metrics(logits, labels)
     predicted = logits.argmax(-1)
     average = {"average": "binary"} if classes == 2 else {"average": "macro"}
-    assert found.keys() == {"accuracy", "f1", "matthews_correlation"}
+    two = {"combined_score"} if classes == 2 else set()
+    assert found.keys() == {"accuracy", "f1", "matthews_correlation"} | two
+    if two:
+        assert found["combined_score"] == (found["accuracy"] + found["f1"]) / 2
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted), abs=TOLERANCE)
     expected = sk.f1_score(labels, predicted, zero_division=0, **average)
     assert found["f1"] == pytest.approx(expected, abs=TOLERANCE)
@@ -135,7 +138,8 @@ def test_f1_of_two_classes_is_that_of_class_1():
     found = single_label.metrics(logits, np.array([0, 0, 0, 1, 1], np.int32))
     assert found["f1"] == pytest.approx(2 / 3, abs=TOLERANCE)  # class 0: 6/7
     absent = single_label.metrics(np.eye(2)[[0, 0]], np.array([0, 0], np.int32))
-    assert absent == {"accuracy": 1.0, "f1": 0.0, "matthews_correlation": 0.0}
+    expected = {"accuracy": 1.0, "f1": 0.0, "matthews_correlation": 0.0, "combined_score": 0.5}
+    assert absent == expected
 
 
 def test_readable():

@@ -45,7 +45,8 @@ def _cached(cache: Path) -> Path:
     snapshot.mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(COMMIT)
-    (snapshot / "config.json").write_text("{}")
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
     return snapshot
 
 
@@ -80,12 +81,12 @@ def test_what_can_only_be_a_path_never_reaches_the_hub(no_hub, name):
 def test_a_hub_id_that_is_not_cached(empty_cache, name):
     message = _refused(name)
     assert repr(name) in message
-    assert "local folder" in message and "embedded:minilm" in message and "network" in message
+    assert "local folder" in message and "quickstart" in message and "network" in message
 
 
-@pytest.mark.parametrize("name", ["not a name", "x" * 3000, "a--b"])
-def test_a_name_that_no_hub_id_can_have(empty_cache, name):
-    assert "could not be fetched" in _refused(name)
+@pytest.mark.parametrize("name", ["not a name", "x" * 3000, "a\nb"])
+def test_a_name_that_no_hub_id_can_have(no_hub, name):
+    assert "there is no such folder" in _refused(name)
 
 
 def test_a_cached_model_needs_no_network(empty_cache):
@@ -98,20 +99,6 @@ def test_another_revision_than_the_cached_one(empty_cache):
     _cached(empty_cache)
     with pytest.raises(ModelFileError):
         resolve_model("someone/bert", "v2")
-
-
-def test_only_data_files_are_asked_for(monkeypatch, tmp_path):
-    asked = {}
-
-    def download(name, **options):
-        asked.update(options, name=name)
-        return str(tmp_path / COMMIT)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert resolve_model("someone/bert", "v1") == (tmp_path / COMMIT, COMMIT)
-    assert (asked["name"], asked["revision"]) == ("someone/bert", "v1")
-    endings = {Path(pattern).suffix for pattern in asked["allow_patterns"]}
-    assert endings == {".json", ".safetensors", ".txt"}
 
 
 def test_a_connection_that_breaks_is_a_model_error(monkeypatch):

@@ -1,0 +1,110 @@
+"""The Hugging Face hub: a repository's data files -> a folder in the local cache.
+
+Cache, endpoint, token and offline switch are `huggingface_hub`'s own (HF_HOME, HF_HUB_CACHE,
+HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE). The surprising thing: a revision that was once resolved is
+asked for by its commit ever after, so a warm cache answers without the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# NAME or OWNER/NAME, as the hub allows them.
+_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+CARD = "README.md"  # a repository's card: free text under a YAML header
+
+_OFFLINE_ADVICE = (
+    "Without a hub: name a local folder instead, or run the quickstart, which needs none "
+    "(--config=configs/quickstart.py)."
+)
+
+
+class HubError(Exception):
+    """Why a repository could not be fetched, in one readable line with what to do."""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be a repository on the hub."""
+    return len(name) <= 200 and _HUB_ID.fullmatch(name) is not None
+
+
+def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
+    """Returns the cache's folder of a repository with the files that match; its name is the commit.
+
+    Args:
+      kind: "model" or "dataset".
+      name: NAME or OWNER/NAME.
+      revision: branch, tag or commit; "" = the default branch.
+      patterns: shell patterns of the wanted files.
+
+    Raises:
+      HubError: no such repository or revision, no access, or no connection and not in the cache.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import utils as hub
+
+    wanted = {"repo_type": kind, "revision": revision or None, "allow_patterns": list(patterns)}
+    verbosity = hub.logging.get_verbosity()
+    hub.logging.set_verbosity_error()  # each retry twice on the screen; our message says it once
+    try:
+        if _COMMIT.fullmatch(revision):  # never changes: what the cache has need not be asked for
+            with contextlib.suppress(hub.LocalEntryNotFoundError):
+                return Path(snapshot_download(name, local_files_only=True, **wanted))
+            # A hub that is not there says so here at once, not after every file's retries.
+            HfApi().repo_info(name, repo_type=kind, revision=revision)
+        folder = snapshot_download(name, **wanted)
+    except hub.GatedRepoError as error:
+        raise HubError(
+            f"access is granted by its owner only. Ask for it on the {kind}'s page, then set "
+            "HF_TOKEN to your token (or run `hf auth login`)."
+        ) from error
+    except hub.RepositoryNotFoundError as error:
+        raise HubError(
+            f"there is no such {kind}, or it is private. Check the name; for a private one set "
+            "HF_TOKEN (or run `hf auth login`)."
+        ) from error
+    except hub.RevisionNotFoundError as error:
+        raise HubError(
+            f"it has no revision {revision!r}. Name a branch, a tag or a whole commit."
+        ) from error
+    except hub.LocalEntryNotFoundError as error:
+        raise HubError(
+            f"it cannot be reached ({_reason(error)}), and the cache has not all of its files. "
+            f"Check the network, HF_ENDPOINT and HF_HUB_OFFLINE. {_OFFLINE_ADVICE}"
+        ) from error
+    except Exception as error:  # httpx's, and whatever a broken server makes the client raise
+        if isinstance(error, OSError) and error.errno is not None and error.filename:
+            raise  # the disk's: cli.py names it
+        raise HubError(
+            f"fetching failed ({_reason(error)}). Check the network, HF_ENDPOINT and "
+            f"HF_HUB_OFFLINE. {_OFFLINE_ADVICE}"
+        ) from error
+    finally:
+        hub.logging.set_verbosity(verbosity)
+    return Path(folder)
+
+
+def card_header(folder: Path) -> dict[str, Any]:
+    """Returns the YAML header of a repository's card, {} without one that can be read."""
+    from huggingface_hub import RepoCard
+
+    if not (folder / CARD).is_file():
+        return {}
+    try:
+        return RepoCard.load(folder / CARD, ignore_metadata_errors=True).data.to_dict()
+    except Exception:  # free text: whatever stands there, it stops nobody
+        return {}
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what lies beneath: the outer message brings advice of its own."""
+    inner = error.__cause__ or error
+    text = str(inner).strip()
+    return (text.splitlines()[0] if text else type(inner).__name__).rstrip(".")
