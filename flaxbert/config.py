@@ -35,7 +35,7 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Data:
     task: str = "text"  # text = own files; rotten_tomatoes = the embedded sentences
-    train: str = ""  # training file: .csv, .tsv or .jsonl
+    train: str = ""  # training file: .csv, .tsv, .jsonl (each also .gz) or .parquet
     validation: str = ""  # validation file; "" = none, or data.validation_fraction
     test: str = ""  # test file, for `evaluate --split=test`
     validation_fraction: float = 0.0  # held out of data.train when there is no validation file
@@ -44,6 +44,10 @@ class Data:
     label: str = "label"  # column of the target
     problem: str = "auto"  # single_label | multi_label | regression | auto
     label_separator: str = ""  # splits one cell into several labels (multi_label in CSV and TSV)
+    on_bad_row: str = "error"  # a row without usable text or label: error | skip (and count it)
+    on_empty: str = "keep"  # a row whose text is empty: keep | skip | error
+    on_leak: str = "warn"  # validation texts that also stand in training: warn | error
+    on_single_class: str = "error"  # training rows that all have one label: error | warn
     max_length: int = 128  # tokens per sequence, longer ones are cut; 0 = the model's maximum
     packing: str = "pack"  # pack = several sequences a row | pad = one sequence a row
     row_length: int = 0  # tokens per row; 0 = planned from the data's lengths
@@ -122,6 +126,10 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16", "auto"),
     "data.problem": ("single_label", "multi_label", "regression", "auto"),
     "data.packing": ("pack", "pad"),
+    "data.on_bad_row": ("error", "skip"),
+    "data.on_empty": ("keep", "skip", "error"),
+    "data.on_leak": ("warn", "error"),
+    "data.on_single_class": ("error", "warn"),
     "optim.schedule": ("linear", "cosine", "constant"),
 }
 
