@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -43,6 +44,7 @@ class Prepared:
     train: Examples
     validation: Examples | None
     lines: tuple[str, ...]  # what to tell about the data
+    report: dict[str, Any]  # the same and more, for data_report.json
     tokenizer_files: list[Path]
     load_params: Callable[[], Params]  # reads the pretrained weights
     revision: str  # of the model; "" for a folder
@@ -76,12 +78,19 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
     max_length = resolve_max_length(data.max_length, bert.max_position_embeddings)
 
     train_rows, validation_rows, task_names = splits.read_training(data)
-    check.check_texts(train_rows)
+    train_rows = check.usable_texts(train_rows, data.on_bad_row, data.on_empty)
     if resumed:
         labels = check.Labels(problem_of(bert.problem_type, bert.num_labels), bert.id2label)
     else:
         known = check.Known(bert.id2label if bert.has_label_names else (), task_names)
-        labels = check.learn_labels(train_rows, data.problem, data.label_separator, known)
+        labels = check.learn_labels(
+            train_rows,
+            data.problem,
+            data.label_separator,
+            known,
+            data.on_bad_row,
+            data.on_single_class,
+        )
     check.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
     if data.validation_fraction and validation_rows is None:
         seed = seed_for(config, "data")
@@ -93,9 +102,12 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
         tokenizer=tokenizer,
         max_length=max_length,
         separator=data.label_separator,
+        on_bad_row=data.on_bad_row,
+        on_empty=data.on_empty,
     )
     train = examples("training", train_rows)
     validation = examples("validation", validation_rows) if validation_rows is not None else None
+    report = splits.report_on(data, labels, train, validation)
     bert = with_labels(bert, labels.names, HF_PROBLEM_TYPES[labels.problem])
 
     def load_params() -> Params:
@@ -109,7 +121,8 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
         labels=labels,
         train=train.examples,
         validation=validation.examples if validation else None,
-        lines=train.lines + (validation.lines if validation else ()),
+        lines=tokenizer.warnings + report.lines,
+        report=report.values,
         tokenizer_files=files_in(folder),
         load_params=load_params,
         revision=revision,

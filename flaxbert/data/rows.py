@@ -49,12 +49,12 @@ class Rows:
             self.label_names,
         )
 
-    def without(self, offenders: Sequence[int], why: str) -> Rows:
-        """Returns the other rows; `skipped` counts those left out."""
-        gone = set(offenders)
-        kept = self.take([i for i in range(len(self)) if i not in gone], "")
-        skipped = {name: list(lines) for name, lines in self.skipped.items()}
-        skipped.setdefault(why, []).extend(self.lines[i] for i in offenders)
+    def without(self, aside: Mapping[int, str]) -> Rows:
+        """Returns the rows but those of {index: why}, which `skipped` then counts."""
+        kept = self.take([i for i in range(len(self)) if i not in aside], "")
+        skipped = {why: list(lines) for why, lines in self.skipped.items()}
+        for index in sorted(aside):
+            skipped.setdefault(aside[index], []).append(self.lines[index])
         return dataclasses.replace(kept, skipped=skipped)
 
 
