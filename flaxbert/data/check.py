@@ -17,6 +17,9 @@ from flaxbert.data.rows import NAMED, Rows, list_lines
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.tasks import Target
 
+# The loss of a regression squares its targets, in float32.
+_LARGEST = 1e18
+
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
@@ -261,6 +264,11 @@ def _numbers(sieve: _Sieve, targets: list[Any]) -> list[float | None]:
         [i for i, number in enumerate(numbers) if number is None],
         "the label is not a finite number",
         "Expected a number for regression; for classes set data.problem=single_label.",
+    )
+    sieve.refuse_labels(
+        [i for i, number in enumerate(numbers) if number is not None and abs(number) > _LARGEST],
+        "the label is so large that float32 cannot hold its square",
+        "Scale the labels, for example to about -1 to 1.",
     )
     return numbers
 

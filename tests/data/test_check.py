@@ -159,6 +159,7 @@ REFUSED = {
         {"problem": "regression"},
         (":2: the label is not a finite number (got True)",),
     ),
+    "too large to square": ([1e30, 0.5], {}, (":2: the label is so large that", "(got 1e+30)")),
     "list for regression": (
         [[1.5], [2.5]],
         {"problem": "regression"},
