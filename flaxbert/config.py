@@ -38,15 +38,19 @@ class Data:
     dataset: str = ""  # hub data set or folder laid out like one; "" = files, or the task's own
     dataset_config: str = ""  # its configuration; "" = the default one
     dataset_revision: str = ""  # hub revision (branch, tag or commit); "" = the default branch
-    train: str = ""  # training file; with data.dataset the split, "" = train
-    validation: str = ""  # validation file or split; "" = none, or data.validation_fraction
-    test: str = ""  # test file or split, for `evaluate --split=test`
+    train: str = ""  # .csv, .tsv, .jsonl (each also .gz) or .parquet; a split of data.dataset
+    validation: str = ""  # the same; "" = what data.dataset has, or data.validation_fraction
+    test: str = ""  # the same, for `evaluate --split=test`
     validation_fraction: float = 0.0  # held out of data.train when there is no validation file
     text: str = "text"  # column of the text
     text_pair: str = ""  # column of the second text; "" = single sentences
     label: str = "label"  # column of the target
     problem: str = "auto"  # single_label | multi_label | regression | auto
     label_separator: str = ""  # splits one cell into several labels (multi_label in CSV and TSV)
+    on_bad_row: str = "error"  # a row without usable text or label: error | skip (and count it)
+    on_empty: str = "keep"  # a row whose text is empty: keep | skip | error
+    on_leak: str = "warn"  # validation texts that also stand in training: warn | error
+    on_single_class: str = "error"  # training rows that all have one label: error | warn
     max_length: int = 128  # tokens per sequence, longer ones are cut; 0 = the model's maximum
     packing: str = "pack"  # pack = several sequences a row | pad = one sequence a row
     row_length: int = 0  # tokens per row; 0 = planned from the data's lengths
@@ -125,6 +129,10 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16", "auto"),
     "data.problem": ("single_label", "multi_label", "regression", "auto"),
     "data.packing": ("pack", "pad"),
+    "data.on_bad_row": ("error", "skip"),
+    "data.on_empty": ("keep", "skip", "error"),
+    "data.on_leak": ("warn", "error"),
+    "data.on_single_class": ("error", "warn"),
     "optim.schedule": ("linear", "cosine", "constant"),
 }
 

@@ -71,6 +71,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         predictor.tokenizer,
         max_length=predictor.max_length,
         separator=data.label_separator,
+        on_bad_row=data.on_bad_row,
+        on_empty=data.on_empty,
     )
     recorded = facts.get("training" if name == "train" else name, {}).get("")
     if not values.data and recorded not in (None, split.examples.digest()):

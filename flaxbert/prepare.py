@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,6 +45,7 @@ class Prepared:
     train: Examples
     validation: dict[str, Examples]  # {suffix of its metrics: examples}; {} = none
     lines: tuple[str, ...]  # what to tell about the data
+    report: dict[str, Any]  # the same and more, for data_report.json
     tokenizer_files: list[Path]
     load_params: Callable[[], Params]  # reads the pretrained weights
     revision: str  # of the model; "" for a folder
@@ -81,13 +83,20 @@ def prepare(
     max_length = resolve_max_length(data.max_length, bert.max_position_embeddings)
 
     read = splits.read_training(data, dataset_revision)
-    train_rows, validation_rows = read.train, read.validation
-    check.check_texts(train_rows)
+    train_rows = check.usable_texts(read.train, data.on_bad_row, data.on_empty)
+    validation_rows = read.validation
     if resumed:
         labels = check.Labels(problem_of(bert.problem_type, bert.num_labels), bert.id2label)
     else:
         known = check.Known(bert.id2label if bert.has_label_names else (), read.names)
-        labels = check.learn_labels(train_rows, data.problem, data.label_separator, known)
+        labels = check.learn_labels(
+            train_rows,
+            data.problem,
+            data.label_separator,
+            known,
+            data.on_bad_row,
+            data.on_single_class,
+        )
     check.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
     if data.validation_fraction and not validation_rows:
         seed = seed_for(config, "data")
@@ -102,12 +111,16 @@ def prepare(
         tokenizer=tokenizer,
         max_length=max_length,
         separator=data.label_separator,
+        on_bad_row=data.on_bad_row,
+        on_empty=data.on_empty,
     )
     train = examples("training", train_rows)
     validation = {
         suffix: examples(f"validation {suffix}".rstrip(), rows)
         for suffix, rows in validation_rows.items()
     }
+    named = {f"validation {suffix}".rstrip(): split for suffix, split in validation.items()}
+    report = splits.report_on(data, labels, train, named)
     bert = with_labels(bert, labels.names, HF_PROBLEM_TYPES[labels.problem])
 
     def load_params() -> Params:
@@ -121,7 +134,8 @@ def prepare(
         labels=labels,
         train=train.examples,
         validation={suffix: split.examples for suffix, split in validation.items()},
-        lines=train.lines + tuple(line for split in validation.values() for line in split.lines),
+        lines=tokenizer.warnings + report.lines,
+        report=report.values,
         tokenizer_files=files_in(folder),
         load_params=load_params,
         revision=revision,

@@ -220,6 +220,7 @@ def _start_workdir(
     for path in prepared.tokenizer_files:
         copy_file(path, workdir.source)
     write_json(workdir.source / "config.json", prepared.bert.to_dict())
+    write_json(workdir.data_report, prepared.report)
     write_json(workdir.facts, facts)
 
 

@@ -341,7 +341,7 @@ def test_several_labels_in_a_cell(tiny_bert, tmp_path, capsys):
         train,
         tmp_path / "work",
         data__label_separator="|",
-        data__validation=train,
+        data__validation_fraction=0.25,
     )
     done = call("train", *flags, capsys=capsys)
     assert done.code == 0, done.err

@@ -1,29 +1,24 @@
 """What keeps training honest: rows and labels are checked on the host before anything compiles.
 
 JAX does not raise on a bad index: a label of -1 trains on the last class with a finite loss, and
-one that is too large gives a silent NaN. So this is where they are found, with file and line.
+one that is too large gives a silent NaN. So this is where they are found, with file and line. Each
+check either refuses the file or, by `on_bad_row="skip"`, leaves the row out and counts it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
-from flaxbert.data.rows import Rows
+from flaxbert.data import cells
+from flaxbert.data.rows import NAMED, Rows, list_lines
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.tasks import Target
 
-# Offenders named in one message; the rest is counted.
-_NAMED = 20
-
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
-_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# The loss of a regression squares its targets, in float32.
+_LARGEST = 1e18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,38 +41,96 @@ class Known:
     task: tuple[str, ...] = ()
 
 
+class _Sieve:
+    """Rows under checks: the first fault refuses the file, or faulty rows are set aside."""
+
+    def __init__(self, rows: Rows, on_bad_row: str) -> None:
+        self.rows = rows
+        self._skip = on_bad_row == "skip"
+        self._aside: dict[int, str] = {}  # row: why
+
+    def refuse(self, offenders: Iterable[int], what: str, fix: str, got: str = "") -> None:
+        """Raises a DataError that names up to 20 offenders, or sets them aside."""
+        found = [i for i in offenders if i not in self._aside]
+        if not found:
+            return
+        if self._skip:
+            self._aside.update(dict.fromkeys(found, what))
+            return
+        lines = self.rows.lines
+        others = list_lines([lines[i] for i in found[1:]], NAMED - 1)
+        also = f" Also {others}." if len(found) > 1 else ""
+        raise DataError(f"{self.rows.where(found[0])}: {what}{got}.{also} {fix}")
+
+    def refuse_labels(self, offenders: list[int], what: str, fix: str) -> None:
+        """As `refuse`; the message shows the first offender's label."""
+        assert self.rows.targets is not None
+        got = f" (got {_shown(self.rows.targets[offenders[0]])})" if offenders else ""
+        self.refuse(offenders, what, fix, got)
+
+    def kept(self) -> list[int]:
+        return [i for i in range(len(self.rows)) if i not in self._aside]
+
+    def left(self) -> Rows:
+        return self.rows.without(self._aside) if self._aside else self.rows
+
+
 def check_texts(rows: Rows) -> int:
     """Refuses an empty split and missing or unusable texts; returns how many are empty."""
-    if not len(rows):
-        raise DataError(f"{rows.source}: has no rows. Expected at least one.")
+    return len(empty_texts(usable_texts(rows)))
+
+
+def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") -> Rows:
+    """Returns the rows whose texts can be used.
+
+    Raises:
+      DataError: no row at all, or none left; a text that is missing or no string unless on_bad_row
+        is "skip"; an empty text if on_empty is "error".
+    """
+    _refuse_nothing(rows)
+    sieve = _Sieve(rows, on_bad_row)
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
             continue
-        _refuse(
-            rows,
+        sieve.refuse(
             [i for i, value in enumerate(values) if value is None],
             f"the {column} is missing",
             "Give it a value, or remove the row.",
         )
-        _refuse(
-            rows,
-            [i for i, value in enumerate(values) if not isinstance(value, str)],
+        sieve.refuse(
+            [i for i, value in enumerate(values) if not isinstance(value, (str, type(None)))],
             f"the {column} is not a string",
             "Put it in quotes.",
         )
-        _refuse(
-            rows,
-            [i for i, value in enumerate(values) if not _encodable(value)],
+        sieve.refuse(
+            [i for i, v in enumerate(values) if isinstance(v, str) and not cells.is_encodable(v)],
             f"the {column} has half of a surrogate pair",
             "Repair the \\ud800-\\udfff escapes.",
         )
+    rows = sieve.left()
+    if on_empty != "keep":
+        sieve = _Sieve(rows, on_empty)
+        fix = "Give it a value, remove the row, or set config.data.on_empty to keep or skip."
+        sieve.refuse(empty_texts(rows), "the text is empty", fix)
+        rows = sieve.left()
+    _refuse_nothing(rows)
+    return rows
+
+
+def empty_texts(rows: Rows) -> list[int]:
+    """Returns which rows have nothing but white space in both texts."""
     pairs = rows.pairs or [""] * len(rows)
-    both = zip(rows.texts, pairs, strict=True)
-    return sum(1 for text, pair in both if not text.strip() and not pair.strip())
+    both = enumerate(zip(rows.texts, pairs, strict=True))
+    return [i for i, (text, pair) in both if not text.strip() and not pair.strip()]
 
 
 def learn_labels(
-    rows: Rows, problem: str = "auto", separator: str = "", known: Known | None = None
+    rows: Rows,
+    problem: str = "auto",
+    separator: str = "",
+    known: Known | None = None,
+    on_bad_row: str = "error",
+    on_single_class: str = "error",
 ) -> Labels:
     """Decides from the training rows what kind of target this is and how labels are numbered.
 
@@ -88,24 +141,26 @@ def learn_labels(
       DataError: missing, mixed or hidden (-1) labels, only one class, or none at all.
     """
     known = known or Known()
-    targets = _present_targets(rows, separator)
-    _refuse_mixed(rows, targets)
+    sieve = _Sieve(rows, on_bad_row)
+    targets = _present_targets(sieve, separator)
+    _refuse_mixed(sieve, targets)
     if problem == "auto":
-        problem = _guess_problem(targets, separator)
+        problem = _guess_problem([targets[i] for i in sieve.kept()], separator)
     if problem == "regression":
-        canonical_targets(rows, Labels("regression", ("LABEL_0",)), separator)
-        return Labels("regression", ("LABEL_0",))
-    canonical = _canonical(rows, targets, problem, separator)
-    used = sorted({name for target in canonical for name in _as_list(target)})
+        labels = Labels("regression", ("LABEL_0",))
+        usable_labels(rows, labels, separator, on_bad_row)
+        return labels
+    canonical = _canonical(sieve, targets, problem, separator)
+    used = sorted({name for i in sieve.kept() for name in cells.as_list(canonical[i])})
     if not used:
         raise DataError(f"{rows.source}: no row has any label. Check the label column.")
-    if problem == "single_label" and len(used) < 2:
+    if problem == "single_label" and len(used) < 2 and on_single_class == "error":
         raise DataError(
-            f"{rows.source}: every row has the label {used[0]!r}. "
-            "Expected at least two classes; check the label column."
+            f"{rows.source}: every row has the label {_shown(used[0])}. Expected at least two "
+            "classes; check the label column (or set config.data.on_single_class=warn)."
         )
     labels = Labels(problem, _order(used, known))
-    canonical_targets(rows, labels, separator)  # out of range of a known map
+    _within(sieve, canonical, labels)  # out of range of a known map
     return labels
 
 
@@ -115,63 +170,27 @@ def canonical_targets(rows: Rows, labels: Labels, separator: str = "") -> list[T
     Raises:
       DataError: a target that is missing, hidden (-1), not a number, or none of `labels.names`.
     """
-    targets = _present_targets(rows, separator)
-    if labels.problem == "regression":
-        numbers = [_number(target) for target in targets]
-        _refuse(
-            rows,
-            [i for i, number in enumerate(numbers) if number is None],
-            "the label is not a finite number",
-            "Expected a number for regression; for classes set data.problem=single_label.",
-        )
-        return numbers
-    canonical = _canonical(rows, targets, labels.problem, separator)
-    names = set(labels.names)
-    used = {name for target in canonical for name in _as_list(target)}
-    if not used <= names and _are_ids(used, labels.names):
-        by_id = {str(i): name for i, name in enumerate(labels.names)}
-        _refuse(
-            rows,
-            [i for i, target in enumerate(canonical) if set(_as_list(target)) - set(by_id)],
-            "the label is out of range",
-            f"Expected an id from 0 to {len(labels.names) - 1} ({', '.join(labels.names)}).",
-        )
-        return [_renamed(target, by_id) for target in canonical]
-    _refuse(
-        rows,
-        [i for i, target in enumerate(canonical) if set(_as_list(target)) - names],
-        "the label is not among those of the training data or the model",
-        f"Expected one of {', '.join(map(repr, labels.names[:20]))}.",
-    )
-    return canonical
+    return usable_labels(rows, labels, separator)[1]
 
 
-def split_validation(
-    rows: Rows, labels: Labels, fraction: float, seed: int, separator: str = ""
-) -> tuple[Rows, Rows]:
-    """Holds out a seeded share of the rows, of each label alike for single labels.
+def usable_labels(
+    rows: Rows, labels: Labels, separator: str = "", on_bad_row: str = "error"
+) -> tuple[Rows, list[Target]]:
+    """Returns the rows whose label is the model's, and what `canonical_targets` says of them.
 
     Raises:
-      DataError: too few rows for the share.
+      DataError: as `canonical_targets`, or with on_bad_row="skip" only when no row is left.
     """
-    generator = np.random.Generator(np.random.Philox(key=seed))
-    groups: dict[Any, list[int]] = {}
-    for index, target in enumerate(canonical_targets(rows, labels, separator)):
-        group = target if labels.problem == "single_label" else ""
-        groups.setdefault(group, []).append(index)
-    held: set[int] = set()
-    for group in sorted(groups):
-        members = groups[group]
-        # The last member of a label stays in training, so that no label is only validated.
-        count = min(round(len(members) * fraction), len(members) - 1)
-        held.update(int(i) for i in generator.permutation(members)[:count])
-    if not held:
-        raise DataError(
-            f"{rows.source}: {len(rows)} rows are too few to hold out a share of {fraction} for "
-            "validation. Give a larger share or a validation file."
-        )
-    train = [i for i in range(len(rows)) if i not in held]
-    return rows.take(train, "training part"), rows.take(sorted(held), "validation part")
+    sieve = _Sieve(rows, on_bad_row)
+    targets = _present_targets(sieve, separator)
+    if labels.problem == "regression":
+        targets = _numbers(sieve, targets)
+    else:
+        targets = _within(sieve, _canonical(sieve, targets, labels.problem, separator), labels)
+    targets = [targets[i] for i in sieve.kept()]
+    rows = sieve.left()
+    _refuse_nothing(rows)
+    return rows, targets
 
 
 def check_options(labels: Labels, label_smoothing: float, class_weights: Sequence[float]) -> None:
@@ -194,85 +213,120 @@ def check_options(labels: Labels, label_smoothing: float, class_weights: Sequenc
 
 def label_counts(targets: Iterable[Target], labels: Labels) -> dict[str, int]:
     """Returns how often each label occurs, in label-id order."""
-    counts = Counter(name for target in targets for name in _as_list(target))
+    counts = Counter(name for target in targets for name in cells.as_list(target))
     return {name: counts[name] for name in labels.names}
 
 
-def _present_targets(rows: Rows, separator: str) -> list[Any]:
+def _refuse_nothing(rows: Rows) -> None:
+    if len(rows):
+        return
+    if rows.skipped:
+        listed = "; ".join(f"{why}: {list_lines(at, 5)}" for why, at in rows.skipped.items())
+        raise DataError(f"{rows.source}: no row can be used. Skipped: {listed}. Repair them.")
+    raise DataError(f"{rows.source}: has no rows. Expected at least one.")
+
+
+def _present_targets(sieve: _Sieve, separator: str) -> list[Any]:
     """Returns the targets; with a separator an empty cell is an example without labels."""
-    if rows.targets is None:
-        raise DataError(f"{rows.source}: has no label column. Name it by data.label.")
-    _refuse(
-        rows,
-        [i for i, t in enumerate(rows.targets) if t is None or (t == "" and not separator)],
+    targets = sieve.rows.targets
+    if targets is None:
+        raise DataError(f"{sieve.rows.source}: has no label column. Name it by data.label.")
+    sieve.refuse(
+        [i for i, target in enumerate(targets) if cells.is_missing(target, separator)],
         "the label is missing",
         "Give it a value, or remove the row.",
     )
-    return rows.targets
+    return targets
 
 
-def _refuse_mixed(rows: Rows, targets: list[Any]) -> None:
+def _refuse_mixed(sieve: _Sieve, targets: list[Any]) -> None:
+    """Refuses the file, whatever `on_bad_row`: no single row is to blame."""
     first: dict[str, str] = {}  # kind: where it stands first
-    for index, target in enumerate(targets):
-        for item in _as_list(target):
-            first.setdefault(_kind(item), rows.where(index))
+    for index in sieve.kept():
+        for item in cells.as_list(targets[index]):
+            first.setdefault(cells.kind_of(item), sieve.rows.where(index))
     if len(first) > 1:
         listed = ", ".join(f"{kind} at {where}" for kind, where in first.items())
-        raise DataError(f"{rows.source}: labels of several kinds: {listed}. Use one kind.")
+        raise DataError(f"{sieve.rows.source}: labels of several kinds: {listed}. Use one kind.")
 
 
 def _guess_problem(targets: list[Any], separator: str) -> str:
     if separator or any(isinstance(target, list) for target in targets):
         return "multi_label"
-    numbers = [_number(target) for target in targets]
+    numbers = [cells.number_of(target) for target in targets]
     fractional = any(number is not None and not number.is_integer() for number in numbers)
     return "regression" if fractional else "single_label"
 
 
-def _canonical(rows: Rows, targets: list[Any], problem: str, separator: str) -> list[Any]:
+def _numbers(sieve: _Sieve, targets: list[Any]) -> list[float | None]:
+    numbers = [cells.number_of(target) for target in targets]
+    sieve.refuse_labels(
+        [i for i, number in enumerate(numbers) if number is None],
+        "the label is not a finite number",
+        "Expected a number for regression; for classes set data.problem=single_label.",
+    )
+    sieve.refuse_labels(
+        [i for i, number in enumerate(numbers) if number is not None and abs(number) > _LARGEST],
+        "the label is so large that float32 cannot hold its square",
+        "Scale the labels, for example to about -1 to 1.",
+    )
+    return numbers
+
+
+def _canonical(sieve: _Sieve, targets: list[Any], problem: str, separator: str) -> list[Any]:
     """Returns names: strings as they stand, integers in decimal, booleans as in JSON."""
     many = problem == "multi_label"
-    if many and separator:
-        targets = [
-            [part.strip() for part in target.split(separator) if part.strip()]
-            if isinstance(target, str)
-            else target
-            for target in targets
-        ]
-    elif many:
-        targets = [[target] if isinstance(target, str) else target for target in targets]
-    _refuse(
-        rows,
-        [i for i, target in enumerate(targets) if isinstance(target, list) != many],
+    if many:
+        targets = [cells.split_cell(target, separator) for target in targets]
+    sieve.refuse_labels(
+        [i for i, t in enumerate(targets) if t is not None and isinstance(t, list) != many],
         "the label is a list" if not many else "the label is not a list",
         "Expected one label a row." if not many else "Expected a list of labels a row.",
     )
-    canonical = [[_name(item) for item in _as_list(target)] for target in targets]
-    _refuse(
-        rows,
-        [i for i, names in enumerate(canonical) if None in names],
+    canonical = [[cells.name_of(item) for item in cells.as_list(target)] for target in targets]
+    sieve.refuse_labels(
+        [i for i, names in enumerate(canonical) if None in names and targets[i] is not None],
         "the label is neither a string nor a whole number",
         "For numbers with decimals set data.problem=regression.",
     )
-    _refuse(
-        rows,
+    sieve.refuse_labels(
+        [
+            i
+            for i, names in enumerate(canonical)
+            if not all(map(cells.is_encodable, filter(None, names)))
+        ],
+        "the label has half of a surrogate pair",
+        "Repair the \\ud800-\\udfff escapes.",
+    )
+    sieve.refuse_labels(
         [i for i, names in enumerate(canonical) if "-1" in names],
         "the label is -1, which marks hidden labels of a test set",
         "Remove these rows, or name the class by a word.",
     )
-    return canonical if many else [names[0] for names in canonical]
+    return canonical if many else [names[0] if names else None for names in canonical]
 
 
-def _name(value: Any) -> str | None:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        number = _number(value)
-        if "." in value and number is not None and number.is_integer():
-            return str(int(number))
-        return value
-    number = _number(value)
-    return str(int(number)) if number is not None and number.is_integer() else None
+def _within(sieve: _Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
+    """Returns the targets under the model's names; integers may stand for ids of them."""
+    names, kept = set(labels.names), sieve.kept()
+    used = {name for i in kept for name in cells.as_list(canonical[i])}
+    if not used <= names and cells.are_ids(used, labels.names):
+        by_id = {str(i): name for i, name in enumerate(labels.names)}
+        sieve.refuse_labels(
+            [i for i in kept if set(cells.as_list(canonical[i])) - set(by_id)],
+            "the label is out of range",
+            f"Expected an id from 0 to {len(names) - 1} ({', '.join(labels.names[:20])}).",
+        )
+        return [
+            [by_id.get(item) for item in target] if isinstance(target, list) else by_id.get(target)
+            for target in canonical
+        ]
+    sieve.refuse_labels(
+        [i for i in kept if set(cells.as_list(canonical[i])) - names],
+        "the label is not among those of the training data or the model",
+        f"Expected one of {', '.join(map(_shown, labels.names[:20]))}.",
+    )
+    return canonical
 
 
 def _order(used: list[str], known: Known) -> tuple[str, ...]:
@@ -280,66 +334,14 @@ def _order(used: list[str], known: Known) -> tuple[str, ...]:
         return known.checkpoint
     if known.task:
         return known.task
-    if all(_INTEGER.fullmatch(name) for name in used):
+    if cells.are_integers(used):
         numbers = sorted(int(name) for name in used)
-        if numbers == [*range(len(known.checkpoint))] and _are_ids(used, known.checkpoint):
+        if numbers == [*range(len(known.checkpoint))] and cells.are_ids(used, known.checkpoint):
             return known.checkpoint
         return tuple(map(str, numbers))
     return tuple(used)
 
 
-def _are_ids(used: Iterable[str], names: Sequence[str]) -> bool:
-    """Whether integers in the data are ids of names. Where names are integers themselves (stars
-    from 1 to 5) an integer is always a name: read as an id it would be another class."""
-    return all(map(_INTEGER.fullmatch, used)) and not any(map(_INTEGER.fullmatch, names))
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        stripped = value.strip()
-        value = float(stripped) if _NUMBER.fullmatch(stripped) else None
-    if not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _kind(value: Any) -> str:
-    name = type(value).__name__
-    kinds = {"int": "number", "float": "number", "str": "string", "bool": "true/false"}
-    return kinds.get(name, {"dict": "object", "NoneType": "null"}.get(name, name))
-
-
-def _as_list(target: Any) -> list[Any]:
-    return target if isinstance(target, list) else [target]
-
-
-def _renamed(target: Any, names: dict[str, str]) -> Any:
-    return [names[item] for item in target] if isinstance(target, list) else names[target]
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _refuse(rows: Rows, offenders: list[int], what: str, fix: str) -> None:
-    """Raises a DataError that names up to 20 offenders, if there are any."""
-    if not offenders:
-        return
-    first = rows.where(offenders[0])
-    if rows.targets is not None and what.startswith("the label") and "missing" not in what:
-        what += f" (got {rows.targets[offenders[0]]!r})"
-    others = ", ".join(str(rows.lines[i]) for i in offenders[1:_NAMED])
-    more = len(offenders) - _NAMED
-    also = f" Also line{'s' if len(offenders) > 2 else ''} {others}" if others else ""
-    also += f" and {more} more" if more > 0 else ""
-    raise DataError(f"{first}: {what}.{also + '.' if also else ''} {fix}")
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

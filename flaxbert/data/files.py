@@ -1,221 +1,166 @@
-"""A user's own files: CSV, TSV and JSONL.
+"""A user's own files: CSV, TSV, JSONL (each also .gz) and Parquet; lines of text for prediction.
 
-The surprising thing: no data-frame library. They turn "NA" and "null" into missing values, guess
-types per column and hide ragged rows; here a cell is the text that stands in the file.
+The surprising thing: everything streams. `read_rows` only collects what `read_input_chunks` gives
+in parts, so a file larger than the memory can be labelled.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import json
-import sys
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flaxbert.data.rows import Rows, near_name
+from flaxbert.data import formats
+from flaxbert.data.decode import STANDARD_INPUT, read_lines, read_standard_input
+from flaxbert.data.formats import Reader, Row
+from flaxbert.data.rows import BadRows, Rows, near_name
 from flaxbert.errors import DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+READERS: dict[str, Reader] = {
+    ".csv": formats.read_csv,
+    ".tsv": formats.read_tsv,
+    ".jsonl": formats.read_jsonl,
+    ".parquet": formats.read_parquet,
+}
+SUFFIXES = tuple(READERS)
 
 
-def read_rows(path: str | Path, *, text: str, text_pair: str = "", label: str = "") -> Rows:
-    """Reads a .csv, .tsv or .jsonl file; "" for a column means that it is not wanted.
+def read_rows(
+    path: str | Path, *, text: str, text_pair: str = "", label: str = "", on_bad_row: str = "error"
+) -> Rows:
+    """Reads a file of labelled rows; "" for a column means that it is not wanted.
+
+    With on_bad_row="skip" lines that are no row (too many cells, no JSON object) are left out and
+    counted in `Rows.skipped`.
 
     Raises:
       DataError: the file is missing, a directory, of an unknown kind, not UTF-8, malformed, or
         lacks a column. Names the line.
     """
-    columns, lines = read_columns(path, [name for name in (text, text_pair, label) if name])
+    bad = BadRows(on_bad_row)
+    path, wanted = Path(path), [name for name in (text, text_pair, label) if name]
+    columns, lines = _collect(path, wanted, bad)
+    names = formats.class_names(path, label) if label and _kind(path) == ".parquet" else ()
     return Rows(
         str(path),
         columns[text],
         columns[text_pair] if text_pair else None,
         columns[label] if label else None,
         lines,
+        names,
+        bad.skipped,
     )
 
 
 def read_columns(path: str | Path, names: list[str]) -> tuple[dict[str, list[Any]], list[int]]:
     """Returns the named columns of a file, and the line on which each row starts."""
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(
-            f"{path}: unknown kind of file {suffix!r}. Expected one of {', '.join(SUFFIXES)}."
-        )
-    content = read_text(path)
-    wanted = list(dict.fromkeys(names))
-    reader = _read_jsonl if suffix == ".jsonl" else _read_table
-    return reader(str(path), content, wanted, "\t" if suffix == ".tsv" else ",")
+    return _collect(Path(path), names, BadRows())
 
 
 def read_inputs(path: str, *, text: str, text_pair: str = "") -> Rows:
-    """Reads texts to label: a .csv, .tsv or .jsonl file, one text a line of .txt, or "-" for lines
-    on standard input. An empty line of text is an input too."""
-    if path != "-" and Path(path).suffix.lower() != ".txt":
-        if Path(path).suffix.lower() not in SUFFIXES:
-            raise DataError(
-                f"{path}: unknown kind of file {Path(path).suffix!r}. Expected one of "
-                f"{', '.join((*SUFFIXES, '.txt'))}, or - for standard input."
-            )
-        return read_rows(path, text=text, text_pair=text_pair)
-    name = "standard input" if path == "-" else path
-    content = decode(sys.stdin.buffer.read(), name) if path == "-" else read_text(Path(path))
-    texts = content.split("\n")
-    if texts[-1] == "":
-        texts.pop()
-    texts = [line.removesuffix("\r") for line in texts]
-    return Rows(name, list(texts), None, None, list(range(1, len(texts) + 1)))
+    """Reads texts to label: a file of rows, one text a line of .txt, or "-" for lines on standard
+    input. An empty line of text is an input too."""
+    chunks = list(read_input_chunks(path, text=text, text_pair=text_pair))
+    return Rows(
+        STANDARD_INPUT if path == "-" else path,
+        [value for chunk in chunks for value in chunk.texts],
+        [value for chunk in chunks for value in chunk.pairs or []] if _has_pairs(chunks) else None,
+        None,
+        [line for chunk in chunks for line in chunk.lines],
+    )
 
 
 def read_input_chunks(
     path: str, *, text: str, text_pair: str = "", size: int = 8192
 ) -> Iterator[Rows]:
-    """Yields the rows of `read_inputs` in parts of at most `size`, in order."""
-    rows = read_inputs(path, text=text, text_pair=text_pair)
-    for start in range(0, len(rows), size):
-        yield rows.take(range(start, min(start + size, len(rows))), "")
-
-
-def read_text(path: Path) -> str:
-    """Returns the whole file as text: UTF-8, with or without a byte order mark.
+    """Yields the rows of `read_inputs` in parts of at most `size`, in order, as they are read.
 
     Raises:
-      DataError: missing, a directory, unreadable, another encoding, or a NUL character.
+      DataError: as `read_rows`, when the reading comes to the place; parts before it are given.
     """
-    try:
-        data = path.read_bytes()
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: is a directory. Name a file.") from error
-    except FileNotFoundError as error:
-        near = near_name([entry.name for entry in _siblings(path)], path.name)
-        raise DataError(f"{path}: there is no such file.{near or ' Check the path.'}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}. Check the path.") from error
-    return decode(data, str(path))
-
-
-def decode(data: bytes, source: str) -> str:
-    """Decodes UTF-8 and refuses NUL characters, which no text has and many tools stop at."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{source}: is UTF-16. Save it as UTF-8.")
-    try:
-        # Not "utf-8-sig": that codec counts the place of a bad byte from after the mark.
-        content = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{source}:{line}: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8. "
-            "Save the file as UTF-8."
-        ) from error
-    if "\0" in content:
-        line = content.count("\n", 0, content.index("\0")) + 1
-        raise DataError(f"{source}:{line}: contains a NUL character. Remove it.")
-    return content
-
-
-def _read_table(
-    source: str, content: str, wanted: list[str], delimiter: str
-) -> tuple[dict[str, list[Any]], list[int]]:
-    """Reads CSV (RFC 4180 quoting) or TSV (no quoting: a cell is what stands between tabs)."""
-    csv.field_size_limit(sys.maxsize)
-    quoting, fix = csv.QUOTE_MINIMAL, "Quote a cell that has a comma, quote or line break."
-    if delimiter == "\t":
-        quoting = csv.QUOTE_NONE
-        fix = "A cell of TSV cannot have a tab or line break: use CSV or JSONL for such texts."
-    reader = csv.reader(
-        io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True
-    )
-    columns: dict[str, list[Any]] = {name: [] for name in wanted}
-    lines: list[int] = []
-    header: list[str] = []
-    start = 1
-    try:
-        for cells in reader:
-            line, start = start, reader.line_num + 1
-            if not cells or (cells == [""] and len(header) > 1):
-                continue  # a blank line
-            if not header:
-                header = [cell.strip() for cell in cells]
-                places = {name: _column(f"{source}:{line}", header, name) for name in wanted}
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{source}:{line}: has {len(cells)} cells, the header has {len(header)}. {fix}"
-                )
-            lines.append(line)
-            for name, place in places.items():
-                columns[name].append(cells[place])
-    except csv.Error as error:
-        raise DataError(
-            f"{source}:{start}: is not valid CSV: {error}. Close each quoted cell, and double a "
-            "quote inside one."
-        ) from error
-    if not header:
-        raise DataError(f"{source}: is empty. Expected a header line with {', '.join(wanted)}.")
-    return columns, lines
-
-
-def _column(where: str, header: list[str], name: str) -> int:
-    if header.count(name) > 1:
-        raise DataError(f"{where}: column {name!r} stands twice in the header. Rename one.")
-    if name not in header:
-        raise DataError(
-            f"{where}: there is no column {name!r}.{near_name(header, name)} "
-            f"Columns: {', '.join(map(repr, header))}."
+    source = STANDARD_INPUT if path == "-" else path
+    if path == "-" or _kind(Path(path)) == ".txt":
+        lines = read_standard_input() if path == "-" else _text_lines(path)
+        rows: Iterator[Row] = ((n, (line,)) for n, line in enumerate(map(_bare, lines), start=1))
+        pairs = False
+    else:
+        reader = _reader(Path(path), also=(".txt", "- for standard input"))
+        wanted = [name for name in (text, text_pair) if name]
+        rows = reader(Path(path), wanted, BadRows())
+        pairs = bool(text_pair)
+    while part := list(itertools.islice(rows, size)):
+        yield Rows(
+            source,
+            [cells[0] for _, cells in part],
+            [cells[1] for _, cells in part] if pairs else None,
+            None,
+            [line for line, _ in part],
         )
-    return header.index(name)
 
 
-def _read_jsonl(
-    source: str, content: str, wanted: list[str], _: str
-) -> tuple[dict[str, list[Any]], list[int]]:
-    columns: dict[str, list[Any]] = {name: [] for name in wanted}
-    seen: dict[str, None] = {}
-    lines: list[int] = []
-    # Only "\n" ends a line of JSONL: str.splitlines would also split at U+2028 inside a string.
-    for line, row in enumerate(content.split("\n"), start=1):
-        if not row.strip():
-            continue
-        values = _parse_object(source, line, row)
-        seen.update(dict.fromkeys(values))
-        lines.append(line)
-        for name in wanted:
-            columns[name].append(values.get(name))
-    if not lines:
-        raise DataError(f"{source}: is empty. Expected one JSON object a line.")
-    for name in wanted:
-        if name not in seen:
+def refuse_same_file(paths: Mapping[str, str]) -> None:
+    """Refuses one file under two of the names; also through a symbolic or hard link.
+
+    Raises:
+      DataError: names both.
+    """
+    for (name, path), (other, second) in itertools.combinations(paths.items(), 2):
+        try:
+            same = bool(path and second) and os.path.samefile(path, second)
+        except OSError:
+            continue  # reading it says what is wrong
+        if same:
             raise DataError(
-                f"{source}: no object has the key {name!r}.{near_name(seen, name)} "
-                f"Keys: {', '.join(map(repr, seen))}."
-            )
+                f"{name}={path} and {other}={second} are one file. Give each its own rows"
+                + (", or hold rows out by config.data.validation_fraction." if "train" in name
+                   else ".")
+            )  # fmt: skip
+
+
+def _collect(path: Path, names: list[str], bad: BadRows) -> tuple[dict[str, list[Any]], list[int]]:
+    wanted = list(dict.fromkeys(names))
+    columns: dict[str, list[Any]] = {name: [] for name in wanted}
+    lines: list[int] = []
+    lists = list(columns.values())
+    for line, cells in _reader(path)(path, wanted, bad):
+        lines.append(line)
+        for values, cell in zip(lists, cells, strict=True):
+            values.append(cell)
     return columns, lines
 
 
-def _parse_object(source: str, line: int, row: str) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        values = json.loads(row, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{source}:{line}: is not valid JSON: {error}. Expected one object a line."
-        ) from error
-    if not isinstance(values, dict):
-        raise DataError(
-            f"{source}:{line}: expected a JSON object, got {type(values).__name__}. "
-            'Write each row as {"text": ...} on its own line.'
-        )
-    return values
+def _reader(path: Path, also: tuple[str, ...] = ()) -> Reader:
+    kind = _kind(path)
+    if kind in READERS:
+        return READERS[kind]
+    if kind == ".parquet.gz":
+        raise DataError(f"{path}: Parquet is compressed inside; unpack it first: gunzip {path}")
+    near = near_name(SUFFIXES, kind) if kind else ""
+    listed = ", ".join((*SUFFIXES, *also[:-1])) + (f", or {also[-1]}" if also else "")
+    raise DataError(
+        f"{path}: unknown kind of file {kind!r}.{near} Expected one of {listed} (.gz of text files "
+        "too)."
+    )
 
 
-def _siblings(path: Path) -> list[Path]:
-    try:
-        return list(path.parent.iterdir())
-    except OSError:
-        return []
+def _kind(path: Path) -> str:
+    """Returns ".csv" of both rows.csv and rows.CSV.gz; ".parquet.gz" stays."""
+    suffix = path.suffix.lower()
+    if suffix != ".gz":
+        return suffix
+    inner = Path(path.stem).suffix.lower()
+    return inner + suffix if inner not in (".csv", ".tsv", ".jsonl", ".txt") else inner
+
+
+def _text_lines(path: str) -> Iterator[str]:
+    return read_lines(Path(path), carriage_returns=False)
+
+
+def _bare(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def _has_pairs(chunks: list[Rows]) -> bool:
+    return any(chunk.pairs is not None for chunk in chunks)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from flaxbert.errors import DataError
+
+# Offenders named in one message; the rest is counted.
+NAMED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,9 @@ class Rows:
     texts: list[Any]
     pairs: list[Any] | None  # second texts
     targets: list[Any] | None
-    lines: list[int]  # line in the file where each row starts, from 1
+    lines: list[int]  # line in the file where each row starts, from 1; the row's number in Parquet
+    label_names: tuple[str, ...] = ()  # in id order, where the file itself says so
+    skipped: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # why: lines
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -39,7 +46,40 @@ class Rows:
             pick(self.pairs),
             pick(self.targets),
             pick(self.lines) or [],
+            self.label_names,
         )
+
+    def without(self, aside: Mapping[int, str]) -> Rows:
+        """Returns the rows but those of {index: why}, which `skipped` then counts."""
+        kept = self.take([i for i in range(len(self)) if i not in aside], "")
+        skipped = {why: list(lines) for why, lines in self.skipped.items()}
+        for index in sorted(aside):
+            skipped.setdefault(aside[index], []).append(self.lines[index])
+        return dataclasses.replace(kept, skipped=skipped)
+
+
+class BadRows:
+    """What happens to a row that cannot be read: the file is refused, or the row is left out.
+
+    `on_bad_row` is "error" or "skip", as config.data.on_bad_row.
+    """
+
+    def __init__(self, on_bad_row: str = "error") -> None:
+        self._skip = on_bad_row == "skip"
+        self.skipped: dict[str, list[int]] = {}
+
+    def add(self, source: str, line: int, what: str, fix: str, *, why: str) -> None:
+        """Raises a DataError of what stands where, or notes the line under the reason `why`."""
+        if not self._skip:
+            raise DataError(f"{source}:{line}: {what}. {fix}")
+        self.skipped.setdefault(why, []).append(line)
+
+
+def list_lines(lines: Sequence[int], named: int = NAMED) -> str:
+    """Returns "line 3", "lines 3, 4" or "lines 3, 4 and 7 more"."""
+    shown = ", ".join(map(str, lines[:named]))
+    more = f" and {len(lines) - named} more" if len(lines) > named else ""
+    return f"line{'s' if len(lines) > 1 else ''} {shown}{more}"
 
 
 def near_name(names: Iterable[str], name: str) -> str:

@@ -10,25 +10,29 @@ from __future__ import annotations
 import dataclasses
 
 from flaxbert.config import Data
-from flaxbert.data import check, files, hub, sources
+from flaxbert.data import check, files, holdout, hub, overlap, report, sources
 from flaxbert.data.batches import Examples
 from flaxbert.data.check import Labels
+from flaxbert.data.report import Report
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer
-from flaxbert.errors import ConfigError
-from flaxbert.tasks import task_for
+from flaxbert.errors import ConfigError, DataError
+from flaxbert.tasks import Target, task_for
 from flaxbert.tasks.glue import AX, GLUE
-
-# Above this share of unknown tokens the model was hardly made for these texts.
-_UNKNOWN_SHARE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples of one split and what to tell about them."""
+    """Examples of one split, the rows they come from, and what to tell about them."""
 
     examples: Examples
-    lines: tuple[str, ...]
+    rows: Rows  # without those that were skipped
+    targets: list[Target]
+    report: Report
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return self.report.lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +68,22 @@ def read_training(data: Data, revision: str = "") -> Training:
         return Training(train, held, names, found.revision)
     if not data.train:
         raise ConfigError("config.data.train is empty: name the training file.")
+    fields = ("train", "validation", "test")
+    files.refuse_same_file({f"config.data.{name}": getattr(data, name) for name in fields})
     train = read_file(data, data.train)
     held = {"": read_file(data, data.validation)} if data.validation else {}
-    return Training(train, held, names, "")
+    return Training(train, held, train.label_names, "")
 
 
 def read_file(data: Data, path: str) -> Rows:
     """Reads a labelled file with the columns of the config."""
-    return files.read_rows(path, text=data.text, text_pair=data.text_pair, label=data.label)
+    return files.read_rows(
+        path,
+        text=data.text,
+        text_pair=data.text_pair,
+        label=data.label,
+        on_bad_row=data.on_bad_row,
+    )
 
 
 def read_split(
@@ -127,7 +139,9 @@ def _dataset_splits(data: Data, split: str, found: hub.Dataset) -> dict[str, str
 
 def hold_out(data: Data, train: Rows, labels: Labels, seed: int) -> tuple[Rows, Rows]:
     """Splits validation rows off, as data.validation_fraction says."""
-    return check.split_validation(
+    train = check.usable_texts(train, data.on_bad_row, data.on_empty)
+    train, _ = check.usable_labels(train, labels, data.label_separator, data.on_bad_row)
+    return holdout.split_validation(
         train, labels, data.validation_fraction, seed, data.label_separator
     )
 
@@ -140,30 +154,53 @@ def make_examples(
     *,
     max_length: int,
     separator: str = "",
+    on_bad_row: str = "error",
+    on_empty: str = "keep",
 ) -> Split:
     """Checks and tokenizes the rows of one split.
 
     Raises:
       DataError: an empty split, unusable texts, or labels that are not the model's.
     """
-    empty = check.check_texts(rows)
-    targets = check.canonical_targets(rows, labels, separator)
+    rows = check.usable_texts(rows, on_bad_row, on_empty)
+    rows, targets = check.usable_labels(rows, labels, separator, on_bad_row)
     tokens = tokenizer.encode(rows.texts, rows.pairs, max_length=max_length)
-    lengths = tokens.lengths
-    line = (
-        f"{name}: {len(rows)} rows, {lengths.mean():.1f} tokens on average, longest "
-        f"{lengths.max()}, {tokens.truncated} cut to {max_length}"
-    )
-    if labels.problem != "regression":
-        counts = check.label_counts(targets, labels)
-        line += "; " + ", ".join(f"{label} {count}" for label, count in counts.items())
-    lines = [line]
-    if empty:
-        lines.append(f"{name}: WARNING: {empty} rows have an empty text")
-    if tokens.unknown_share > _UNKNOWN_SHARE:
-        lines.append(
-            f"{name}: WARNING: {100 * tokens.unknown_share:.0f} % of the tokens are unknown to the "
-            "vocabulary; is this the right model for these texts?"
-        )
+    told = report.describe_split(name, rows, targets, labels, tokens, max_length)
     encoded = task_for(labels.problem).encode(targets, labels.names)
-    return Split(Examples(tokens, encoded), tuple(lines))
+    return Split(Examples(tokens, encoded), rows, targets, told)
+
+
+def report_on(data: Data, labels: Labels, train: Split, validation: dict[str, Split]) -> Report:
+    """Reports on all data of a run, and on what its splits have in common.
+
+    Args:
+      validation: {name: split}, such as "validation" and "validation mm".
+
+    Raises:
+      DataError: validation texts stand in training and data.on_leak is "error".
+    """
+    splits = {"training": train, **validation}
+    values = {_key(name): split.report.values for name, split in splits.items()}
+    counts = {
+        name: split.report.values["labels"]
+        for name, split in splits.items()
+        if "labels" in split.report.values
+    }
+    parts = [report.describe_labels(labels, counts)]
+    values["labels"] = parts[0].values
+    for name, split in validation.items():
+        found = overlap.leaks(train.rows, train.targets, split.rows, split.targets)
+        leaks = report.describe_leaks(name, found, train.rows, split.rows)
+        if found and data.on_leak == "error":
+            raise DataError(
+                f"{leaks.lines[0].replace(': WARNING: ', ': ', 1)}. Remove them from one of "
+                "the files, or set config.data.on_leak=warn."
+            )
+        parts.append(leaks)
+        values[f"{_key(name)}_in_training"] = leaks.values
+    told = [*(split.report for split in splits.values()), *parts]
+    return Report(tuple(line for part in told for line in part.lines), values)
+
+
+def _key(name: str) -> str:
+    return name.replace(" ", "_")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Tokens:
     offsets: Int[np.ndarray, " N+1"]
     truncated: int  # sequences that were longer than max_length
     unknown_share: float  # of all tokens but the special ones
+    uncut_lengths: Int[np.ndarray, " N"] | None = None  # None: nothing was cut
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -67,7 +69,7 @@ class Tokenizer:
         pad_token_id: int | None,
         type_vocab_size: int = 2,
     ) -> None:
-        """Reads tokenizer.json or vocab.txt.
+        """Reads tokenizer.json or vocab.txt; `warnings` tells what is odd but may be meant.
 
         Raises:
           ModelFileError: no vocabulary, more tokens than the model has embeddings, no [UNK],
@@ -80,22 +82,37 @@ class Tokenizer:
                 f"{self.directory}: has neither tokenizer.json nor vocab.txt. Copy the tokenizer "
                 "files of the checkpoint there."
             )
+        written = _vocabulary(self.directory)
         self._tokenizer = _load(self.directory)
-        size = len(self._tokenizer)
+        vocabulary = self._tokenizer.get_vocab()
+        # Not the number of tokens alone: a line that stands twice leaves a hole below the last id.
+        size = max(len(self._tokenizer), 1 + max(vocabulary.values(), default=0))
         if size > vocab_size:
             raise ModelFileError(
                 f"{self.directory}: the tokenizer has {size} tokens, the model {vocab_size} "
                 "embeddings. The files belong to different models."
             )
-        for name in ("cls_token_id", "sep_token_id", "unk_token_id"):
-            if getattr(self._tokenizer, name) is None:
-                raise ModelFileError(f"{self.directory}: the tokenizer has no {name[:3]} token.")
+        for name in ("cls", "sep", "unk"):
+            token = getattr(self._tokenizer, f"{name}_token")
+            # transformers invents a token that the files lack, with an id nothing was trained for.
+            if token is None or token not in written:
+                raise ModelFileError(
+                    f"{self.directory}: the tokenizer has no {name} token. Copy all tokenizer "
+                    "files of the checkpoint there."
+                )
         pad = self._tokenizer.pad_token_id
         if pad is not None and pad_token_id is not None and pad != pad_token_id:
             raise ModelFileError(
                 f"{self.directory}: the tokenizer pads with id {pad}, config.json says "
                 f"pad_token_id {pad_token_id}."
             )
+        template = self._encode([""], None)[0][0]
+        if template != [self._tokenizer.cls_token_id, self._tokenizer.sep_token_id]:
+            raise ModelFileError(
+                f"{self.directory}: the tokenizer gives an empty text the ids {template[:8]}, not "
+                "[CLS] and [SEP]. It is not a BERT tokenizer; copy that of the checkpoint."
+            )
+        self.warnings = _casing_warnings(self.directory, self._tokenizer, vocabulary)
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int
@@ -103,12 +120,14 @@ class Tokenizer:
         """Encodes sentences or pairs; longer ones lose tokens from the end of the longer part."""
         ids: list[np.ndarray] = []
         types: list[np.ndarray] = []
+        whole: list[int] = []
         truncated = 0
         for start in range(0, len(texts), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             fields = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
             for row_ids, row_types, special in zip(*fields, strict=True):
                 row_ids, row_types = np.asarray(row_ids, np.int32), np.asarray(row_types, np.int32)
+                whole.append(len(row_ids))
                 if len(row_ids) > max_length:
                     keep = _longest_first(np.asarray(special) == 1, max_length)
                     row_ids, row_types = row_ids[keep], row_types[keep]
@@ -130,6 +149,7 @@ class Tokenizer:
             np.cumsum([0, *map(len, ids)]),
             truncated,
             unknown / ordinary if ordinary else 0.0,
+            np.array(whole, np.int32) if truncated else None,
         )
 
     def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[list[int]]]:
@@ -191,6 +211,60 @@ def resolve_max_length(asked: int, model_maximum: int) -> int:
     return length
 
 
+def _vocabulary(directory: Path) -> Container[str]:
+    """Returns the tokens that stand in the files themselves, in tokenizer.json if there is one.
+
+    Raises:
+      ModelFileError: the file cannot be read, or vocab.txt starts with a byte order mark, which
+        would become a part of its first token.
+    """
+    path = next(p for name in FILES[:2] if (p := directory / name).is_file())
+    try:
+        data = path.read_bytes()
+        if path.name == FILES[0]:
+            values = json.loads(data)
+            added = [token["content"] for token in values.get("added_tokens") or ()]
+            return {*values["model"]["vocab"], *added}
+        text = data.decode()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(directory, error) from error
+    if text.startswith("\ufeff"):
+        raise ModelFileError(
+            f"{path}: starts with a byte order mark. Save it as UTF-8 without one: "
+            f"sed -i '1s/^\\xef\\xbb\\xbf//' {path}"
+        )
+    return {line.rstrip() for line in text.split("\n")}
+
+
+def _casing_warnings(directory: Path, tokenizer: Any, vocabulary: Iterable[str]) -> tuple[str, ...]:
+    """Tells of a cased vocabulary under a tokenizer that lower-cases, or the reverse: transformers
+    lower-cases unless the files say otherwise, also for cased models."""
+    words = [word for token in vocabulary if (word := token.removeprefix("##"))[:1].isalpha()]
+    capitals = sum(word != word.lower() for word in words)
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
+    advice = f'"do_lower_case": {json.dumps(not lowers)} in {directory / "tokenizer_config.json"}'
+    if lowers and capitals > 0.01 * len(words):
+        return (
+            f"tokenizer: WARNING: {capitals} of {len(words)} words of the vocabulary have capital "
+            f"letters, but texts are lower-cased. For a cased model set {advice}",
+        )
+    if not lowers and not capitals and any(word.isascii() for word in words):
+        return (
+            "tokenizer: WARNING: no word of the vocabulary has a capital letter, but texts keep "
+            f"theirs and become unknown. For an uncased model set {advice}",
+        )
+    return ()
+
+
+def _unreadable(directory: Path, error: Exception) -> ModelFileError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelFileError(
+        f"{directory}: the tokenizer files cannot be read: {type(error).__name__}: {reason[:200]}. "
+        "Copy those of the checkpoint again."
+    )
+
+
 def _load(directory: Path) -> Any:
     # Imported here: transformers takes seconds, and evaluation of token rows does not need it.
     from transformers import AutoTokenizer, BertTokenizer
@@ -204,6 +278,6 @@ def _load(directory: Path) -> Any:
         cls = BertTokenizer if bare and not (directory / FILES[0]).is_file() else AutoTokenizer
         return cls.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the loader raises whatever its parsers do
-        raise ModelFileError(f"{directory}: the tokenizer files cannot be read: {error}") from error
+        raise _unreadable(directory, error) from error
     finally:
         hf_logging.set_verbosity(verbosity)

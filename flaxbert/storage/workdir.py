@@ -59,6 +59,10 @@ class Workdir:
         return self.root / "metrics.jsonl"
 
     @property
+    def data_report(self) -> Path:
+        return self.root / "data_report.json"
+
+    @property
     def all_results(self) -> Path:
         return self.root / "all_results.json"
 

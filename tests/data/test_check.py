@@ -1,10 +1,7 @@
-"""Bad input found on the host, with line numbers; how labels are numbered; the held-out split."""
+"""Bad input found on the host, with line numbers; how labels are numbered."""
 
 from __future__ import annotations
 
-import random
-import re
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,7 +14,8 @@ from flaxbert.data.check import (
     check_texts,
     label_counts,
     learn_labels,
-    split_validation,
+    usable_labels,
+    usable_texts,
 )
 from flaxbert.data.rows import Rows
 from flaxbert.errors import ConfigError, DataError
@@ -97,6 +95,9 @@ def test_offenders_are_named_by_their_own_lines():
 # (targets, arguments of learn_labels, what the message must say: place, problem, fix)
 REFUSED = {
     "no column": (None, {}, ("rows.csv: has no label column", "data.label")),
+    "white space": (["a", " \t", "b"], {}, (":3: the label is missing", "remove the row")),
+    "nothing in a list": ([["a"], [" "]], {}, (":3: the label is neither a string nor",)),
+    "surrogate": (["a", "b\ud83d"], {}, (":3: the label has half of a surrogate", "Repair")),
     "missing": (["a", None, "b"], {}, (":3: the label is missing", "remove the row")),
     "empty cell": (["a", "", "b"], {}, (":3: the label is missing", "remove the row")),
     "no rows": ([], {}, ("rows.csv: no row has any label", "Check the label column")),
@@ -158,6 +159,7 @@ REFUSED = {
         {"problem": "regression"},
         (":2: the label is not a finite number (got True)",),
     ),
+    "too large to square": ([1e30, 0.5], {}, (":2: the label is so large that", "(got 1e+30)")),
     "list for regression": (
         [[1.5], [2.5]],
         {"problem": "regression"},
@@ -258,6 +260,8 @@ ORDER = {
     "other integers in numeric order": (["10", "9", "-3"], Known(), ("-3", "9", "10")),
     "stars": ([5, 1, 3, 2, 4], Known(), ("1", "2", "3", "4", "5")),
     "ids with a gap": ([0, 2], Known(), ("0", "2")),
+    "white space around": (["a ", " b", "a", "\tb"], Known(), ("a", "b")),
+    "case counts": (["Pos", "pos"], Known(), ("Pos", "pos")),
     "leading zeros are words": (["010", "9"], Known(), ("010", "9")),
     "checkpoint's names": (["a", "b"], Known(checkpoint=("b", "a")), ("b", "a")),
     "checkpoint's integer names": ([0, 1], Known(checkpoint=("1", "0")), ("1", "0")),
@@ -339,62 +343,75 @@ def test_label_counts_are_in_id_order():
     assert label_counts([["y", "x"], ["y"], []], labels) == {"x": 1, "y": 2}
 
 
-# --- the held-out split -------------------------------------------------------------------------
+# --- rows left out ------------------------------------------------------------------------------
 
 
-def imbalanced() -> tuple[Rows, Labels]:
-    targets = ["a"] * 100 + ["b"] * 40 + ["c"] * 10 + ["d"] * 2 + ["e"]
-    random.Random(3).shuffle(targets)
-    texts = [f"text {i}" for i in range(len(targets))]
-    return rows_of(targets, texts), Labels("single_label", ("a", "b", "c", "d", "e"))
+def test_unusable_texts_can_be_left_out():
+    rows = rows_of(None, ["a", None, 3, "b\ud83d", "", "c"], ["x", "x", "x", "x", "", None])
+    rows = usable_texts(rows, "skip")
+    assert (rows.texts, rows.pairs, rows.lines) == (["a", ""], ["x", ""], [2, 6])
+    assert rows.skipped == {
+        "the text is missing": [3],
+        "the text is not a string": [4],
+        "the text has half of a surrogate pair": [5],
+        "the second text is missing": [7],
+    }
+    rows = usable_texts(rows, "skip", "skip")
+    assert (rows.texts, rows.skipped["the text is empty"]) == (["a"], [6])
+    assert rows.skipped["the text is missing"] == [3]
 
 
-def test_split_is_disjoint_and_whole_in_file_order():
-    rows, labels = imbalanced()
-    train, validation = split_validation(rows, labels, 0.2, seed=1)
-    assert sorted(train.lines + validation.lines) == rows.lines
-    assert train.lines == sorted(train.lines)
-    assert validation.lines == sorted(validation.lines)
-    for part in (train, validation):
-        for line, text, target in zip(part.lines, part.texts, part.targets, strict=True):
-            assert (text, target) == (rows.texts[line - 2], rows.targets[line - 2])
+def test_empty_texts_can_be_refused():
+    rows = rows_of(None, ["a", " ", ""])
+    assert usable_texts(rows) is rows
+    message = refusal(usable_texts, rows, on_empty="error")
+    assert message.startswith("rows.csv:3: the text is empty. Also line 4. Give it a value")
+    assert "config.data.on_empty" in message
+    # Each choice is its own: skipping bad rows keeps empty ones.
+    assert usable_texts(rows, "skip") is rows
 
 
-def test_split_takes_the_share_of_each_label_and_leaves_one_to_train():
-    rows, labels = imbalanced()
-    train, validation = split_validation(rows, labels, 0.2, seed=1)
-    assert Counter(validation.targets) == {"a": 20, "b": 8, "c": 2}  # round(0.4) = 0 of d
-    train, validation = split_validation(rows, labels, 0.9, seed=1)
-    assert Counter(validation.targets) == {"a": 90, "b": 36, "c": 9, "d": 1}  # never all of d or e
-    assert set(train.targets) == set(labels.names)
-
-
-def test_split_depends_on_the_seed_alone():
-    rows, labels = imbalanced()
-    first, again, other = (split_validation(rows, labels, 0.2, s)[1].lines for s in (1, 1, 2))
-    assert first == again
-    assert first != other
-    assert len(first) == len(other)
+def test_nothing_left():
+    message = refusal(usable_texts, rows_of(None, [None, None]), "skip")
+    assert message == (
+        "rows.csv: no row can be used. Skipped: the text is missing: lines 2, 3. Repair them."
+    )
 
 
 @pytest.mark.parametrize(
-    ("targets", "labels"),
+    ("targets", "problem", "learnt", "kept"),
     [
-        ([float(i) for i in range(40)], Labels("regression", ("x",))),
-        ([["a"], ["a", "b"], [], ["b"]] * 10, Labels("multi_label", ("a", "b"))),
+        (["a", None, "b", "", "-1", ["c"]], "single_label", ("a", "b"), [2, 4]),
+        ([0, 2.5, 1, -1], "single_label", ("0", "1"), [2, 4]),
+        (["0.5", "n/a", "2", "-1"], "auto", ("LABEL_0",), [2, 4, 5]),
+        ([["a"], None, ["-1"], ["b", "a"], []], "auto", ("a", "b"), [2, 5, 6]),
     ],
 )
-def test_split_of_numbers_and_lists(targets, labels):
+def test_unusable_labels_can_be_left_out(targets, problem, learnt, kept):
     rows = rows_of(targets)
-    train, validation = split_validation(rows, labels, 0.25, seed=0)
-    assert (len(train), len(validation)) == (30, 10)
-    assert sorted(train.lines + validation.lines) == rows.lines
+    labels = learn_labels(rows, problem, on_bad_row="skip")
+    assert labels.names == learnt
+    left, values = usable_labels(rows, labels, on_bad_row="skip")
+    assert left.lines == kept
+    assert len(values) == len(left)
+    assert sum(map(len, left.skipped.values())) == len(rows) - len(kept)
+    refusal(usable_labels, rows, labels)
 
 
-def test_too_few_rows_to_split():
-    rows = rows_of(["a", "b", "a", "b"])
-    message = refusal(split_validation, rows, Labels("single_label", ("a", "b")), 0.1, 0)
-    assert re.search(r"rows\.csv: 4 rows are too few .* 0\.1 .* larger share", message)
+def test_unknown_labels_can_be_left_out():
+    labels = Labels("single_label", SENTIMENT)
+    left, values = usable_labels(rows_of([0, 2, 1]), labels, on_bad_row="skip")
+    assert (values, left.lines) == (["negative", "positive"], [2, 4])
+    assert left.skipped == {"the label is out of range": [3]}
+    left, values = usable_labels(rows_of(["positive", "x"]), labels, on_bad_row="skip")
+    assert (values, left.lines) == (["positive"], [2])
+    assert "no row can be used" in refusal(usable_labels, rows_of(["x"]), labels, "", "skip")
+    # What no single row is to blame for stays an error.
+    assert "several kinds" in refusal(learn_labels, rows_of(["0", 1]), on_bad_row="skip")
+
+
+def test_one_class_can_be_allowed():
+    assert learn_labels(rows_of(["a", "a"]), on_single_class="warn").names == ("a",)
 
 
 # --- options ------------------------------------------------------------------------------------

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
+import gzip
 import io
 import json
+import os
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxbert.data.files import read_inputs, read_rows, read_text
+from flaxbert.data import decode, formats
+from flaxbert.data.files import read_input_chunks, read_inputs, read_rows, refuse_same_file
 from flaxbert.data.rows import Rows
 from flaxbert.errors import DataError
 
@@ -131,6 +138,32 @@ def test_jsonl_and_text_end_lines_only_at_newlines(read, tmp_path, separator):
     assert read_inputs(str(tmp_path / "a.txt"), text="text").texts == [text, "c"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".TSV", ".jsonl"])
+def test_gzip_of_text_formats(read, suffix):
+    content = {".csv": "text,label\nä,1\n", ".TSV": "text\tlabel\nä\t1\n"}.get(
+        suffix, '{"text": "ä", "label": "1"}\n'
+    )
+    rows = read(f"rows{suffix}.gz", gzip.compress(content.encode()))
+    assert (rows.texts, rows.targets) == (["ä"], ["1"])
+    # Two members end to end are one file, as `cat a.gz b.gz` makes it.
+    both = gzip.compress(content.encode()) + gzip.compress(content.splitlines()[-1].encode())
+    assert read(f"rows{suffix}.gz", both).texts == ["ä", "ä"]
+
+
+@pytest.mark.parametrize("cut", [5, 20, -9, -1])
+def test_a_cut_gzip_file(read, cut):
+    data = gzip.compress(("text,label\n" + "word,1\n" * 500).encode())
+    assert "the gzip file ends too early. Copy" in refusal(read, "a.csv.gz", data[:cut])
+
+
+@pytest.mark.parametrize("place", [12, 40, -6])
+def test_a_damaged_gzip_file(read, place):
+    data = bytearray(gzip.compress(("text,label\n" + "word,1\n" * 500).encode()))
+    data[place] ^= 0xFF
+    message = refusal(read, "a.csv.gz", bytes(data))
+    assert "gzip" in message and "again" in message
+
+
 @PROPERTY
 @given(cells=st.lists(st.tuples(TEXTS, TEXTS), min_size=1))
 def test_what_a_csv_or_jsonl_writer_writes_comes_back(tmp_path_factory, cells):
@@ -215,6 +248,12 @@ REFUSED = {
     "empty csv": ("a.csv", "", ("a.csv:", "is empty", "Expected a header line with text, label")),
     "blank csv": ("a.csv", "\n\n\n", ("a.csv:", "is empty", "Expected a header line")),
     "empty jsonl": ("a.jsonl", "\n \n", ("a.jsonl:", "is empty", "one JSON object a line")),
+    "key twice": (
+        "a.jsonl",
+        '{"text": "a", "label": 1}\n{"text": "b", "label": 1, "text": "c"}',
+        (":2:", "the key 'text' stands twice", "Keep one"),
+    ),
+    "key twice inside": ("a.jsonl", '{"text": "a", "x": [{"y": 1, "y": 1}]}', (":1:", "'y'")),
     "malformed": (
         "a.jsonl",
         '{"text": "a", "label": 1}\n\n{"text": "b", "label": }\n',
@@ -235,6 +274,11 @@ REFUSED = {
         ("no object has the key 'text'", "Did you mean 'txt'?", "Keys: 'txt', 'label'"),
     ),
     "unknown suffix": ("a.xlsx", "", ("'.xlsx'", "Expected one of .csv, .tsv, .jsonl")),
+    "gzip of Parquet": ("a.parquet.gz", "", ("compressed inside", "gunzip")),
+    "gzip of anything": ("a.gz", "", ("unknown kind of file '.gz'", "Expected one of")),
+    "near suffix": ("a.json", "", ("'.json'", "Did you mean '.jsonl'?")),
+    "no gzip": ("a.csv.gz", "text,label\n", ("is not a valid gzip file", "take .gz off")),
+    "half UTF-16": ("a.csv", "text,label\n".encode("utf-16-le"), (":1:", "iconv -f UTF-16LE")),
     "no suffix": ("rows", "", ("unknown kind of file ''", "Expected one of")),
 }
 
@@ -257,17 +301,79 @@ def test_missing_file_names_the_nearest(tmp_path):
     assert "x.csv: there is no such file. Check the path." in message
 
 
-def test_a_directory_is_no_file(tmp_path):
+def test_a_directory_or_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    message = refusal(read_rows, tmp_path / "pipe.csv", text="text")
+    assert "pipe.csv: is a named pipe. Name a file. Only --input=- reads a stream." in message
+    (tmp_path / "null.csv").symlink_to("/dev/null")
+    assert "is a device. Name a file" in refusal(read_rows, tmp_path / "null.csv", text="text")
     (tmp_path / "rows.csv").mkdir()
-    assert "is a directory. Name a file." in refusal(read_text, tmp_path / "rows.csv")
+    assert "is a directory. Name a file." in refusal(read_rows, tmp_path / "rows.csv", text="text")
 
 
 def test_what_the_system_cannot_open_is_a_data_error(tmp_path):
-    assert "cannot be read" in refusal(read_text, tmp_path / ("a" * 300 + ".csv"))
+    assert "cannot be read" in refusal(read_rows, tmp_path / ("a" * 300 + ".csv"), text="text")
     (tmp_path / "file").write_text("")
-    assert "cannot be read" in refusal(read_text, tmp_path / "file" / "rows.csv")
+    assert "cannot be read" in refusal(read_rows, tmp_path / "file" / "rows.csv", text="text")
     (tmp_path / "loop.csv").symlink_to("loop.csv")
-    assert "cannot be read" in refusal(read_text, tmp_path / "loop.csv")
+    assert "cannot be read" in refusal(read_rows, tmp_path / "loop.csv", text="text")
+
+
+def test_a_file_that_vanishes_or_cannot_be_read_on(tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    path.write_text("text\na\n")
+    real = Path.open
+
+    def vanished(self, *args):
+        path.rename(tmp_path / "gone")
+        return real(self, *args)
+
+    monkeypatch.setattr(Path, "open", vanished)
+    assert "rows.csv: there is no such file" in refusal(read_rows, path, text="text")
+
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "gone").rename(path)
+    monkeypatch.setattr(Path, "open", lambda self, mode: Failing())
+    assert "cannot be read: Input/output error" in refusal(read_rows, path, text="text")
+
+
+@pytest.mark.parametrize("link", [None, "symbolic", "hard"])
+def test_one_file_under_two_names(tmp_path, link):
+    train = dev = tmp_path / "train.csv"
+    train.write_text("text\n")
+    if link:
+        dev = tmp_path / "dev.csv"
+        dev.symlink_to(train) if link == "symbolic" else dev.hardlink_to(train)
+    names = {"config.data.train": str(train), "config.data.validation": str(dev)}
+    message = refusal(refuse_same_file, names)
+    assert message.startswith(
+        f"config.data.train={train} and config.data.validation={dev} are one file. "
+    )
+    (tmp_path / "other.csv").write_text("text\n")
+    refuse_same_file({"a": str(train), "b": str(tmp_path / "other.csv"), "c": "", "d": "none"})
+
+
+def test_lines_that_are_no_row_can_be_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,1\nb\nc,d,1\n\ne,0\n")
+    rows = read_rows(tmp_path / "a.csv", text="text", label="label", on_bad_row="skip")
+    assert (rows.texts, rows.lines) == (["a", "e"], [2, 6])
+    assert rows.skipped == {"another number of cells than the header": [3, 4]}
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "a", "label": 1}\n{"text"\n[1]\n{"text": "b", "text": "c"}\n{"text": "d"}\n'
+    )
+    rows = read_rows(tmp_path / "a.jsonl", text="text", label="label", on_bad_row="skip")
+    assert (rows.texts, rows.targets, rows.lines) == (["a", "d"], [1, None], [1, 5])
+    assert rows.skipped == {
+        "not valid JSON": [2],
+        "not a JSON object": [3],
+        "a key twice in one object": [4],
+    }
+    # Not the fault of a row: what is left would not be what the file means.
+    (tmp_path / "b.csv").write_text('text,label\na,1\n"b,1\n')
+    refusal(read_rows, tmp_path / "b.csv", text="text", label="label", on_bad_row="skip")
 
 
 # --- inputs of predict --------------------------------------------------------------------------
@@ -300,4 +406,85 @@ def test_inputs_from_a_table(tmp_path):
     assert (rows.texts, rows.pairs, rows.targets) == (["a"], ["b"], None)
     message = refusal(read_inputs, str(tmp_path / "a.pdf"), text="q")
     assert "'.pdf'" in message
-    assert ".jsonl, .txt, or - for standard input" in message
+    assert ".parquet, .txt, or - for standard input" in message
+
+
+# --- in parts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".txt", ".csv.gz", ".parquet"])
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_parts_are_the_whole_in_order(tmp_path, suffix, size):
+    texts = [f"text {i}" for i in range(10)]
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": texts}), path, row_group_size=4)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    elif suffix == ".csv.gz":
+        path.write_bytes(gzip.compress("\n".join(["text", *texts]).encode()))
+    else:
+        path.write_text("\n".join(texts if suffix == ".txt" else ["text", *texts]))
+    parts = list(read_input_chunks(str(path), text="text", size=size))
+    assert [len(part) for part in parts[:-1]] == [size] * (-(-10 // size) - 1)
+    assert [text for part in parts for text in part.texts] == texts
+    whole = read_inputs(str(path), text="text")
+    assert [line for part in parts for line in part.lines] == whole.lines
+    assert whole.texts == texts
+
+
+def test_parts_come_before_the_file_is_read(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"text\n" + b"word\n" * 1_000_000 + b"\xff\n")
+    parts = read_input_chunks(str(path), text="text", size=100)
+    assert next(parts).texts == ["word"] * 100  # before the byte that is not UTF-8
+    message = refusal(list, parts)
+    assert ":1000002: byte 5000005 (0xff)" in message
+
+
+def test_a_key_that_no_object_has_is_named_before_the_first_part(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"txt": "a"}\n' * 20_000)
+    message = refusal(next, read_input_chunks(str(path), text="text"))
+    assert "no object has the key 'text'. Did you mean 'txt'?" in message
+
+
+@pytest.mark.parametrize("kind", ["lines", "one line", "quoted", "json"])
+def test_a_gzip_bomb_is_read_in_little_memory(tmp_path, monkeypatch, kind):
+    """48 MB of text in a small file: memory stays near a block, or the row's length is refused."""
+    monkeypatch.setattr(decode, "LONGEST_ROW", 1 << 20)
+    monkeypatch.setattr(formats, "LONGEST_ROW", 1 << 20)
+    path = tmp_path / ("bomb.jsonl.gz" if kind == "json" else "bomb.csv.gz")
+    unit = {"lines": b"word " * 2000 + b"\n", "quoted": b"word " * 100 + b"\n"}.get(kind, b"word ")
+    start = {"quoted": b'text\n"', "json": b'{"text": "'}.get(kind, b"text\n")
+    block = unit * (1_000_000 // len(unit))
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(start)
+        for _ in range(48):
+            file.write(block)
+    assert path.stat().st_size < 1e6
+    tracemalloc.start()
+    try:
+        chunks = read_input_chunks(str(path), text="text", size=100)
+        if kind == "lines":
+            assert sum(map(len, chunks)) == 99 * 48
+        else:
+            place = ":1:" if kind == "json" else ":2:"
+            message = refusal(list, chunks)
+            assert f"{place} a row longer than 1 million characters" in message
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_standard_input_gives_parts_before_it_ends(monkeypatch):
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as stdin, os.fdopen(writing, "wb", buffering=0) as other:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stdin))
+        chunks = read_input_chunks("-", text="text", size=2)
+        other.write(b"\xef")  # half of a mark
+        other.write(b"\xbb\xbfone\ntwo\nthr")
+        assert next(chunks).texts == ["one", "two"]
+        other.write(b"ee\n\xc3")  # half of a character
+        other.close()
+        assert "standard input:4: byte 17 (0xc3) is not UTF-8" in refusal(next, chunks)

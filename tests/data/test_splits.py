@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flaxbert.config import Data
 from flaxbert.data.check import Labels
 from flaxbert.data.rows import Rows
 from flaxbert.data.sources import with_task
-from flaxbert.data.splits import hold_out, make_examples, read_file, read_split, read_training
+from flaxbert.data.splits import (
+    hold_out,
+    make_examples,
+    read_file,
+    read_split,
+    read_training,
+    report_on,
+)
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError, DataError
 
@@ -74,6 +85,25 @@ def test_what_training_cannot_start_from():
         read_training(Data(train="nowhere.csv"))
 
 
+def test_one_file_as_training_and_validation(files, tmp_path):
+    data = files()
+    (tmp_path / "link.csv").symlink_to(data.train)
+    for other in (data.train, str(tmp_path / "link.csv")):
+        with pytest.raises(DataError, match=r"config\.data\.validation=.*are one file"):
+            read_training(dataclasses.replace(data, validation=other))
+    with pytest.raises(DataError, match=r"config\.data\.train=.*config\.data\.test="):
+        read_training(dataclasses.replace(data, test=data.train))
+
+
+def test_label_names_of_the_file_come_with_it(tmp_path):
+    info = {"info": {"features": {"label": {"names": ["z", "a"], "_type": "ClassLabel"}}}}
+    table = pa.table({"text": ["x", "y"], "label": [0, 1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, tmp_path / "train.parquet")
+    read = read_training(Data(train=str(tmp_path / "train.parquet")))
+    assert (read.train.targets, read.names) == (["z", "a"], ("z", "a"))
+
+
 def test_splits_by_name(files):
     data = files(validation=True, test=True)
     names = ("train", "validation", "test")
@@ -93,7 +123,9 @@ def test_held_out_rows_are_the_same_ones_later(files):
 
 
 def test_held_out_rows_of_several_labels_a_cell(tmp_path):
-    (tmp_path / "train.csv").write_text("text,label\n" + "x,a|b\ny,b\n" * 10)
+    (tmp_path / "train.csv").write_text(
+        "text,label\n" + "".join(f"x{i},a|b\ny{i},b\n" for i in range(10))
+    )
     data = Data(train=str(tmp_path / "train.csv"), label_separator="|", validation_fraction=0.2)
     labels = Labels("multi_label", ("a", "b"))
     assert len(read_split(data, labels, "validation", seed=0)[""]) == 4
@@ -120,7 +152,9 @@ def test_examples(tokenizer):
     assert split.examples.labels.dtype == np.int32
     assert split.examples.tokens.lengths.tolist() == [4, 5, 3]
     assert split.lines == (
-        "training: 3 rows, 4.0 tokens on average, longest 5, 1 cut to 5; a 1, b 2",
+        "training: 3 rows; a 1 (33.3 %), b 2 (66.7 %)",
+        "training: tokens a row: median 4, 90 % up to 6, 99 % up to 6, longest 6; 1 row (33.3 %) "
+        "cut to 5",
     )
 
 
@@ -130,26 +164,13 @@ def test_examples_of_pairs_lists_and_numbers(tokenizer):
     split = make_examples("test", rows, labels, tokenizer, max_length=16, separator=";")
     assert split.examples.labels.tolist() == [[1.0, 1.0], [0.0, 1.0]]
     assert split.examples.tokens.lengths.tolist() == [5, 5]
-    assert split.lines[0].endswith("; a 1, b 2")
+    assert split.lines[0] == "test: 2 rows; a 1 (50.0 %), b 2 (100.0 %)"
     rows = rows_of(["x", "y"], ["0.5", "-2"])
     split = make_examples(
         "test", rows, Labels("regression", ("LABEL_0",)), tokenizer, max_length=16
     )
     assert split.examples.labels.tolist() == [0.5, -2.0]
-    assert ";" not in split.lines[0]
-
-
-def test_warnings(tokenizer):
-    split = make_examples("test", rows_of(["", "a"], ["a", "b"]), AB, tokenizer, max_length=16)
-    assert split.lines[1:] == ("test: WARNING: 1 rows have an empty text",)
-    unknown = rows_of(["🦖 🦕 a b", "c d"], ["a", "b"])
-    split = make_examples("test", unknown, AB, tokenizer, max_length=16)
-    assert split.lines[1:] == (
-        "test: WARNING: 33 % of the tokens are unknown to the vocabulary; is this the right model "
-        "for these texts?",
-    )
-    few = rows_of(["🦖 a b c", "d"], ["a", "b"])  # exactly the share that is still usual
-    assert len(make_examples("test", few, AB, tokenizer, max_length=16).lines) == 1
+    assert split.lines[0] == "test: 2 rows; values -2 to 0.5, mean -0.75"
 
 
 @pytest.mark.parametrize(
@@ -165,3 +186,41 @@ def test_warnings(tokenizer):
 def test_bad_rows_never_become_examples(tokenizer, texts, targets, said):
     with pytest.raises(DataError, match=said):
         make_examples("test", rows_of(texts, targets), AB, tokenizer, max_length=16)
+
+
+def test_bad_rows_can_be_left_out(tokenizer):
+    rows = rows_of(["a", None, "", "b", "c"], ["a", "b", "a", "x", "b"])
+    split = make_examples(
+        "test", rows, AB, tokenizer, max_length=16, on_bad_row="skip", on_empty="skip"
+    )
+    assert split.rows.lines == [2, 6]
+    assert split.targets == ["a", "b"]
+    assert split.examples.labels.tolist() == [0, 1]
+    assert len(split.examples.tokens) == 2
+
+
+# --- the report on all splits -------------------------------------------------------------------
+
+
+def test_report_on_training_and_validation(tokenizer):
+    def split(name, texts, targets):
+        return make_examples(name, rows_of(texts, targets), AB, tokenizer, max_length=16)
+
+    train = split("training", ["one", "two", "three"], ["a", "b", "b"])
+    validation = split("validation", ["Two ", "four"], ["b", "b"])
+    report = report_on(Data(), AB, train, {"validation": validation})
+    assert report.lines[:2] == train.lines
+    assert report.lines[2:4] == validation.lines
+    assert report.lines[4:] == (
+        "validation: WARNING: no row has the label 'a'",
+        "validation: WARNING: 1 of 2 texts also stand in training, 0 of them exactly: "
+        "rows.csv:2 = rows.csv:3; the metrics will flatter",
+    )
+    assert set(report.values) == {"training", "validation", "labels", "validation_in_training"}
+    assert report_on(Data(), AB, train, {}).values.keys() == {"training", "labels"}
+    json.dumps(report.values, allow_nan=False)
+    message = r"^validation: 1 of 2 texts also stand in training.*\. Remove them.*on_leak=warn"
+    with pytest.raises(DataError, match=message):
+        report_on(Data(on_leak="error"), AB, train, {"validation": validation})
+    clean = split("validation", ["five", "six"], ["a", "b"])
+    assert len(report_on(Data(on_leak="error"), AB, train, {"validation": clean}).lines) == 4

@@ -132,6 +132,9 @@ def test_long_sentences_are_cut_at_the_end_and_counted(tokenizer):
     tokens = tokenizer.encode(texts, None, max_length=6)
     assert tokens.lengths.tolist() == [6, 6, 6, 2]
     assert tokens.truncated == 2  # the first fits exactly
+    assert tokens.uncut_lengths is not None
+    assert tokens.uncut_lengths.tolist() == [6, 7, 602, 2]
+    assert tokenizer.encode(texts, None, max_length=602).uncut_lengths is None
     whole = sequences(tokenizer.encode(texts, None, max_length=10_000))
     for (cut, _), (full, _) in zip(sequences(tokens), whole, strict=True):
         assert cut == (full if len(full) <= 6 else [*full[:5], SEP])
@@ -295,12 +298,107 @@ def test_another_padding_id(minilm):
     load(minilm, pad_token_id=None)
 
 
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "##s"]
+
+
+def write_vocabulary(folder: Path, tokens: list[str], **settings: object) -> Path:
+    (folder / "vocab.txt").write_text("".join(token + "\n" for token in tokens))
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("name", "content"), [("tokenizer.json", b"{"), ("vocab.txt", b"[PAD]\n\xff\xfe\n")]
+    ("name", "content", "said"),
+    [
+        ("tokenizer.json", b"{", "JSONDecodeError"),
+        ("tokenizer.json", b"[]", "AttributeError"),
+        ("tokenizer.json", b"{}", "KeyError: 'model'"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 0}}}', "KeyError"),
+        ("tokenizer.json", b'{"model": ' + b"[" * 100_000, "RecursionError"),
+        ("vocab.txt", b"[PAD]\n\xff\xfe\n", "UnicodeDecodeError"),
+    ],
 )
-def test_unreadable_files(tmp_path, name, content):
+def test_unreadable_files(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    assert f"{tmp_path}: the tokenizer files cannot be read" in refusal(tmp_path)
+    message = refusal(tmp_path)
+    assert f"{tmp_path}: the tokenizer files cannot be read: " in message
+    assert said in message
+    assert message.endswith("Copy those of the checkpoint again.")
+
+
+def test_settings_that_are_no_json(tmp_path):
+    write_vocabulary(tmp_path, TOKENS)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case":')
+    assert "the tokenizer files cannot be read: JSONDecodeError" in refusal(tmp_path, 8)
+
+
+@pytest.mark.parametrize("name", ["cls", "sep", "unk"])
+def test_a_vocabulary_without_a_bert_token(tmp_path, name):
+    # transformers appends the missing token; a padded embedding table would have room for it.
+    missing = f"[{name.upper()}]"
+    write_vocabulary(tmp_path, [token for token in TOKENS if token != missing])
+    assert f"the tokenizer has no {name} token. Copy all tokenizer files" in refusal(tmp_path, 16)
+    write_vocabulary(tmp_path, [])
+    assert "the tokenizer has no cls token" in refusal(tmp_path, 16)
+
+
+def test_a_byte_order_mark_before_the_vocabulary(tmp_path):
+    # transformers makes it a part of the first token and invents another [PAD] at the end.
+    (tmp_path / "vocab.txt").write_text("\ufeff" + "\n".join(TOKENS), "utf-8")
+    message = refusal(tmp_path, 16, None)
+    assert f"{tmp_path / 'vocab.txt'}: starts with a byte order mark. Save it as UTF-8" in message
+
+
+@pytest.mark.parametrize("settings", [{}, {"model_max_length": 1e30}, {"model_max_length": 8}])
+def test_the_models_own_longest_length_is_the_runs(tmp_path, settings):
+    tokens = load(write_vocabulary(tmp_path, TOKENS, **settings), 8).encode(
+        ["hello " * 30], None, max_length=20
+    )
+    assert tokens.lengths.tolist() == [20]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \n"])
+def test_line_ends_of_a_vocabulary_do_not_matter(tmp_path, end):
+    (tmp_path / "vocab.txt").write_bytes(end.join([*TOKENS, ""]).encode())
+    tokens = load(tmp_path, 8).encode(["hello worlds"], None, max_length=8)
+    assert tokens.input_ids.tolist() == [2, 5, 6, 7, 3]
+
+
+def test_a_token_twice_in_a_vocabulary(tmp_path):
+    """The last line wins, as in PyTorch; ids stay line numbers, above the number of tokens."""
+    write_vocabulary(tmp_path, [*TOKENS[:6], "hello", *TOKENS[6:]])
+    assert "the tokenizer has 9 tokens, the model 8 embeddings" in refusal(tmp_path, 8)
+    tokens = load(tmp_path, 9).encode(["hello worlds"], None, max_length=8)
+    assert tokens.input_ids.tolist() == [2, 6, 7, 8, 3]
+
+
+def test_a_tokenizer_of_another_family(minilm, tmp_path):
+    folder = folder_of(minilm, tmp_path, "tokenizer.json", "tokenizer_config.json")
+    values = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    values["post_processor"] = None
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer.json").write_text(json.dumps(values), "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    assert "gives an empty text the ids [], not [CLS] and [SEP]" in refusal(folder)
+
+
+def test_casing_of_vocabulary_and_tokenizer(minilm, tmp_path):
+    assert load(minilm).warnings == ()
+    cased, uncased = [*TOKENS, "Hello", "##S"], TOKENS
+    for tokens, lower, said in (
+        (cased, False, None),
+        (uncased, True, None),
+        (cased, True, "2 of 5 words of the vocabulary have capital letters, but texts are lower"),
+        (uncased, False, "no word of the vocabulary has a capital letter, but texts keep theirs"),
+    ):
+        write_vocabulary(tmp_path, tokens, do_lower_case=lower)
+        warnings = load(tmp_path, 10).warnings
+        assert len(warnings) == (said is not None)
+        if said:
+            fix = f'set "do_lower_case": {"false" if lower else "true"} in {tmp_path}'
+            assert said in warnings[0] and fix in warnings[0]
 
 
 def test_a_tokenizer_without_bert_tokens(minilm, tmp_path):

@@ -1,0 +1,91 @@
+"""What one label cell means: a name, a number, an id of a known name.
+
+The surprising thing: white space around a label never counts ("pos " is "pos", as in numbers and
+in the header of a table), but case does: "Pos" and "pos" are two classes, and a warning.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def is_missing(cell: Any, separator: str) -> bool:
+    """Whether a cell holds no label; with a separator an empty cell is a row without labels."""
+    if isinstance(cell, str) and not cell.strip():
+        return not separator
+    return cell is None
+
+
+def split_cell(cell: Any, separator: str) -> Any:
+    """Returns a list of the labels of one cell; what is no string comes back as it is."""
+    if not isinstance(cell, str):
+        return cell
+    if not separator:
+        return [cell]
+    return [part.strip() for part in cell.split(separator) if part.strip()]
+
+
+def name_of(value: Any) -> str | None:
+    """Returns the name of a label: strings without white space around them, integers in decimal,
+    booleans as in JSON; None for what is none of these."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        value = value.strip()
+        number = number_of(value)
+        if "." in value and number is not None and number.is_integer():
+            return str(int(number))
+        return value or None
+    number = number_of(value)
+    return str(int(number)) if number is not None and number.is_integer() else None
+
+
+def number_of(value: Any) -> float | None:
+    """Returns the finite number that a cell holds; None if it holds none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        stripped = value.strip()
+        value = float(stripped) if _NUMBER.fullmatch(stripped) else None
+    if not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def kind_of(value: Any) -> str:
+    name = type(value).__name__
+    kinds = {"int": "number", "float": "number", "str": "string", "bool": "true/false"}
+    return kinds.get(name, {"dict": "object", "NoneType": "null"}.get(name, name))
+
+
+def are_integers(names: Iterable[str]) -> bool:
+    return all(map(_INTEGER.fullmatch, names))
+
+
+def are_ids(used: Iterable[str], names: Sequence[str]) -> bool:
+    """Whether integers in the data are ids of names. Where names are integers themselves (stars
+    from 1 to 5) an integer is always a name: read as an id it would be another class."""
+    return are_integers(used) and not any(map(_INTEGER.fullmatch, names))
+
+
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can write it: no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_list(target: Any) -> list[Any]:
+    return target if isinstance(target, list) else [target]

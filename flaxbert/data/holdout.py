@@ -1,0 +1,158 @@
+"""Validation rows taken from the training rows: a seeded share, alike in labels.
+
+The surprising thing: which rows go depends on their texts, their labels and the seed, never on
+their order in the file, and equal texts (normalised) are on one side together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flaxbert.data.check import Labels, canonical_targets
+from flaxbert.data.overlap import text_keys
+from flaxbert.data.rows import Rows
+from flaxbert.errors import DataError
+
+_BINS = 10  # quantile bins of regression targets, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Rows of one text: they stay together."""
+
+    rows: list[int]
+    targets: list[Any]
+
+    def most_common(self) -> Any:
+        counts = Counter(self.targets)
+        return min(counts, key=lambda target: (-counts[target], target))
+
+
+def split_validation(
+    rows: Rows, labels: Labels, fraction: float, seed: int, separator: str = ""
+) -> tuple[Rows, Rows]:
+    """Holds out a share of the rows: of each label alike (single label), of each label as near as
+    its combinations allow (multi-label), or of each range of values alike (regression).
+
+    Every label keeps a row to train on. Texts without duplicates give each label its share rounded
+    down or up and the whole its share rounded; groups of equal texts can make it less.
+
+    Raises:
+      DataError: too few rows for the share.
+    """
+    groups = _groups(rows, canonical_targets(rows, labels, separator), seed)
+    if labels.problem == "multi_label":
+        held = _iterative(groups, fraction)
+    elif labels.problem == "regression":
+        held = _stratified(groups, _quantile_bins(groups, fraction), fraction)
+    else:
+        held = _stratified(groups, [group.most_common() for group in groups], fraction)
+    if not held:
+        raise DataError(
+            f"{rows.source}: {len(rows)} rows are too few to hold out a share of {fraction} for "
+            "validation. Give a larger share or a validation file."
+        )
+    train = [i for i in range(len(rows)) if i not in held]
+    return (
+        dataclasses.replace(rows.take(train, "training part"), skipped=rows.skipped),
+        rows.take(sorted(held), "validation part"),
+    )
+
+
+def _groups(rows: Rows, targets: Sequence[Any], seed: int) -> list[_Group]:
+    """Returns the rows by text, in an order that the seed draws from the texts themselves."""
+    by_key: dict[bytes, _Group] = {}
+    for row, (key, target) in enumerate(zip(text_keys(rows), targets, strict=True)):
+        group = by_key.setdefault(key, _Group([], []))
+        group.rows.append(row)
+        group.targets.append(tuple(sorted(set(target))) if isinstance(target, list) else target)
+    salt = str(seed).encode()
+    return [
+        by_key[key]
+        for key in sorted(by_key, key=lambda key: hashlib.blake2b(key, salt=salt[:16]).digest())
+    ]
+
+
+def _stratified(groups: list[_Group], strata: Sequence[Hashable], fraction: float) -> set[int]:
+    """Holds out the first groups of each stratum until its part of the share is full."""
+    sizes: Counter[Any] = Counter()
+    for group, stratum in zip(groups, strata, strict=True):
+        sizes[stratum] += len(group.rows)
+    room = _apportion(sizes, fraction)
+    held: set[int] = set()
+    for group, stratum in zip(groups, strata, strict=True):
+        if len(group.rows) <= room[stratum]:
+            room[stratum] -= len(group.rows)
+            held.update(group.rows)
+    return held
+
+
+def _apportion(sizes: Counter[Any], fraction: float) -> dict[Any, int]:
+    """Returns how many rows of each stratum to hold out, by largest remainders: each its share
+    rounded down or up, and never all."""
+    # Rounded first: 40 * 0.2 must not become 9 by way of 8.000000000000002.
+    shares = {stratum: round(size * fraction, 6) for stratum, size in sizes.items()}
+    counts = {stratum: math.floor(share) for stratum, share in shares.items()}
+    left = round(sum(sizes.values()) * fraction) - sum(counts.values())
+    for stratum in sorted(shares, key=lambda s: (counts[s] - shares[s], s)):
+        if left > 0 and counts[stratum] < min(math.ceil(shares[stratum]), sizes[stratum] - 1):
+            counts[stratum] += 1
+            left -= 1
+    return {stratum: min(count, sizes[stratum] - 1) for stratum, count in counts.items()}
+
+
+def _quantile_bins(groups: list[_Group], fraction: float) -> list[int]:
+    """Returns a bin per group; equal values share one."""
+    means = np.array([float(np.mean(sorted(group.targets))) for group in groups])
+    held = round(sum(len(group.rows) for group in groups) * fraction)
+    bins = max(1, min(_BINS, held // 2))
+    edges = np.quantile(means, np.arange(1, bins) / bins)
+    return np.searchsorted(edges, means, side="right").tolist()
+
+
+def _iterative(groups: list[_Group], fraction: float) -> set[int]:
+    """Iterative stratification (Sechidis et al. 2011): the rarest label first, each group to the
+    side that still wants more of that label."""
+    own = [Counter(name for names in group.targets for name in names) for group in groups]
+    counts = sum(own, Counter())
+    # Rows that are not placed yet, and those that validation still wants. "" stands for any row:
+    # no label is called so.
+    unplaced = {**counts, "": sum(len(group.rows) for group in groups)}
+    wanted = {name: count * fraction for name, count in unplaced.items()}
+    training = Counter(counts)
+
+    def prefers_validation(name: str) -> bool | None:
+        lead = round(2 * wanted[name] - unplaced[name], 6)  # over what training wants
+        return None if lead == 0 else lead > 0
+
+    of_label: dict[str, list[int]] = {
+        name: [] for name in sorted(counts, key=lambda n: (counts[n], n))
+    }
+    of_label[""] = list(range(len(groups)))  # last: the rows without any label
+    for index, names in enumerate(own):
+        for name in names:
+            of_label[name].append(index)
+    held: set[int] = set()
+    placed: set[int] = set()
+    for name, members in of_label.items():
+        for index in members:
+            if index in placed:
+                continue
+            placed.add(index)
+            takes = prefers_validation(name)
+            takes = prefers_validation("") if takes is None else takes
+            takes = takes and all(training[n] > count for n, count in own[index].items())
+            for n, count in (*own[index].items(), ("", len(groups[index].rows))):
+                unplaced[n] -= count
+                wanted[n] -= count if takes else 0
+            if takes:
+                training -= own[index]
+                held.update(groups[index].rows)
+    return held

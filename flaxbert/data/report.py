@@ -1,0 +1,193 @@
+"""The data report: what a run is about to learn from, told before it starts.
+
+Pure: lines to print and a dict to write as JSON. The surprising thing: lengths are those before
+cutting, since they tell which max_length would do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flaxbert.data import check, overlap
+from flaxbert.data.check import Labels
+from flaxbert.data.overlap import Repeat
+from flaxbert.data.rows import Rows, list_lines
+from flaxbert.data.tokenize import Tokens
+from flaxbert.tasks import Target
+
+# Above this share of unknown tokens the model was hardly made for these texts.
+UNKNOWN_SHARE = 0.2
+
+_LABELS = 20  # named in a line; the dict has all
+_PAIRS = 3  # repeated rows that are named in a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What to print, and the same and more as a JSON-ready dict."""
+
+    lines: tuple[str, ...]
+    values: dict[str, Any]
+
+
+def describe_split(
+    name: str,
+    rows: Rows,
+    targets: Sequence[Target],
+    labels: Labels,
+    tokens: Tokens,
+    max_length: int,
+) -> Report:
+    """Describes one split whose rows have been checked; `name` opens each line."""
+    empty = check.empty_texts(rows)
+    repeated = overlap.repeats(rows, targets)
+    length = _lengths(tokens, max_length)
+    values: dict[str, Any] = {
+        "source": rows.source,
+        "rows": len(rows),
+        **_target_values(targets, labels),
+        "tokens": length,
+        "empty": len(empty),
+        "duplicates": len(repeated),
+        "duplicates_with_another_label": sum(repeat.conflict for repeat in repeated),
+        "unknown_token_share": tokens.unknown_share,
+        "skipped": {why: len(lines) for why, lines in rows.skipped.items()},
+    }
+    lines = [f"{_rows(len(rows))}; {_target_line(values)}", _length_line(length)]
+    for why, where in rows.skipped.items():
+        lines.append(f"WARNING: {_rows(len(where))} skipped: {why} ({list_lines(where, 5)})")
+    if empty:
+        where = list_lines([rows.lines[i] for i in empty], 5)
+        lines.append(f"WARNING: {_rows(len(empty))} with an empty text ({where})")
+    if repeated:
+        lines.append(
+            f"WARNING: {_rows(len(repeated))} with the text of an earlier row"
+            + _pairs_line(repeated, rows, rows)
+        )
+    if tokens.unknown_share > UNKNOWN_SHARE:
+        lines.append(
+            f"WARNING: {100 * tokens.unknown_share:.0f} % of the tokens are unknown to the "
+            "vocabulary; is this the right model for these texts?"
+        )
+    return Report(tuple(f"{name}: {line}" for line in lines), values)
+
+
+def describe_labels(labels: Labels, counts: dict[str, dict[str, int]]) -> Report:
+    """Warns of labels that a split lacks or that differ hardly.
+
+    Args:
+      counts: per split ("training", "validation") how often each label occurs.
+    """
+    lines = []
+    for split, of_split in counts.items():
+        absent = [name for name, count in of_split.items() if not count]
+        if absent:
+            lines.append(f"{split}: WARNING: no row has the label {_names(absent)}")
+    alike: dict[str, list[str]] = {}
+    for label in labels.names:
+        alike.setdefault(overlap.normalised(label), []).append(label)
+    near = [names for names in alike.values() if len(names) > 1]
+    lines += [
+        f"labels: WARNING: {_names(names)} differ only in case or spacing, and are classes of "
+        "their own; write them alike if they mean the same"
+        for names in near
+    ]
+    training = counts.get("training", {})
+    rows = sum(training.values())
+    if labels.problem == "single_label" and len(labels.names) > max(20, rows / 2):
+        lines.append(
+            f"labels: WARNING: {len(labels.names)} classes in {rows} rows; "
+            "is this the label column?"
+        )
+    return Report(tuple(lines), {"problem": labels.problem, "names": list(labels.names)})
+
+
+def describe_leaks(name: str, found: Sequence[Repeat], train: Rows, validation: Rows) -> Report:
+    """Tells of the texts of split `name` that also stand in training (see `overlap.leaks`)."""
+    exact = sum(repeat.exact for repeat in found)
+    values = {
+        "rows": len(found),
+        "exact": exact,
+        "with_another_label": sum(repeat.conflict for repeat in found),
+    }
+    if not found:
+        return Report((), values)
+    line = (
+        f"{name}: WARNING: {len(found)} of {len(validation)} texts also stand in training, "
+        f"{exact} of them exactly{_pairs_line(found, validation, train)}; the metrics will flatter"
+    )
+    return Report((line,), values)
+
+
+def _target_values(targets: Sequence[Target], labels: Labels) -> dict[str, Any]:
+    if labels.problem == "regression":
+        numbers = np.array(targets, np.float64)
+        return {
+            "targets": {
+                "min": float(numbers.min()),
+                "mean": float(numbers.mean()),
+                "max": float(numbers.max()),
+                "std": float(numbers.std()),
+            }
+        }
+    counts = check.label_counts(targets, labels)
+    shares = {name: count / len(targets) for name, count in counts.items()}
+    return {"labels": counts, "label_shares": shares}
+
+
+def _target_line(values: dict[str, Any]) -> str:
+    if "targets" in values:
+        t = values["targets"]
+        return f"values {t['min']:.4g} to {t['max']:.4g}, mean {t['mean']:.4g}"
+    listed = [
+        f"{name} {count} ({100 * values['label_shares'][name]:.1f} %)"
+        for name, count in list(values["labels"].items())[:_LABELS]
+    ]
+    more = len(values["labels"]) - _LABELS
+    return ", ".join(listed) + (f" and {more} more labels" if more > 0 else "")
+
+
+def _lengths(tokens: Tokens, max_length: int) -> dict[str, Any]:
+    lengths = tokens.lengths if tokens.uncut_lengths is None else tokens.uncut_lengths
+    p50, p90, p99 = (int(np.percentile(lengths, p, method="higher")) for p in (50, 90, 99))
+    return {
+        "mean": float(tokens.lengths.mean()),
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "max": int(lengths.max()),
+        "max_length": max_length,
+        "truncated": tokens.truncated,
+        "truncated_share": tokens.truncated / len(tokens),
+    }
+
+
+def _length_line(length: dict[str, Any]) -> str:
+    share = f"{100 * length['truncated_share']:.1f} %"
+    cut = f"{_rows(length['truncated'])} ({share})" if length["truncated"] else "none"
+    return (
+        f"tokens a row: median {length['p50']}, 90 % up to {length['p90']}, 99 % up to "
+        f"{length['p99']}, longest {length['max']}; {cut} cut to {length['max_length']}"
+    )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+def _pairs_line(found: Sequence[Repeat], rows: Rows, earlier: Rows) -> str:
+    conflicts = [repeat for repeat in found if repeat.conflict]
+    first = (conflicts or list(found))[:_PAIRS]
+    named = ", ".join(f"{rows.where(r.row)} = {earlier.where(r.earlier)}" for r in first)
+    if not conflicts:
+        return f": {named}"
+    return f", {len(conflicts)} of them with another label: {named}"
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
+    return ", ".join(map(repr, names[:_LABELS])) + more
