@@ -62,6 +62,10 @@ ELSEWHERE = {
     "model.revision": "tests/weights/test_hub.py: passed to the hub client",
     "data.task": "test_data_task below",
     "data.test": "test_test_split below",
+    "data.on_bad_row": "tests/test_bad_input.py: test_policies",
+    "data.on_empty": "tests/test_bad_input.py: test_policies",
+    "data.on_leak": "tests/test_bad_input.py: test_policies",
+    "data.on_single_class": "tests/test_bad_input.py: test_policies",
     "train.nonfinite_limit": "test_nonfinite_limit below",
 }
 
