@@ -154,12 +154,9 @@ def learn_labels(
     used = sorted({name for i in sieve.kept() for name in cells.as_list(canonical[i])})
     if not used:
         raise DataError(f"{rows.source}: no row has any label. Check the label column.")
-    if problem == "single_label" and len(used) < 2 and on_single_class == "error":
-        raise DataError(
-            f"{rows.source}: every row has the label {_shown(used[0])}. Expected at least two "
-            "classes; check the label column (or set config.data.on_single_class=warn)."
-        )
     labels = Labels(problem, _order(used, known))
+    if problem == "single_label" and len(used) < 2:
+        labels = _single_class(rows.source, used[0], labels, known, on_single_class)
     _within(sieve, canonical, labels)  # out of range of a known map
     return labels
 
@@ -340,6 +337,21 @@ def _order(used: list[str], known: Known) -> tuple[str, ...]:
             return known.checkpoint
         return tuple(map(str, numbers))
     return tuple(used)
+
+
+def _single_class(source: str, name: str, labels: Labels, known: Known, on: str) -> Labels:
+    """Returns the labels for rows of one class: a classifier needs another one from elsewhere."""
+    if on == "warn" and name in known.checkpoint:
+        labels = Labels(labels.problem, known.checkpoint)
+    fix = "check the label column (or set config.data.on_single_class=warn)."
+    if on == "warn":
+        fix = "neither the model nor the task knows another one: add rows of another class."
+    if on == "error" or len(labels.names) < 2:
+        raise DataError(
+            f"{source}: every row has the label {_shown(name)}. Expected at least two classes; "
+            + fix
+        )
+    return labels
 
 
 def _shown(value: Any) -> str:

@@ -410,8 +410,26 @@ def test_unknown_labels_can_be_left_out():
     assert "several kinds" in refusal(learn_labels, rows_of(["0", 1]), on_bad_row="skip")
 
 
-def test_one_class_can_be_allowed():
-    assert learn_labels(rows_of(["a", "a"]), on_single_class="warn").names == ("a",)
+@pytest.mark.parametrize(
+    ("target", "known", "names"),
+    [
+        ("negative", Known(task=SENTIMENT), SENTIMENT),
+        (1, Known(task=SENTIMENT), SENTIMENT),
+        ("positive", Known(checkpoint=SENTIMENT), SENTIMENT),
+    ],
+)
+def test_one_class_can_be_allowed_where_another_is_known(target, known, names):
+    rows = rows_of([target, target])
+    assert learn_labels(rows, known=known, on_single_class="warn").names == names
+    message = refusal(learn_labels, rows, known=known)
+    assert "two classes" in message and "on_single_class=warn" in message
+
+
+def test_one_class_alone_is_no_classifier():
+    # transformers refuses a folder of a single-label model with one output.
+    for known in (Known(), Known(checkpoint=SENTIMENT)):
+        message = refusal(learn_labels, rows_of(["a", "a"]), known=known, on_single_class="warn")
+        assert "every row has the label 'a'" in message and "add rows of another class" in message
 
 
 # --- options ------------------------------------------------------------------------------------

@@ -69,6 +69,10 @@ ELSEWHERE = {
     "data.dataset_config": "tests/data/test_hub.py: other rows",
     "data.dataset_revision": "tests/test_hub.py: passed to the hub client",
     "data.test": "test_test_split below",
+    "data.on_bad_row": "tests/test_bad_input.py: test_policies",
+    "data.on_empty": "tests/test_bad_input.py: test_policies",
+    "data.on_leak": "tests/test_bad_input.py: test_policies",
+    "data.on_single_class": "tests/test_bad_input.py: test_policies",
     "train.nonfinite_limit": "test_nonfinite_limit below",
 }
 

@@ -264,7 +264,7 @@ def try_case(case: Case, tokenizer: Any) -> str:
             )
             for name, rows in (("training", train), *(("validation", r) for r in held.values()))
         ]
-        validation = {"validation": split for split in made[1:]}
+        validation = dict(zip(("validation",), made[1:], strict=False))
         report = splits.report_on(data, labels, made[0], validation)
     except (DataError, ConfigError) as error:
         return reason_of(str(error))
