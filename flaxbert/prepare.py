@@ -32,6 +32,7 @@ from flaxbert.storage.workdir import Workdir
 from flaxbert.tasks import HF_PROBLEM_TYPES, problem_of
 from flaxbert.weights.folder import read_config, read_model, with_labels
 from flaxbert.weights.hub import resolve_model
+from flaxbert.weights.orbax_folder import description_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,9 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
         (workdir.source, "") if resumed else resolve_model(model.path, model.revision)
     )
     bert, ignored = read_config(folder)
+    described = description_of(folder)
     tokenizer = Tokenizer(
-        folder,
+        described,
         vocab_size=bert.vocab_size,
         pad_token_id=bert.pad_token_id,
         type_vocab_size=bert.type_vocab_size,
@@ -110,7 +112,7 @@ def prepare(config: Config, workdir: Workdir, *, resumed: bool) -> Prepared:
         train=train.examples,
         validation=validation.examples if validation else None,
         lines=train.lines + (validation.lines if validation else ()),
-        tokenizer_files=files_in(folder),
+        tokenizer_files=files_in(described),
         load_params=load_params,
         revision=revision,
     )
