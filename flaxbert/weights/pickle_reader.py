@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, NoReturn
 
 from flaxbert.errors import ModelFileError
 
-# A pickle holds names and numbers, the arrays stand beside it: BERT-large has 60 kB. Opcodes of one
-# byte can make objects of about a hundred, so this bounds the memory too.
-MAX_PICKLE_BYTES = 4 * 2**20
+# A pickle holds names and numbers, the arrays stand beside it: BERT-large has 60 kB, with the state
+# of Adam 200 kB. Opcodes of one byte can make objects of about a hundred: this bounds memory too.
+MAX_PICKLE_BYTES = 2**20
 
 
 _MAX_AXES = 8

@@ -137,8 +137,8 @@ def _checked_entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.
 def _read_legacy(file: BinaryIO, path: Path) -> Tensors:
     """Magic number, version, system, object and storage keys, each a pickle; then the storages."""
     source = str(path)
-    (magic, _), (version, _) = read_pickle(file, source), read_pickle(file, source)
-    if magic != _MAGIC or version != _PROTOCOL:
+    magic, _ = read_pickle(file, source)
+    if magic != _MAGIC or read_pickle(file, source)[0] != _PROTOCOL:
         raise ModelFileError(f"{path}: is a pickle, but none that torch.save wrote. {_ADVICE}")
     system, _ = read_pickle(file, source)
     if type(system) is not dict or system.get("little_endian") is not True:
