@@ -65,7 +65,9 @@ def describe_parameters(directory: Path) -> dict[str, jax.ShapeDtypeStruct]:
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             found = checkpointer.metadata(directory.absolute()).item_metadata
-        leaves = jax.tree_util.tree_leaves_with_path(found.tree if found is not None else {})
+        if found is None:  # Orbax only logs that it could not read it
+            raise ValueError(f"{_MARKER} is missing or damaged")
+        leaves = jax.tree_util.tree_leaves_with_path(found.tree)
         return {
             jax.tree_util.keystr(path, simple=True, separator="/"): jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype

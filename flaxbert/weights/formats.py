@@ -136,6 +136,10 @@ def _why_none(directory: Path) -> str:
             )
     if (directory / "saved_model.pb").is_file():
         return f"has a TensorFlow SavedModel, which is not read. {_TF_ADVICE}"
+    steps = [path.name for path in directory.glob("checkpoints/*") if path.name.isdecimal()]
+    if steps:
+        newest = directory / "checkpoints" / max(steps, key=int)
+        return f"is a run that has no model/ yet. Name one of its checkpoints, as {newest}."
     expected = ", ".join(form.files[0][0] for form in FORMATS)
     return (
         f"has no weights that can be read: expected one of {expected} "

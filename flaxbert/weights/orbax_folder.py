@@ -28,7 +28,7 @@ _STATE, _SOURCE = "state", "source"
 
 def is_checkpoint(directory: Path) -> bool:
     """Whether a directory is `checkpoints/<step>` of a run."""
-    return directory.name.isdecimal() and holds_parameters(directory / _STATE)
+    return directory.resolve().name.isdecimal() and (directory / _STATE).is_dir()
 
 
 def description_of(directory: Path) -> Path:
