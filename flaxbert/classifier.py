@@ -28,6 +28,7 @@ from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params, bind
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
 from flaxbert.weights.hub import resolve_model
+from flaxbert.weights.orbax_folder import description_of
 
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -108,13 +109,15 @@ class FlaxBertForSequenceClassification:
         """
         directory, resolved = resolve_model(path_or_id, revision)
         config, ignored = read_config(directory)
-        config = with_labels(config, _label_names(config, num_labels, id2label), problem_type)
-        loaded = read_model(directory, config, seed, ignored)
+        names = _label_names(config, num_labels, id2label)
+        config = with_labels(config, names, problem_type)
+        chosen = num_labels is not None or id2label is not None
+        loaded = read_model(directory, config, seed, ignored, keep_head=not chosen)
         return cls(
-            config,
+            loaded.config,
             loaded.params,
             dtype=dtype,
-            source=directory,
+            source=description_of(directory),
             revision=resolved,
             notes=loaded.notes,
             fresh=loaded.fresh,

@@ -1,27 +1,41 @@
-"""python -m flaxbert.convert --from=PATH --to=DIR
+"""python -m flaxbert.convert --from=PATH --to=DIR [--format=pytorch|flax|orbax]
 
-Reads any BERT folder that flaxbert reads (with or without the bert. prefix, old gamma/beta names,
-half precision, shards, a run's workdir) and writes a Hugging Face folder that PyTorch
-loads as it is.
+Reads any BERT folder that flaxbert reads (see docs/formats.md) or a run's workdir or checkpoint,
+and writes a clean folder: for PyTorch (model.safetensors), for the Flax classes of transformers 4
+(flax_model.msgpack), or for Orbax (params/). It writes what the source has and nothing else: a
+model without a classifier stays one without.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from flaxbert import cli
 from flaxbert.errors import ConfigError
 
+if TYPE_CHECKING:
+    # Imported where they are used: JAX takes seconds, flags and errors should not.
+    from flaxbert.weights.folder import Loaded
+
+FORMATS = ("pytorch", "flax", "orbax")
+
 
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
-        "from", "", "Model folder, hub id, embedded:minilm, or workdir.", flag_values=values
+        "from",
+        "",
+        "Model folder, hub id, embedded:minilm, a workdir or its checkpoints/<step>.",
+        flag_values=values,
     )
     flags.DEFINE_string("to", "", "New or empty folder.", flag_values=values)
     flags.DEFINE_string("revision", "", "Hub revision of --from.", flag_values=values)
+    flags.DEFINE_enum(
+        "format", FORMATS[0], FORMATS, "What the weights are written as.", flag_values=values
+    )
 
 
 def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
@@ -32,20 +46,32 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--to: {target} exists and is not an empty folder.")
 
-    from flaxbert.classifier import FlaxBertForSequenceClassification
+    from flaxbert.data.tokenize import files_in
+    from flaxbert.weights.folder import read_config, read_weights, write_model
+    from flaxbert.weights.hub import resolve_model
+    from flaxbert.weights.orbax_folder import description_of
 
     if (Path(source) / "model" / "config.json").is_file():
         source = str(Path(source) / "model")  # a workdir: its best model
-    model = FlaxBertForSequenceClassification.from_pretrained(source, revision=values.revision)
-    for note in model.notes:
+    folder, _ = resolve_model(source, values.revision)
+    config, ignored = read_config(folder)
+    read = read_weights(folder, config, ignored, keep_head=True)
+    for note in read.notes:
         cli.say(f"{source}: {note}")
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         staged = Path(temporary) / "model"  # whole before it stands at --to
-        model.save_pretrained(staged)
+        tokenizer_files = files_in(description_of(folder))
+        write_model(staged, read.config, read.params, tokenizer_files, format=values.format)
         staged.replace(target)
-    cli.say(f"{target}: written, labels {', '.join(model.config.id2label[:20])}")
+    cli.say(f"{target}: written, {_summary(read)}")
+
+
+def _summary(read: Loaded) -> str:
+    if not read.fresh:
+        return f"labels {', '.join(read.config.id2label[:20])}"
+    return f"without {', '.join(read.fresh)}, as the source: train it before it predicts"
 
 
 if __name__ == "__main__":

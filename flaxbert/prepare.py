@@ -34,6 +34,7 @@ from flaxbert.storage.workdir import Workdir
 from flaxbert.tasks import HF_PROBLEM_TYPES, problem_of, task_for
 from flaxbert.weights.folder import read_config, read_model, with_labels
 from flaxbert.weights.hub import resolve_model
+from flaxbert.weights.orbax_folder import description_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,9 @@ def prepare(
         (workdir.source, "") if resumed else resolve_model(model.path, model.revision)
     )
     bert, ignored = read_config(folder)
+    described = description_of(folder)
     tokenizer = Tokenizer(
-        folder,
+        described,
         vocab_size=bert.vocab_size,
         pad_token_id=bert.pad_token_id,
         type_vocab_size=bert.type_vocab_size,
@@ -136,7 +138,7 @@ def prepare(
         validation={suffix: split.examples for suffix, split in validation.items()},
         lines=tokenizer.warnings + report.lines,
         report=report.values,
-        tokenizer_files=files_in(folder),
+        tokenizer_files=files_in(described),
         load_params=load_params,
         revision=revision,
         dataset_revision=read.revision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from flaxbert import cli, convert
 from flaxbert.model.config import BertConfig
 from tests import folders
 from tests.folders import CONFIG, HALVES, VARIANTS, assert_same_bits, write_folder
+from tests.golden.values import golden
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,7 +78,7 @@ def test_what_was_changed_is_said(run, tmp_path):
     source = write_folder(tmp_path / "in", tensors, CONFIG.to_dict() | {"alibi": 1})
     code, said = run(f"--from={source}", f"--to={tmp_path / 'out'}")
     assert code == 0
-    for part in ("pre-training heads", "freshly initialised", "classifier.weight", "alibi"):
+    for part in ("pre-training heads", "without", "classifier.weight", "alibi"):
         assert part in said
 
 
@@ -86,6 +88,169 @@ def test_a_workdir_gives_its_best_model(run, tmp_path):
     (workdir / "config.json").write_text('{"seed": 1}')
     assert run(f"--from={workdir}", f"--to={tmp_path / 'out'}")[0] == 0
     _assert_clean(tmp_path / "out", tensors)
+
+
+WEIGHTS = {"pytorch": "model.safetensors", "flax": "flax_model.msgpack", "orbax": "params"}
+
+
+@pytest.mark.parametrize("first", WEIGHTS)
+@pytest.mark.parametrize("second", WEIGHTS)
+def test_formats_go_round_with_the_same_bits(run, tmp_path, first, second):
+    tensors = folders.hard_tensors()
+    folder = write_folder(tmp_path / "in", tensors)
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    for number, form in enumerate((first, second, "pytorch")):
+        target = tmp_path / str(number)
+        code, said = run(f"--from={folder}", f"--to={target}", f"--format={form}")
+        assert code == 0, said
+        names = {path.name for path in target.iterdir()}
+        assert names == {"config.json", "vocab.txt", WEIGHTS[form]}
+        assert len(said.splitlines()) == 1  # nothing to warn of
+        folder = target
+    _assert_clean(folder, tensors)
+
+
+GOLDEN = ROOT / "tests" / "golden" / "formats"
+
+
+@pytest.mark.parametrize("name", ["flax", "flax-base"])
+def test_what_is_written_for_flax_is_what_transformers_wrote(run, tmp_path, name):
+    """Byte for byte, by way of PyTorch's format: the file of transformers 4.57.6 comes back."""
+    between, target = tmp_path / "pytorch", tmp_path / "flax"
+    assert run(f"--from={GOLDEN / name}", f"--to={between}")[0] == 0
+    assert run(f"--from={between}", f"--to={target}", "--format=flax")[0] == 0
+    written = (target / "flax_model.msgpack").read_bytes()
+    assert written == (GOLDEN / name / "flax_model.msgpack").read_bytes()
+    ours, theirs = (
+        json.loads((folder / "config.json").read_text()) for folder in (target, GOLDEN / name)
+    )
+    assert ours["architectures"] == [theirs["architectures"][0].removeprefix("Flax")]
+
+
+ABSENT = {
+    "no head": ["classifier."],
+    "no pooler": ["bert.pooler."],
+    "neither": ["classifier.", "bert.pooler."],
+}
+
+
+@pytest.mark.parametrize("form", WEIGHTS)
+@pytest.mark.parametrize("absent", ABSENT)
+def test_what_the_source_does_not_have_is_not_made_up(run, tmp_path, form, absent):
+    prefixes = tuple(ABSENT[absent])
+    tensors = {
+        name: array
+        for name, array in folders.hard_tensors().items()
+        if not name.startswith(prefixes)
+    }
+    source, target = write_folder(tmp_path / "in", tensors), tmp_path / "out"
+    code, said = run(f"--from={source}", f"--to={target}", f"--format={form}")
+    assert code == 0
+    assert "without" in said and "as the source: train it before it predicts" in said
+    again = tmp_path / "again"
+    assert run(f"--from={target}", f"--to={again}")[0] == 0
+    written = load_file(again / "model.safetensors")
+    head = absent == "no pooler"
+    if not head:
+        written = {f"bert.{name}": array for name, array in written.items()}
+    assert_same_bits(written, tensors)
+    values = json.loads((target / "config.json").read_text())
+    assert values["architectures"] == ["BertForSequenceClassification" if head else "BertModel"]
+
+
+def test_a_model_without_a_head_does_not_count_as_trained(run, tmp_path):
+    from flaxbert.errors import ModelFileError
+    from flaxbert.inference import Predictor
+
+    code, _ = run(f"--from={GOLDEN / 'flax-base'}", f"--to={tmp_path / 'out'}")
+    assert code == 0
+    with pytest.raises(ModelFileError, match="has no trained classifier"):
+        Predictor(tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["pytorch", "flax"])
+def test_transformers_loads_a_model_without_a_head(run, tmp_path, form):
+    torch = pytest.importorskip("torch", reason="PyTorch is pinned for Python 3.11")
+    import transformers
+
+    target = tmp_path / "out"
+    assert run(f"--from={GOLDEN / 'flax-base'}", f"--to={target}", f"--format={form}")[0] == 0
+    if form == "flax":  # back: PyTorch reads the other format only
+        assert run(f"--from={target}", f"--to={tmp_path / 'back'}")[0] == 0
+        target = tmp_path / "back"
+    model, info = transformers.AutoModel.from_pretrained(target, output_loading_info=True)
+    assert type(model).__name__ == "BertModel"
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    state = {f"bert.{name}": value.numpy() for name, value in model.state_dict().items()}
+    assert_same_bits(state, {name: golden(name, array.shape) for name, array in state.items()})
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_checkpoint_of_a_run(run, tmp_path):
+    from flaxbert.storage.checkpoint import Checkpoints
+    from flaxbert.weights.table import assemble
+
+    tensors, workdir = folders.hard_tensors(), tmp_path / "run"
+    (workdir / "source").mkdir(parents=True)
+    (workdir / "source" / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+    (workdir / "source" / "vocab.txt").write_text("[PAD]\n")
+    (workdir / "checkpoints").mkdir()
+    checkpoints = Checkpoints(workdir / "checkpoints", 2)
+    checkpoints.save(7, {"params": assemble(CONFIG, tensors, "").params}, {"step": 7})
+    checkpoints.close()
+    source = workdir / "checkpoints" / "7"
+    assert run(f"--from={source}", f"--to={tmp_path / 'out'}")[0] == 0
+    _assert_clean(tmp_path / "out", tensors)
+    assert (tmp_path / "out" / "vocab.txt").read_text() == "[PAD]\n"
+    (source / "state" / "_METADATA").write_text("{}")
+    code, said = run(f"--from={source}", f"--to={tmp_path / 'other'}")
+    assert code == 4 and "the checkpoint is damaged: state/_METADATA has" in said
+
+
+class _Canary:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def _hostile(folder: Path, canary: Path) -> dict[str, bytes]:
+    """Weight files of which each would do harm: run code, fill the memory, recurse for ever."""
+    pickled = pickle.dumps(_Canary(canary))
+    return {
+        "pytorch_model.bin": pickled,
+        "flax_model.msgpack": b"\x81\xa1a" * 100_000,
+        "bert_model.ckpt.index": b"\xff" * 40 + bytes.fromhex("57fb808b247547db"),
+        "model.safetensors": (2**62).to_bytes(8, "little") + b"{}",
+        "pytorch_model.bin.index.json": b'{"weight_map": {"a": "../x"}}',
+        "flax_model.msgpack.index.json": b"[" * 100_000,
+        "tf_model.h5": b"\x89HDF",
+        "params/_METADATA": b"[" * 100_000,
+        "params/manifest.json": b"[" * 100_000,
+    }
+
+
+@pytest.mark.parametrize("name", _hostile(Path(), Path()))
+def test_hostile_weights_are_4_and_run_nothing(run, tmp_path, name):
+    folder, canary = tmp_path / "in", tmp_path / "canary"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+    (folder / name).write_bytes(_hostile(folder, canary)[name])
+    if name.endswith("manifest.json"):
+        (folder / "params" / "_METADATA").write_text("{}")
+    code, said = run(f"--from={folder}", f"--to={tmp_path / 'out'}")
+    assert code == 4
+    assert said.count("\n") == 1 and said.startswith(f"flaxbert: error: {folder}")
+    assert not canary.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"num_hidden_layers": 1000000000}'])
+def test_a_hostile_config_is_4(run, tmp_path, text):
+    folder = write_folder(tmp_path / "in", folders.random_tensors())
+    (folder / "config.json").write_text(text)
+    code, said = run(f"--from={folder}", f"--to={tmp_path / 'out'}")
+    assert code == 4 and str(folder / "config.json") in said
 
 
 def test_tokenizer_files_come_along(run, tmp_path):
@@ -127,7 +292,8 @@ def test_a_target_that_is_not_empty_is_refused_and_untouched(run, tmp_path, cont
         (["--from=in"], "--to is missing"),
         ([], "--from is missing"),
         (["--from=in", "--to=out", "stray"], "unexpected argument 'stray'"),
-        (["--from=in", "--to=out", "--form=x"], "form"),
+        (["--from=in", "--to=out", "--fro=x"], "fro"),
+        (["--from=in", "--to=out", "--format=tf"], "pytorch|flax|orbax"),
     ],
 )
 def test_wrong_usage_is_2(run, tmp_path, monkeypatch, arguments, said):
@@ -156,7 +322,7 @@ def test_a_missing_source_is_4(run, tmp_path, monkeypatch, name):
             lambda path: (path / "config.json").write_text('{"model_type": "gpt2"}'),
             "model_type='gpt2' is not supported",
         ),
-        (lambda path: (path / "model.safetensors").unlink(), "neither model.safetensors"),
+        (lambda path: (path / "model.safetensors").unlink(), "no weights that can be read"),
         (lambda path: os.truncate(path / "model.safetensors", 99), "cannot be read"),
         (lambda path: write_folder(path, {"x": np.zeros(1, np.float32)}), "x is not a parameter"),
     ],

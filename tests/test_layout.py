@@ -25,12 +25,14 @@ MAY_IMPORT = {
 
 ONLY_IN = {
     "transformers": {"data/tokenize.py"},
-    "orbax": {"storage/checkpoint.py"},
+    "orbax": {"storage/checkpoint.py", "storage/parameters.py"},
     "huggingface_hub": {"storage/hub.py"},
     "datasets": {"data/hub.py"},
     "torch": set(),
     "tensorflow": set(),
     "pickle": set(),
+    "pickletools": set(),
+    "msgpack": {"weights/flax_file.py"},
 }
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

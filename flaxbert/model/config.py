@@ -14,6 +14,7 @@ from flaxbert.errors import ModelFileError
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 _ACTIVATION_ALIASES = {"swish": "silu"}
+_MAX_LAYERS = 1000  # every layer is an object: a damaged file must not ask for a billion
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 # Fields that name a value at which they change nothing; any other value is refused.
@@ -135,6 +136,10 @@ class BertConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ModelFileError(f"{name}: expected a positive integer, got {value!r}.")
+        if self.num_hidden_layers > _MAX_LAYERS:
+            raise ModelFileError(
+                f"num_hidden_layers: expected at most {_MAX_LAYERS}, got {self.num_hidden_layers}."
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ModelFileError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "

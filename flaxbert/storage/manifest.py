@@ -27,10 +27,10 @@ class DamagedError(Exception):
 def write_manifest(directory: Path) -> None:
     """Writes manifest.json over every other file below `directory`, after syncing them."""
     files = {}
-    for name, path in _walk(directory).items():
+    for name, path in files_in(directory).items():
         if name != NAME:
             files[name] = {"size": path.stat().st_size, "sha256": _sha256(path, sync=True)}
-    for folder in {path.parent for path in _walk(directory).values()}:
+    for folder in {path.parent for path in files_in(directory).values()}:
         sync_directory(folder)
     body = {"format": FORMAT, "files": files}
     body["digest"] = _digest(body)
@@ -43,7 +43,7 @@ def verify_manifest(directory: Path) -> None:
     Raises:
       DamagedError: names the first difference.
     """
-    present = _walk(directory)
+    present = files_in(directory)
     if NAME not in present:
         raise DamagedError(f"{NAME} is missing")
     try:
@@ -51,7 +51,7 @@ def verify_manifest(directory: Path) -> None:
         files, stated = body["files"], body.pop("digest")
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
         valid = stated == _digest(body)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{NAME} is not readable") from error
     if not valid:
         raise DamagedError(f"{NAME} does not match its own digest")
@@ -68,8 +68,12 @@ def verify_manifest(directory: Path) -> None:
             raise DamagedError(f"{name} has other content than was saved")
 
 
-def _walk(directory: Path) -> dict[str, Path]:
-    """Returns relative name -> path of every file, looking at entries without following them."""
+def files_in(directory: Path) -> dict[str, Path]:
+    """Returns relative name -> path of every file, looking at entries without following them.
+
+    Raises:
+      DamagedError: a link, or anything else that is no plain file.
+    """
     found: dict[str, Path] = {}
     pending = [directory]
     while pending:

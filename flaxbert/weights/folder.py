@@ -13,9 +13,13 @@ from flaxbert.errors import ModelFileError
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params, init_params
 from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
-from flaxbert.weights import table
-from flaxbert.weights.safetensors_file import WEIGHTS, read_safetensors, write_safetensors
+from flaxbert.weights import formats, table
+from flaxbert.weights.flax_file import WEIGHTS as FLAX_WEIGHTS
+from flaxbert.weights.flax_file import write_flax
+from flaxbert.weights.orbax_folder import description_of, write_orbax
+from flaxbert.weights.safetensors_file import WEIGHTS, write_safetensors
 
+WRITTEN = ("pytorch", "flax", "orbax")  # formats of `write_model`; PyTorch reads safetensors
 _CONFIG_NAMES = ("config.json", "bert_config.json")  # Hugging Face's, Google's
 
 
@@ -26,7 +30,7 @@ class Loaded:
     config: BertConfig
     params: Params  # float32 numpy arrays
     notes: tuple[str, ...]
-    fresh: tuple[str, ...]  # PyTorch names of parameters that were initialised
+    fresh: tuple[str, ...]  # PyTorch names of parameters that were initialised, or are absent
 
 
 def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
@@ -35,6 +39,7 @@ def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
     Raises:
       ModelFileError: no config.json, or one that this model cannot honour; names the field.
     """
+    directory = description_of(directory)
     if not directory.is_dir():
         what = "is not a folder; name the one that holds it" if directory.exists() else "is missing"
         raise ModelFileError(f"{directory}: {what}.")
@@ -45,7 +50,7 @@ def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
                 return BertConfig.from_dict(values)
             except ModelFileError as error:
                 raise ModelFileError(f"{directory / name}: {error}") from error
-    raise ModelFileError(f"{directory}: has no config.json.")
+    raise ModelFileError(f"{directory}: has no config.json (or Google's bert_config.json).")
 
 
 def with_labels(
@@ -59,34 +64,57 @@ def with_labels(
     return config
 
 
-def read_model(directory: Path, config: BertConfig, seed: int, ignored: Sequence[str]) -> Loaded:
+def read_model(
+    directory: Path,
+    config: BertConfig,
+    seed: int,
+    ignored: Sequence[str],
+    *,
+    keep_head: bool = False,
+) -> Loaded:
     """Reads the weights of a folder for `config`; a missing pooler or head is initialised.
 
     Args:
-      directory: the model folder.
+      directory: the model folder, in any format that `flaxbert.weights.formats` lists.
       config: what to read them as; labels may differ from the folder's own.
       seed: of the fresh values.
       ignored: fields of config.json that were not used, for the notes.
+      keep_head: see `read_weights`.
 
     Raises:
       ModelFileError: no weights, or weights that do not fit the config.
     """
-    read = table.assemble(config, read_safetensors(directory), str(directory))
-    notes = []
+    read = read_weights(directory, config, ignored, keep_head=keep_head)
+    config = read.config
+    if not read.fresh:
+        return read
+    fresh_paths = [e.path for e in table.entries(config) if e.name in read.fresh]
+    fresh = table.flatten(init_params(config, seed))
+    flat = table.flatten(read.params) | {path: np.asarray(fresh[path]) for path in fresh_paths}
+    note = f"freshly initialised, to be trained: {', '.join(read.fresh)}"
+    return Loaded(config, table.unflatten(flat), (*read.notes, note), read.fresh)
+
+
+def read_weights(
+    directory: Path, config: BertConfig, ignored: Sequence[str], *, keep_head: bool = False
+) -> Loaded:
+    """Reads what the folder has, see `read_model`: a missing pooler or head stays absent.
+
+    With `keep_head` a head of another size than the config says decides the number of labels, if
+    the config has no names for them: Google's bert_config.json never says how many there are.
+    """
+    read, notes = formats.assemble(config, directory)
+    if read.resized and keep_head and not config.has_label_names:
+        config = with_labels(config, [f"LABEL_{i}" for i in range(read.resized)])
+        notes.append(f"the head has {read.resized} labels, which its config does not name")
+        read, _ = formats.assemble(config, directory)
     if ignored:
         notes.append(f"config.json has fields that BERT does not: {', '.join(ignored)} (not used)")
     if read.dropped:
         notes.append(f"left out the pre-training heads ({len(read.dropped)} parameters of cls.*)")
     if read.resized:
         notes.append(f"the checkpoint's head has another number of labels than {config.num_labels}")
-    if read.fresh:
-        notes.append(f"freshly initialised, to be trained: {', '.join(read.fresh)}")
-    flat = table.flatten(read.params)
-    fresh_paths = [e.path for e in table.entries(config) if e.name in read.fresh]
-    if fresh_paths:
-        fresh = table.flatten(init_params(config, seed))
-        flat |= {path: np.asarray(fresh[path]) for path in fresh_paths}
-    return Loaded(config, table.unflatten(flat), tuple(notes), read.fresh)
+    return Loaded(config, read.params, tuple(notes), read.fresh)
 
 
 def write_model(
@@ -96,14 +124,29 @@ def write_model(
     tokenizer_files: Sequence[Path],
     *,
     card: str = "",
+    format: str = WRITTEN[0],
 ) -> None:
-    """Writes config.json, model.safetensors, the tokenizer files and README.md into a folder."""
+    """Writes config.json, the weights, the tokenizer files and README.md into a folder.
+
+    Parameters without a head are written as transformers' `BertModel`: names without prefix.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     host = jax.device_get(params)
-    write_safetensors(directory / WEIGHTS, table.to_torch(config, host))
+    values = config.to_dict()
+    if "classifier" not in host:
+        values["architectures"] = ["BertModel"]
+    if format == "orbax":
+        write_orbax(directory, host)
+    elif format == "flax":
+        write_flax(directory / FLAX_WEIGHTS, host if "classifier" in host else host["bert"])
+    else:
+        tensors = table.to_torch(config, host)
+        if "classifier" not in host:
+            tensors = {name.removeprefix("bert."): array for name, array in tensors.items()}
+        write_safetensors(directory / WEIGHTS, tensors)
     for path in tokenizer_files:
         if path.parent.resolve() != directory.resolve():
             copy_file(path, directory)
     if card:
         write_atomically(directory / "README.md", card.encode())
-    write_json(directory / "config.json", config.to_dict())
+    write_json(directory / "config.json", values)

@@ -11,6 +11,7 @@ from pathlib import Path
 from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
 from flaxbert.storage.hub import HubError, fetch, is_hub_id
+from flaxbert.weights.formats import weight_patterns
 
 EMBEDDED = "embedded:minilm"
 
@@ -22,14 +23,6 @@ _FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
-)
-
-# Weights, the safest format first; the first of which a repository has any is fetched.
-_WEIGHTS = (
-    ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
-    ("flax_model.msgpack", "flax_model-*.msgpack", "flax_model.msgpack.index.json"),
-    ("*.ckpt.index", "*.ckpt.data-*"),
 )
 
 
@@ -58,9 +51,9 @@ def _fetch(name: str, revision: str) -> tuple[Path, str]:
     """Fetches what is small first: it tells the commit, and then only one format is fetched."""
     try:
         folder = fetch("model", name, revision, _FILES)
-        for patterns in _WEIGHTS:
+        for patterns in weight_patterns():
             fetch("model", name, folder.name, (*_FILES, *patterns))
-            if any(path for pattern in patterns for path in folder.glob(pattern)):
+            if any(folder.glob(patterns[0])):
                 break
     except HubError as error:
         raise ModelFileError(

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
+import jax
+import ml_dtypes
 import numpy as np
 
 from flaxbert.errors import ModelFileError
@@ -27,6 +29,8 @@ _LEAVES = {
     "bias": ("bias", False),
 }
 
+_FLOATS = tuple(map(np.dtype, (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)))
+
 _POOLER, _CLASSIFIER = "bert/pooler/", "classifier/"
 
 # Buffers that old versions saved: derived from nothing but their shape.
@@ -34,6 +38,7 @@ _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
 # The pre-training heads (masked words, next sentence), and their old file names.
 _PRETRAINING = re.compile(r"^cls\.")
 _OLD_LAYER_NORM = {"gamma": "weight", "beta": "bias"}
+_WRAPPERS = ("module.", "model.")  # of DataParallel, of Lightning
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
 
 
@@ -51,24 +56,47 @@ def entries(config: BertConfig) -> list[Entry]:
     """Returns the table for a model: every parameter once."""
     table = []
     for path, leaf in flatten(abstract_params(config)).items():
-        *parents, last = path.split("/")
-        torch_last, transposed = _LEAVES[last]
+        name, transposed = torch_name(path)
         shape = leaf.shape[::-1] if transposed else leaf.shape
-        table.append(Entry(path, ".".join([*parents, torch_last]), tuple(shape), transposed))
+        table.append(Entry(path, name, tuple(shape), transposed))
     return table
 
 
 def canonical_name(name: str) -> str | None:
     """Returns the PyTorch name that a name found in a file stands for; None = to be dropped.
 
-    Knows files without the `bert.` prefix, old gamma/beta norms and left-over buffers.
+    Knows files without the `bert.` prefix, prefixes of wrapping modules, old gamma/beta norms,
+    NVIDIA's name of the intermediate layer and left-over buffers.
     """
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    name = name.replace(".intermediate.dense_act.", ".intermediate.dense.")
     if _BUFFERS.search(name):
         return None
     head, _, last = name.rpartition(".")
     if head.endswith("LayerNorm") and last in _OLD_LAYER_NORM:
         name = f"{head}.{_OLD_LAYER_NORM[last]}"
     return f"bert.{name}" if name.startswith(_ENCODER_PARTS) else name
+
+
+class Described(Protocol):
+    """What can be said of an array before it is read; an array itself will do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """Which of a file's arrays are the model's, and what a user should be told about the rest."""
+
+    found: dict[str, str]  # path here -> the name in the file
+    fresh: tuple[str, ...]  # PyTorch names of parameters to be initialised: pooler, head
+    dropped: tuple[str, ...]  # pre-training heads that a classifier does not need
+    resized: int  # labels of the file's head where that is why the head is fresh, else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +106,30 @@ class Assembled:
     params: Params  # numpy arrays; a fresh leaf is absent
     fresh: tuple[str, ...]  # PyTorch names of parameters to be initialised: pooler, head
     dropped: tuple[str, ...]  # pre-training heads that a classifier does not need
-    resized: bool  # the head is fresh because the file has another number of labels
+    resized: int  # labels of the file's head where that is why the head is fresh, else 0
 
 
-def assemble(config: BertConfig, tensors: dict[str, np.ndarray], source: str) -> Assembled:
+def assemble(
+    config: BertConfig,
+    tensors: dict[str, np.ndarray],
+    source: str,
+    matched: Matched | None = None,
+) -> Assembled:
     """Builds the parameter tree from named PyTorch arrays, as float32.
+
+    `matched` is what `match` said about them, if it was asked before they were read.
+
+    Raises:
+      ModelFileError: see `match`.
+    """
+    matched = matched or match(config, tensors, source)
+    table = {entry.path: entry for entry in entries(config)}
+    flat = {path: to_ours(table[path], tensors[name]) for path, name in matched.found.items()}
+    return Assembled(unflatten(flat), matched.fresh, matched.dropped, matched.resized)
+
+
+def match(config: BertConfig, tensors: Mapping[str, Described], source: str) -> Matched:
+    """Finds the model's parameters among named PyTorch arrays, or descriptions of them.
 
     A pooler or a head may be missing, or the head may have another number of labels; they are
     listed as fresh. Everything else must match.
@@ -90,7 +137,7 @@ def assemble(config: BertConfig, tensors: dict[str, np.ndarray], source: str) ->
     Raises:
       ModelFileError: lists all missing, unexpected and misshapen parameters at once.
     """
-    found: dict[str, tuple[str, np.ndarray]] = {}
+    found: dict[str, tuple[str, Described]] = {}
     problems, dropped = [], []
     for name, array in tensors.items():
         canonical = canonical_name(name)
@@ -105,14 +152,14 @@ def assemble(config: BertConfig, tensors: dict[str, np.ndarray], source: str) ->
 
     table = {entry.name: entry for entry in entries(config)}
     heads = [name for name, entry in table.items() if entry.path.startswith(_CLASSIFIER)]
-    resized = any(
-        name in found and found[name][1].shape != table[name].shape for name in heads
-    ) and _is_head_of_other_size(found, heads, config)
+    resized = 0
+    if any(name in found and found[name][1].shape != table[name].shape for name in heads):
+        resized = _labels_of_head(found, heads, config)
     if resized:
         for name in heads:
             found.pop(name, None)
 
-    flat: dict[str, np.ndarray] = {}
+    paths: dict[str, str] = {}
     missing = [name for name in table if name not in found]
     fresh = _fresh(missing, table)
     problems += [f"{name} is missing" for name in missing if name not in fresh]
@@ -122,16 +169,16 @@ def assemble(config: BertConfig, tensors: dict[str, np.ndarray], source: str) ->
             problems.append(f"{original} is not a parameter of this model")
         elif array.shape != entry.shape:
             problems.append(f"{original} has shape {array.shape}, expected {entry.shape}")
-        elif array.dtype.kind not in "fV" and array.dtype.name != "bfloat16":
+        elif array.dtype not in _FLOATS:
             problems.append(f"{original} has dtype {array.dtype}, expected floating point")
         else:
-            flat[entry.path] = to_ours(entry, array)
+            paths[entry.path] = original
     if problems:
         raise ModelFileError(
             f"{source}: does not fit its config.json ({len(problems)} differences):\n  "
             + "\n  ".join(sorted(problems))
         )
-    return Assembled(unflatten(flat), tuple(fresh), tuple(dropped), resized)
+    return Matched(paths, tuple(fresh), tuple(dropped), resized)
 
 
 def to_ours(entry: Entry, array: np.ndarray) -> np.ndarray:
@@ -141,13 +188,56 @@ def to_ours(entry: Entry, array: np.ndarray) -> np.ndarray:
 
 
 def to_torch(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
-    """Returns {PyTorch name: contiguous float32 array} of every parameter; bit-equal."""
+    """Returns {PyTorch name: contiguous float32 array} of every parameter; bit-equal.
+
+    A tree without head or pooler gives the names without them.
+    """
     flat = flatten(params)
+    table = {entry.name: entry for entry in entries(config)}
+    absent = _fresh([name for name, entry in table.items() if entry.path not in flat], table)
     tensors = {}
-    for entry in entries(config):
+    for name, entry in table.items():
+        if name in absent:
+            continue
         array = np.asarray(flat[entry.path], np.float32)
         tensors[entry.name] = np.ascontiguousarray(array.T if entry.transposed else array)
     return tensors
+
+
+def from_flax(flat: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Returns {PyTorch name: array as it lies there} for {path in a Flax tree: array}.
+
+    The tree's paths are ours; the arrays may be descriptions. Nothing is copied.
+
+    Raises:
+      ModelFileError: two paths are the same name.
+    """
+    tensors: dict[str, Any] = {}
+    for path, array in flat.items():
+        name, transposed = torch_name(path)
+        if name in tensors:
+            raise ModelFileError(f"{source}: {path[:80]!r} is there under two names.")
+        tensors[name] = _transposed(array) if transposed else array
+    return tensors
+
+
+def torch_name(path: str) -> tuple[str, bool]:
+    """Returns PyTorch's name for a path in a Flax tree, and whether the array is transposed."""
+    *parents, last = path.split("/")
+    torch_last, transposed = _LEAVES.get(last, (last, False))
+    return ".".join([*parents, torch_last]), transposed
+
+
+def without(params: Params, config: BertConfig, names: Sequence[str]) -> Params:
+    """Returns the tree without the parameters of these PyTorch names."""
+    dropped = {entry.path for entry in entries(config) if entry.name in names}
+    return unflatten({path: a for path, a in flatten(params).items() if path not in dropped})
+
+
+def _transposed(array: Any) -> Any:
+    if isinstance(array, np.ndarray):
+        return array.T
+    return jax.ShapeDtypeStruct(array.shape[::-1], array.dtype)
 
 
 def flatten(tree: Params) -> dict[str, Any]:
@@ -185,10 +275,11 @@ def _fresh(missing: list[str], table: dict[str, Entry]) -> list[str]:
     return fresh
 
 
-def _is_head_of_other_size(
-    found: dict[str, tuple[str, np.ndarray]], heads: list[str], config: BertConfig
-) -> bool:
-    """Whether weight and bias agree on another number of labels (anything else is an error)."""
+def _labels_of_head(
+    found: dict[str, tuple[str, Described]], heads: list[str], config: BertConfig
+) -> int:
+    """Returns the number of labels that weight and bias agree on, or 0: then it is an error."""
     shapes = {name.rpartition(".")[2]: found[name][1].shape for name in heads if name in found}
     weight, bias = shapes.get("weight", ()), shapes.get("bias", ())
-    return len(weight) == 2 and weight[1] == config.hidden_size and bias == weight[:1]
+    whole = len(weight) == 2 and weight[1] == config.hidden_size and bias == weight[:1]
+    return int(weight[0]) if whole else 0

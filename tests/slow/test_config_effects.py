@@ -61,10 +61,6 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
 ELSEWHERE = {
     "model.revision": "tests/weights/test_hub.py: passed to the hub client",
     "data.task": "test_data_task below",
-    "data.on_bad_row": "tests/data/test_splits.py",
-    "data.on_empty": "tests/data/test_splits.py",
-    "data.on_leak": "tests/data/test_splits.py",
-    "data.on_single_class": "tests/data/test_check.py",
     "data.dataset": "tests/data/test_hub.py: other rows",
     "data.dataset_config": "tests/data/test_hub.py: other rows",
     "data.dataset_revision": "tests/test_hub.py: passed to the hub client",
