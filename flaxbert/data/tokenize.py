@@ -1,8 +1,9 @@
 """Texts -> token ids, once, with the checkpoint's own tokenizer files.
 
 The surprising thing: limits that stand in tokenizer.json (all-MiniLM-L6-v2 cuts and pads to 128)
-are ignored; `max_length` of the run decides. And transformers gives a folder without a vocabulary
-a silent 5-token tokenizer, so the files are looked at first.
+are ignored; `max_length` of the run decides. Words are made by normalize.py, not by the normalizer
+of the file, which differs from BERT's own. And transformers gives a folder without a vocabulary a
+silent 5-token tokenizer, so the files are looked at first.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from flaxbert.data.normalize import Normalizer
 from flaxbert.errors import ConfigError, ModelFileError
 
 # What makes up a tokenizer; copied into the workdir and the exported folder as they are.
@@ -106,13 +108,14 @@ class Tokenizer:
                 f"{self.directory}: the tokenizer pads with id {pad}, config.json says "
                 f"pad_token_id {pad_token_id}."
             )
+        self.warnings = _casing_warnings(self.directory, self._tokenizer, vocabulary)
+        self._normalize = _take_over(self._tokenizer)
         template = self._encode([""], None)[0][0]
         if template != [self._tokenizer.cls_token_id, self._tokenizer.sep_token_id]:
             raise ModelFileError(
                 f"{self.directory}: the tokenizer gives an empty text the ids {template[:8]}, not "
                 "[CLS] and [SEP]. It is not a BERT tokenizer; copy that of the checkpoint."
             )
-        self.warnings = _casing_warnings(self.directory, self._tokenizer, vocabulary)
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int
@@ -155,8 +158,8 @@ class Tokenizer:
     def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[list[int]]]:
         """Returns whole sequences: their ids, their types, and 1 where the template put a token."""
         encoded = self._tokenizer(
-            list(texts),
-            None if pairs is None else list(pairs),
+            list(map(self._normalize, texts)),
+            None if pairs is None else list(map(self._normalize, pairs)),
             padding=False,
             truncation=False,
             return_attention_mask=False,
@@ -165,6 +168,32 @@ class Tokenizer:
             verbose=False,
         )
         return [encoded[name] for name in ("input_ids", "token_type_ids", "special_tokens_mask")]
+
+
+def _take_over(tokenizer: Any) -> Callable[[str], str]:
+    """Returns what makes a text ready, and leaves the backend to split at spaces.
+
+    A tokenizer that is not BERT's (another normalizer or pre-tokenizer in tokenizer.json) keeps its
+    own way.
+    """
+    from tokenizers.normalizers import Sequence as NoNormalizer
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    backend = tokenizer.backend_tokenizer
+    state = json.loads(backend.to_str())
+    options, split = state["normalizer"] or {}, state["pre_tokenizer"] or {}
+    ours = options.get("type") == "BertNormalizer" and options["clean_text"]
+    if not ours or split.get("type") != "BertPreTokenizer":
+        return str
+    backend.normalizer = NoNormalizer([])
+    backend.pre_tokenizer = WhitespaceSplit()
+    lowercase, strip = options["lowercase"], options["strip_accents"]
+    return Normalizer(
+        lowercase=lowercase,
+        strip_accents=lowercase if strip is None else strip,
+        split_ideographs=options["handle_chinese_chars"],
+        special_tokens=[token["content"] for token in state["added_tokens"]],
+    )
 
 
 def _longest_first(special: Bool[np.ndarray, " n"], max_length: int) -> Bool[np.ndarray, " n"]:

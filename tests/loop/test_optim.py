@@ -1,8 +1,12 @@
-"""AdamW, schedules, clipping and the decay mask against PyTorch and transformers."""
+"""AdamW, schedules, clipping and the decay mask against PyTorch and transformers.
+
+Golden files hold PyTorch's side for every Python line; tests/golden/test_golden.py keeps them true.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,30 +19,22 @@ from flaxbert.loop.optim import (
     init_optimizer,
     is_decayed,
     make_schedule,
-    warmup_steps,
 )
 from flaxbert.model.heads import abstract_params
-from flaxbert.weights.table import assemble, entries, flatten
+from flaxbert.weights.table import entries, flatten
+from tests.loop.cases import SCHEDULE_STEPS, SCHEDULES, UPDATES
 from tests.loop.harness import BERT, examples, means, run, without_dropout
-from tests.loop.torch_updates import tiny_torch, torch_run
+from tests.reference import NO_TORCH, digest, load_golden, params_for, random_arrays
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-@pytest.mark.parametrize("warmup", [0.0, 0.1, 7.0])
-def test_schedules_are_those_of_transformers(schedule, warmup):
-    torch = pytest.importorskip("torch", reason="PyTorch, the reference, is for Python 3.11")
-    from transformers import get_scheduler
-
-    total = 50
-    ours = make_schedule(Optim(learning_rate=3e-5, schedule=schedule, warmup=warmup), total)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-5)
-    name = "constant_with_warmup" if schedule == "constant" else schedule
-    theirs = get_scheduler(name, optimizer, warmup_steps(warmup, total), total)
-    for step in range(total):
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_those_of_transformers(name):
+    ours = make_schedule(SCHEDULES[name], SCHEDULE_STEPS)
+    theirs = load_golden("schedules")[name]
+    assert len(theirs) == SCHEDULE_STEPS
+    for step, rate in enumerate(theirs):
         # float32 keeps 7 digits of a rate near 3e-5.
-        assert float(ours(step)) == pytest.approx(theirs.get_last_lr()[0], rel=1e-5, abs=1e-11)
-        optimizer.step()
-        theirs.step()
+        assert float(ours(step)) == pytest.approx(rate, rel=1e-5, abs=1e-11)
 
 
 def test_decay_is_chosen_by_name():
@@ -53,38 +49,56 @@ def test_decay_is_chosen_by_name():
     assert decayed and spared
 
 
-UPDATES = Optim(learning_rate=1e-3, warmup=0.2, clip_norm=0.5, weight_decay=0.1)
+@pytest.fixture(scope="module")
+def start():
+    """The parameters before the first update, as PyTorch names them."""
+    return random_arrays(without_dropout())
 
 
-def test_20_updates_in_float64(x64):
-    """Warm-up, clipping (active in every update) and decay: parameters to 1e-5 x peak rate."""
-    torch = pytest.importorskip("torch", reason="PyTorch, the reference, is for Python 3.11")
+def their_updates(source: str, start, dtype: str):
+    """Returns PyTorch's losses and its parameters after 20 updates (golden: float64 ones)."""
     config, data = without_dropout(), examples()
-    start, losses, end = torch_run(tiny_torch(config), data, UPDATES, 20, 16, torch.float64)
-    params = assemble(config, start, "test").params
-    history, state = run(
-        data,
-        config=config,
-        params=jax.tree.map(lambda leaf: leaf.astype(np.float64), params),
-        dtype="float64",
-        optim=UPDATES,
-    )
+    if source == "live":
+        pytest.importorskip("torch", reason=NO_TORCH + "the case [golden] of the same test")
+        from tests.torch_reference import torch_run
+
+        return torch_run(config, start, data, UPDATES, 16, dtype)
+    golden = load_golden("updates")
+    inputs = digest(start, data.tokens.input_ids, data.tokens.offsets, data.labels)
+    assert str(golden["inputs"]) == inputs, "other inputs than updates.npz has"
+    end = {n.removeprefix("end/"): a for n, a in golden.items() if n.startswith("end/")}
+    return golden["losses" if dtype == "float64" else "float32_losses"], end
+
+
+@functools.cache
+def our_updates(dtype: str):
+    config = without_dropout()
+    params = params_for(config, random_arrays(config))
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return run(examples(), config=config, params=params, dtype=dtype, optim=UPDATES)
+
+
+@pytest.mark.xdist_group("20 updates")
+@pytest.mark.parametrize("source", ["golden", "live"])
+def test_20_updates_in_float64(source, start, x64):
+    """Warm-up, clipping (active in every update) and decay: parameters to 1e-5 x peak rate."""
+    losses, end = their_updates(source, start, "float64")
+    history, state = our_updates("float64")
     assert min(update["gradient_norm"] for update in history) > UPDATES.clip_norm
     assert np.abs(means(history) / losses - 1).max() <= 1e-11
     ours = flatten(jax.device_get(state["params"]))
-    for entry in entries(config):
+    for entry in entries(without_dropout()):
         array = ours[entry.path].T if entry.transposed else ours[entry.path]
         difference = np.abs(array - end[entry.name]).max()
         assert difference <= 1e-5 * UPDATES.learning_rate, (entry.name, difference)
         assert np.abs(array - start[entry.name]).max() > 0, f"{entry.name} never moved"
 
 
-def test_loss_curve_in_float32():
-    torch = pytest.importorskip("torch", reason="PyTorch, the reference, is for Python 3.11")
-    config, data = without_dropout(), examples()
-    start, losses, _ = torch_run(tiny_torch(config), data, UPDATES, 20, 16, torch.float32)
-    params = assemble(config, start, "test").params
-    history, _ = run(data, config=config, params=params, optim=UPDATES)
+@pytest.mark.xdist_group("20 updates")
+@pytest.mark.parametrize("source", ["golden", "live"])
+def test_loss_curve_in_float32(source, start):
+    losses, _ = their_updates(source, start, "float32")
+    history, _ = our_updates("float32")
     assert np.abs(means(history) / losses - 1).max() <= 2e-5
 
 

@@ -1,72 +1,112 @@
 """The same function as PyTorch BERT: semantics in float64, arithmetic in float32.
 
-Tolerances are those of the design: in float64 two correct programs differ by rounding only (1e-12
-on values near 1); in float32 PyTorch itself differs from its own float64 by 1e-6 to 6e-6, so ours
-may err at most twice as much as PyTorch's own float32 does, plus half a unit of 1e-6.
+PyTorch's side is what it computed when the golden files were written (every Python line), and live
+PyTorch (Python 3.11). Tolerances are those of the design: in float64 two correct programs differ by
+rounding only (1e-12 on values near 1); in float32 PyTorch itself differs from its own float64 by
+1e-6 to 6e-6, so ours may err at most twice as much as PyTorch's own float32 does, plus half a unit
+of 1e-6.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch, the reference, is pinned for Python 3.11")
-
-from flaxbert.classifier import FlaxBertForSequenceClassification  # noqa: E402
-from flaxbert.model.heads import bind  # noqa: E402
-from flaxbert.tasks import task_for  # noqa: E402
-from flaxbert.weights.table import entries, flatten  # noqa: E402
-from tests.reference import (  # noqa: E402
+from flaxbert.classifier import FlaxBertForSequenceClassification
+from flaxbert.model.config import BertConfig
+from flaxbert.model.heads import bind
+from flaxbert.tasks import task_for
+from flaxbert.weights.table import entries, flatten
+from tests.reference import (
+    DEEP,
+    EMBEDDED_LENGTHS,
     GRID,
-    arrays_of,
-    our_config,
-    our_params,
-    round_to_float32,
+    LENGTHS,
+    NO_TORCH,
+    Arrays,
+    Outcome,
+    Sentences,
+    config_for,
+    digest,
+    embedded_arrays,
+    embedded_config,
+    float32_errors,
+    golden_outcome,
+    norm,
+    params_for,
+    random_arrays,
     sentences,
-    torch_model,
 )
 
-LENGTHS = [3, 17, 9, 30, 1]
+_SHALLOWER = "test_semantics_in_float64, with fewer layers"
+SOURCES = ["golden", "live"]
+# One worker computes a case for both sources.
+NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(f"fidelity, {name}")) for name in GRID]
 
 
-def _reference(model, batch, dtype):
-    """Returns (hidden states, logits, gradients by name) of PyTorch in a dtype."""
-    model = model.to(dtype)
-    model.zero_grad()
-    out = model(**batch.torch(), output_hidden_states=True)
-    if model.config.num_labels == 1:
-        loss = torch.nn.functional.mse_loss(out.logits[:, 0], torch.tensor(batch.labels).to(dtype))
-    else:
-        loss = torch.nn.functional.cross_entropy(out.logits, torch.tensor(batch.labels).long())
-    loss.backward()
-    gradients = {name: p.grad.double().numpy().copy() for name, p in model.named_parameters()}
-    states = [state.detach().double().numpy() for state in out.hidden_states]
-    return states, out.logits.detach().double().numpy(), gradients
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    config: BertConfig
+    arrays: Arrays
+    batch: Sentences
+
+    def golden(self, file: str, name: str) -> tuple[Outcome, np.ndarray]:
+        inputs = digest(self.arrays, *vars(self.batch).values())
+        return golden_outcome(file, name, inputs)
+
+    def live(
+        self, counterpart: str = "the case [golden] of the same test"
+    ) -> tuple[Outcome, np.ndarray]:
+        pytest.importorskip("torch", reason=NO_TORCH + counterpart)
+        from tests.torch_reference import outcome_and_errors
+
+        return outcome_and_errors(self.config, self.arrays, self.batch)
 
 
-def _ours(config, params, batch, dtype):
-    model = FlaxBertForSequenceClassification(config, params, dtype=dtype)
+@functools.cache
+def case_for(name: str) -> Case:
+    config = config_for(**(DEEP if name == "deep" else GRID[name]))
+    return Case(config, random_arrays(config), sentences(config, LENGTHS))
+
+
+@functools.cache
+def embedded_case() -> Case:
+    config = embedded_config()
+    return Case(config, embedded_arrays(), sentences(config, EMBEDDED_LENGTHS))
+
+
+# Each case is computed once for both sources: compiling is most of the time.
+@functools.cache
+def ours(make: Callable[..., Case], name: tuple[str, ...], dtype: str) -> Outcome:
+    return compute(make(*name), dtype)
+
+
+def compute(case: Case, dtype: str) -> Outcome:
+    config, batch, shape = case.config, case.batch, case.batch.input_ids.shape
+    model = FlaxBertForSequenceClassification(config, params_for(config, case.arrays), dtype=dtype)
     out = model(
         batch.input_ids, batch.attention_mask, batch.token_type_ids, output_hidden_states=True
     )
     task = task_for("regression" if config.num_labels == 1 else "single_label")
 
     def loss(params):
-        shape = batch.input_ids.shape
         positions = jnp.broadcast_to(jnp.arange(shape[1]), shape)
         rows = jnp.arange(1, shape[0] + 1)[:, None]
         logits, _ = bind(config, params, dtype)(
-            batch.input_ids,
-            batch.token_type_ids,
+            jnp.asarray(batch.input_ids),
+            jnp.asarray(batch.token_type_ids),
             positions,
             rows * batch.attention_mask,
             jnp.zeros((shape[0], 1), jnp.int32),
         )
-        total, normalizer = task.loss_sums(
-            logits[:, 0], jnp.asarray(batch.labels), jnp.ones(shape[0], logits.dtype)
-        )
+        labels = jnp.asarray(batch.labels, logits.dtype if config.num_labels == 1 else jnp.int32)
+        total, normalizer = task.loss_sums(logits[:, 0], labels, jnp.ones(shape[0], logits.dtype))
         return total / normalizer
 
     gradients = flatten(jax.jit(jax.grad(loss))(model.params))
@@ -76,120 +116,107 @@ def _ours(config, params, batch, dtype):
         else np.asarray(gradients[entry.path])
         for entry in entries(config)
     }
-    return [np.asarray(s) for s in out.hidden_states], np.asarray(out.logits), by_name
-
-
-def _norm(gradients):
-    return np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in gradients.values()))
-
-
-def _global_error(gradients, reference):
-    return _norm({name: gradients[name] - reference[name] for name in reference}) / _norm(reference)
-
-
-@pytest.mark.parametrize("changes", GRID.values(), ids=GRID.keys())
-def test_semantics_in_float64(changes, x64):
-    model = torch_model(**changes)
-    round_to_float32(model)
-    config = our_config(model.config)
-    batch = sentences(config, LENGTHS)
-    params = our_params(model, config)
-    states, logits, gradients = _reference(model, batch, torch.float64)
-    our_states, our_logits, our_gradients = _ours(config, params, batch, "float64")
     real = batch.attention_mask.astype(bool)
-    assert len(our_states) == len(states)
-    for ours, theirs in zip(our_states, states, strict=True):
-        assert np.abs(ours - theirs)[real].max() <= 1e-12
-    assert np.abs(our_logits - logits).max() <= 1e-12
-    assert our_gradients.keys() == gradients.keys()
-    norm = _norm(gradients)
-    for name, theirs in gradients.items():
-        assert np.abs(our_gradients[name] - theirs).max() <= 1e-12 * norm, name
-
-
-@pytest.mark.parametrize("changes", GRID.values(), ids=GRID.keys())
-def test_arithmetic_in_float32(changes):
-    model = torch_model(**changes)
-    round_to_float32(model)
-    config = our_config(model.config)
-    batch = sentences(config, LENGTHS)
-    params = our_params(model, config)
-    _compare_float32(model, config, params, batch)
-
-
-def test_arithmetic_of_the_embedded_checkpoint(minilm):
-    from transformers import BertForSequenceClassification
-
-    torch.manual_seed(0)
-    model = BertForSequenceClassification.from_pretrained(
-        minilm, num_labels=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    return Outcome(
+        [np.asarray(state)[real] for state in out.hidden_states], np.asarray(out.logits), by_name
     )
-    model = model.eval()
-    config = our_config(model.config)
-    batch = sentences(config, [12, 30, 7, 21])
-    _compare_float32(model, config, our_params(model, config), batch)
 
 
-def test_semantics_of_the_embedded_checkpoint(minilm, x64):
-    from transformers import BertForSequenceClassification
-
-    torch.manual_seed(0)
-    model = BertForSequenceClassification.from_pretrained(minilm, num_labels=2).eval()
-    config = our_config(model.config)
-    batch = sentences(config, [12, 30, 7, 21])
-    params = our_params(model, config)
-    states, logits, gradients = _reference(model, batch, torch.float64)
-    our_states, our_logits, our_gradients = _ours(config, params, batch, "float64")
-    real = batch.attention_mask.astype(bool)
-    for ours, theirs in zip(our_states, states, strict=True):
-        assert np.abs(ours - theirs)[real].max() <= 1e-12
-    assert np.abs(our_logits - logits).max() <= 1e-12
-    norm = _norm(gradients)
-    for name, theirs in gradients.items():
-        assert np.abs(our_gradients[name] - theirs).max() <= 1e-12 * norm, name
+def compare_float64(ours: Outcome, theirs: Outcome) -> None:
+    assert len(ours.states) == len(theirs.states)
+    for our, their in zip(ours.states, theirs.states, strict=True):
+        assert our.dtype == np.float64
+        assert np.abs(our - their).max() <= 1e-12
+    assert np.abs(ours.logits - theirs.logits).max() <= 1e-12
+    assert ours.gradients.keys() == theirs.gradients.keys()
+    for name, their in theirs.gradients.items():
+        error = np.abs(ours.gradients[name] - their).max()
+        assert error <= 1e-12 * norm(theirs.gradients), name
 
 
-def _compare_float32(model, config, params, batch):
+def compare_float32(ours: Outcome, exact: Outcome, their_errors: np.ndarray) -> None:
     """Our float32 error against PyTorch's float64 <= 2 x PyTorch's own float32 error + 5e-7."""
-    exact_states, exact_logits, exact_gradients = _reference(model, batch, torch.float64)
-    states, logits, gradients = _reference(model, batch, torch.float32)
-    our_states, our_logits, our_gradients = _ours(config, params, batch, "float32")
-    real = batch.attention_mask.astype(bool)
-    for ours, theirs, exact in zip(our_states, states, exact_states, strict=True):
-        own_error = np.abs(theirs - exact)[real].max()
-        assert np.abs(ours - exact)[real].max() <= 2 * own_error + 5e-7
-    own_error = np.abs(logits - exact_logits).max()
-    assert np.abs(our_logits - exact_logits).max() <= 2 * own_error + 5e-7
-    own_error = _global_error(gradients, exact_gradients)
-    assert _global_error(our_gradients, exact_gradients) <= 2 * own_error + 5e-7
+    assert ours.logits.dtype == np.float32
+    errors = float32_errors(ours, exact)
+    assert (errors <= 2 * their_errors + 5e-7).all(), (errors, their_errors)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_semantics_in_float64(name, source, x64):
+    case = case_for(name)
+    theirs, _ = case.golden("grid", name) if source == "golden" else case.live()
+    compare_float64(ours(case_for, (name,), "float64"), theirs)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_arithmetic_in_float32(name, source):
+    case = case_for(name)
+    exact, errors = case.golden("grid", name) if source == "golden" else case.live()
+    compare_float32(ours(case_for, (name,), "float32"), exact, errors)
+
+
+@pytest.mark.slow
+def test_twelve_layers_in_float64(x64):
+    theirs, _ = case_for("deep").live(_SHALLOWER)
+    compare_float64(compute(case_for("deep"), "float64"), theirs)
+
+
+@pytest.mark.slow
+def test_twelve_layers_in_float32():
+    compare_float32(compute(case_for("deep"), "float32"), *case_for("deep").live(_SHALLOWER))
+
+
+@pytest.mark.xdist_group("fidelity, embedded")
+@pytest.mark.parametrize("source", SOURCES)
+def test_semantics_of_the_embedded_checkpoint(source, minilm, x64):
+    """Every element live; from the golden file first tokens and samples of each gradient."""
+    found = ours(embedded_case, (), "float64")
+    if source == "live":
+        return compare_float64(found, embedded_case().live()[0])
+    theirs, _ = embedded_case().golden("embedded", "embedded")
+    # The global norm of samples would be smaller than that of whole gradients: stricter.
+    return compare_float64(found.sampled(EMBEDDED_LENGTHS), theirs)
+
+
+@pytest.mark.xdist_group("fidelity, embedded")
+@pytest.mark.parametrize("source", SOURCES)
+def test_arithmetic_of_the_embedded_checkpoint(source, minilm):
+    found = ours(embedded_case, (), "float32")
+    if source == "live":
+        return compare_float32(found, *embedded_case().live())
+    golden = embedded_case().golden("embedded", "embedded")
+    return compare_float32(found.sampled(EMBEDDED_LENGTHS), *golden)
 
 
 def test_padding_row_gets_no_gradient(x64):
-    model = torch_model()
-    round_to_float32(model)
-    config = our_config(model.config)
-    batch = sentences(config, [20, 20])
-    assert (batch.input_ids == 0).any()
-    _, _, gradients = _ours(config, our_params(model, config), batch, "float64")
+    config = config_for()
+    case = Case(config, random_arrays(config), sentences(config, [20, 20, 20, 20, 20, 20]))
+    assert (case.batch.input_ids == 0).any()
+    gradients = compute(case, "float64").gradients
     assert not gradients["bert.embeddings.word_embeddings.weight"][0].any()
 
 
 def test_a_wrong_activation_would_be_seen(x64):
     """The tolerances can fail: the tanh form of GELU is off by far more than they allow."""
-    model = torch_model()
-    round_to_float32(model)
-    config = our_config(model.config)
-    batch = sentences(config, LENGTHS)
-    params = our_params(model, config)
-    _, logits, _ = _reference(model, batch, torch.float64)
-    wrong, _ = type(config).from_dict({**config.to_dict(), "hidden_act": "gelu_new"})
-    _, our_logits, _ = _ours(wrong, params, batch, "float64")
-    assert np.abs(our_logits - logits).max() > 1e-9
+    case = case_for("plain")
+    theirs, _ = case.golden("grid", "plain")
+    wrong = dataclasses.replace(case.config, hidden_act="gelu_new")
+    found = compute(Case(wrong, case.arrays, case.batch), "float64")
+    assert np.abs(found.logits - theirs.logits).max() > 1e-9
+    with pytest.raises(AssertionError):
+        compare_float64(found, theirs)
+    with pytest.raises(AssertionError, match="float32"):
+        compare_float32(found, theirs, np.zeros(1))
+
+
+def test_other_inputs_than_the_golden_file_has_are_refused():
+    with pytest.raises(AssertionError, match="other inputs than grid"):
+        golden_outcome("grid", "plain", digest(np.zeros(1)))
 
 
 def test_names_cover_the_whole_pytorch_model():
-    model = torch_model()
-    config = our_config(model.config)
-    assert {e.name: e.shape for e in entries(config)} == {
-        name: array.shape for name, array in arrays_of(model).items()
-    }
+    theirs, _ = case_for("plain").golden("grid", "plain")
+    shapes = {name: array.shape for name, array in theirs.gradients.items()}
+    assert {e.name: e.shape for e in entries(case_for("plain").config)} == shapes

@@ -1,7 +1,7 @@
 """Any number of labels per example: the loss of torch, the metrics of scikit-learn.
 
 Tolerance 1e-12: both sides compute in float64 on sums of about a hundred terms near 1 and differ
-by rounding only.
+by rounding only. The losses of torch are golden; tests/golden/test_golden.py keeps them true.
 """
 
 from __future__ import annotations
@@ -13,44 +13,26 @@ import pytest
 from sklearn import metrics as sk
 
 from flaxbert.tasks import multi_label
+from tests.reference import load_golden
+from tests.tasks.slots import MULTI_LABEL, class_weights
+from tests.tasks.slots import multi_label as batch
 
 TOLERANCE = 1e-12
-NO_TORCH = "PyTorch, the reference, is pinned for Python 3.11"
 
 
-def batch(seed: int = 0, shape: tuple[int, ...] = (2, 5, 4), classes: int = 3):
-    """Returns logits, labels and weights of slots, a third of them empty but full of garbage."""
-    generator = np.random.default_rng(seed)
-    logits = generator.normal(size=(*shape, classes)) * 3
-    labels = generator.integers(0, 2, (*shape, classes)).astype(np.float64)
-    weights = (generator.random(shape) < 0.66).astype(np.float64)
-    logits[weights == 0] *= 100
-    return logits, labels, weights
-
-
-@pytest.mark.parametrize("classes", [1, 3, 7])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_loss_equals_torch(x64, classes, smoothing, weighted):
-    torch = pytest.importorskip("torch", reason=NO_TORCH)
+@pytest.mark.parametrize("case", MULTI_LABEL, ids=str)
+def test_loss_equals_torch(x64, case):
+    classes, smoothing, weighted = case
     logits, labels, weights = batch(classes=classes)
-    class_weights = tuple(np.linspace(0.3, 2.1, classes)) if weighted else ()
     loss, divisor = multi_label.loss_sums(
-        jnp.asarray(logits),
-        jnp.asarray(labels),
-        jnp.asarray(weights),
+        *map(jnp.asarray, (logits, labels, weights)),
         label_smoothing=smoothing,
-        class_weights=class_weights,
+        class_weights=class_weights(classes, weighted),
     )
     assert loss.dtype == jnp.float64
-    real = weights > 0
-    # torch has no smoothing here: its targets are moved towards 1/2 instead.
-    targets = torch.tensor(labels[real]) * (1 - smoothing) + smoothing / 2
-    expected = torch.nn.BCEWithLogitsLoss(
-        pos_weight=torch.tensor(class_weights, dtype=torch.float64) if weighted else None
-    )(torch.tensor(logits[real]), targets).item()
+    expected = load_golden("losses")[f"multi_label/{case}"]
     assert abs(float(loss / divisor) - expected) <= TOLERANCE
-    assert float(divisor) == real.sum() * classes
+    assert float(divisor) == (weights > 0).sum() * classes
 
 
 def test_extreme_logits_stay_finite(x64):

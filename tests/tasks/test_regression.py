@@ -1,7 +1,7 @@
 """One number per example: the loss of torch, the correlations of SciPy.
 
 Tolerance 1e-12: both sides compute in float64 on sums of about a hundred terms near 1 and differ
-by rounding only.
+by rounding only. The losses of torch are golden; tests/golden/test_golden.py keeps them true.
 """
 
 from __future__ import annotations
@@ -15,30 +15,21 @@ import pytest
 import scipy.stats
 
 from flaxbert.tasks import regression
+from tests.reference import load_golden
+from tests.tasks.slots import REGRESSION
+from tests.tasks.slots import regression as batch
 
 TOLERANCE = 1e-12
-NO_TORCH = "PyTorch, the reference, is pinned for Python 3.11"
 
 
-def batch(seed: int = 0, shape: tuple[int, ...] = (2, 5, 4)):
-    """Returns logits, labels and weights of slots, a third of them empty but full of garbage."""
-    generator = np.random.default_rng(seed)
-    logits, labels = generator.normal(size=(*shape, 1)), generator.normal(size=shape)
-    weights = (generator.random(shape) < 0.66).astype(np.float64)
-    logits[weights == 0] *= 1e6
-    return logits, labels, weights
-
-
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", REGRESSION)
 def test_loss_equals_torch(x64, seed):
-    torch = pytest.importorskip("torch", reason=NO_TORCH)
     logits, labels, weights = batch(seed)
     loss, divisor = regression.loss_sums(*map(jnp.asarray, (logits, labels, weights)))
     assert loss.dtype == jnp.float64
-    real = weights > 0
-    expected = torch.nn.MSELoss()(torch.tensor(logits[real][:, 0]), torch.tensor(labels[real]))
-    assert abs(float(loss / divisor) - expected.item()) <= TOLERANCE
-    assert float(divisor) == real.sum()
+    expected = load_golden("losses")[f"regression/{seed}"]
+    assert abs(float(loss / divisor) - expected) <= TOLERANCE
+    assert float(divisor) == (weights > 0).sum()
 
 
 def test_empty_slots_have_no_gradient(x64):

@@ -2,6 +2,7 @@
 
 Also the functions that all kinds of target share. Tolerance 1e-12: both sides compute in float64
 on sums of about a hundred terms near 1 and differ by rounding only.
+The losses of torch are golden; tests/golden/test_golden.py keeps them true.
 """
 
 from __future__ import annotations
@@ -22,50 +23,28 @@ from flaxbert.tasks import (
     single_label,
     task_for,
 )
+from tests.reference import load_golden
+from tests.tasks.slots import SINGLE_LABEL, class_weights
+from tests.tasks.slots import single_label as batch
 
 TOLERANCE = 1e-12
-NO_TORCH = "PyTorch, the reference, is pinned for Python 3.11"
-
-
-def batch(seed: int = 0, shape: tuple[int, ...] = (2, 5, 4), classes: int = 3):
-    """Returns logits, labels and weights of slots, a third of them empty but full of garbage."""
-    generator = np.random.default_rng(seed)
-    logits = generator.normal(size=(*shape, classes)) * 3
-    labels = generator.integers(0, classes, shape)
-    weights = (generator.random(shape) < 0.66).astype(np.float64)
-    logits[weights == 0] *= 100
-    return logits, labels, weights
 
 
 # --- loss ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [2, 3, 7])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_loss_equals_torch(x64, classes, smoothing, weighted):
-    torch = pytest.importorskip("torch", reason=NO_TORCH)
-    logits, labels, weights = batch(classes=classes)
-    class_weights = tuple(np.linspace(0.3, 2.1, classes)) if weighted else ()
+@pytest.mark.parametrize("case", SINGLE_LABEL, ids=str)
+def test_loss_equals_torch(x64, case):
+    classes, smoothing, weighted = case
     loss, divisor = single_label.loss_sums(
-        jnp.asarray(logits),
-        jnp.asarray(labels),
-        jnp.asarray(weights),
+        *map(jnp.asarray, batch(classes=classes)),
         label_smoothing=smoothing,
-        class_weights=class_weights,
+        class_weights=class_weights(classes, weighted),
     )
     assert loss.dtype == jnp.float64
-    real = weights > 0
-    expected = {
-        reduction: torch.nn.CrossEntropyLoss(
-            weight=torch.tensor(class_weights, dtype=torch.float64) if weighted else None,
-            label_smoothing=smoothing,
-            reduction=reduction,
-        )(torch.tensor(logits[real]), torch.tensor(labels[real])).item()
-        for reduction in ("sum", "mean")
-    }
-    assert abs(float(loss) - expected["sum"]) <= TOLERANCE * expected["sum"]
-    assert abs(float(loss / divisor) - expected["mean"]) <= TOLERANCE
+    total, mean = load_golden("losses")[f"single_label/{case}"]
+    assert abs(float(loss) - total) <= TOLERANCE * total
+    assert abs(float(loss / divisor) - mean) <= TOLERANCE
 
 
 def test_loss_of_parts_adds_up(x64):

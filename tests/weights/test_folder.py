@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -21,6 +22,7 @@ from flaxbert.weights import table
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
 from tests import folders
 from tests.folders import CONFIG, HALVES, VARIANTS, assert_same_bits, bits, write_folder
+from tests.reference import GOLDEN, NO_TORCH, config_for, load_golden, random_arrays, sentences
 
 HEAD = {"classifier.weight", "classifier.bias"}
 POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
@@ -259,21 +261,17 @@ def test_a_model_may_be_saved_over_its_own_folder(tmp_path):
     assert (tmp_path / "vocab.txt").read_text() == "[PAD]\n"
 
 
-# With PyTorch and transformers on the other side.
+# With PyTorch and transformers on the other side: live on Python 3.11, golden folders everywhere.
 
-SENTENCES = [
-    "a gorgeous, witty, seductive movie .",
-    "it 's a charming and often affecting journey .",
-    "unflinchingly bleak and desperate",
-    "Well.",
-    "the plot is nothing but boilerplate clichés from start to finish, and the script "
-    "assumes that not only would subtlety be lost on the target audience",
-]
+SAVED = config_for(**folders.SAVED)
+FOLDERS = GOLDEN / "folders"
+HALF = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 @pytest.fixture
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch, the reference, is pinned for Python 3.11")
+def torch(request):
+    counterpart = request.function.__doc__.rpartition("Golden: ")[2]
+    return pytest.importorskip("torch", reason=NO_TORCH + counterpart)
 
 
 def _torch_load(directory, torch):
@@ -292,9 +290,35 @@ def _state(model):
     return {name: value.detach().numpy() for name, value in model.state_dict().items()}
 
 
+def test_a_folder_that_pytorch_saved():
+    model = _load(FOLDERS / "classifier")
+    assert (model.fresh, model.notes) == ((), ())
+    assert_same_bits(table.to_torch(model.config, model.params), random_arrays(SAVED))
+    batch = sentences(SAVED, folders.SAVED_LENGTHS)
+    ours = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+    theirs = json.loads((FOLDERS / "classifier" / "logits.json").read_text())
+    # Logits near 0.1 in float32, 2 layers: measured 3e-8.
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_a_written_folder_is_what_pytorch_saved(tmp_path):
+    """The same tensors, shapes and bits, and no value in config.json that says otherwise."""
+    _load(FOLDERS / "classifier").save_pretrained(tmp_path)
+    name = "model.safetensors"
+    ours, theirs = load_file(tmp_path / name), load_file(FOLDERS / "classifier" / name)
+    assert_same_bits(ours, theirs)
+    places = (tmp_path, FOLDERS / "classifier")
+    stored = [json.loads((place / "config.json").read_text()) for place in places]
+    shared = stored[0].keys() & stored[1].keys()
+    assert {"id2label", "label2id", "hidden_size", "architectures", "model_type"} <= shared
+    versions = {"transformers_version"}
+    assert all(stored[0][n] == stored[1][n] for n in shared - versions)
+
+
 @pytest.mark.parametrize("labels", [1, 2, 7])
 def test_pytorch_to_ours_to_pytorch(labels, torch, tmp_path):
-    from tests.reference import sentences, torch_model
+    """Golden: test_a_folder_that_pytorch_saved and test_a_written_folder_is_what_pytorch_saved"""
+    from tests.torch_reference import torch_inputs, torch_model
 
     torch_model(labels=labels).float().save_pretrained(tmp_path / "theirs")
     model = _load(tmp_path / "theirs")
@@ -306,15 +330,16 @@ def test_pytorch_to_ours_to_pytorch(labels, torch, tmp_path):
     assert_same_bits(_state(back), _state(source))
     batch = sentences(model.config, [3, 17, 9])
     with torch.no_grad():
-        theirs = back(**batch.torch()).logits
+        theirs = back(**torch_inputs(batch)).logits
         # The same bits in the same program: equal, not close.
-        assert torch.equal(theirs, source(**batch.torch()).logits)
+        assert torch.equal(theirs, source(**torch_inputs(batch)).logits)
     ours = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
     # Logits near 0.1 in float32, 2 layers: measured 3e-8.
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-6)
 
 
 def test_ours_to_pytorch_to_ours(torch, tmp_path):
+    """Golden: test_a_written_folder_is_what_pytorch_saved"""
     write_folder(tmp_path / "a", folders.random_tensors())
     model = _load(tmp_path / "a")
     model.save_pretrained(tmp_path / "b")
@@ -324,111 +349,84 @@ def test_ours_to_pytorch_to_ours(torch, tmp_path):
     assert_same_bits(table.flatten(again.params), table.flatten(model.params))
 
 
-@pytest.mark.parametrize("kind", ["BertModel", "BertForPreTraining", "BertForMaskedLM"])
-def test_other_heads_of_transformers_are_read(kind, torch, tmp_path):
-    import transformers
-
-    from tests.reference import torch_config
-
-    source = getattr(transformers, kind)(torch_config())
-    source.save_pretrained(tmp_path)
-    model = _load(tmp_path)
+@pytest.mark.parametrize("kind", folders.OTHER_HEADS)
+def test_other_heads_of_transformers_are_read(kind):
+    """As transformers saved them; tests/golden/test_golden.py saves them again on Python 3.11."""
+    model = _load(FOLDERS / kind)
     assert set(model.fresh) >= HEAD
-    theirs = {table.canonical_name(name): array for name, array in _state(source).items()}
-    ours = table.to_torch(model.config, model.params)
-    shared = ours.keys() & theirs.keys()
+    assert (model.config.hidden_size, model.config.vocab_size) == (8, 50)
+    ours, expected = table.to_torch(model.config, model.params), random_arrays(SAVED)
+    stored = load_file(FOLDERS / kind / "model.safetensors")
+    shared = ours.keys() & {table.canonical_name(name) for name in stored}
     assert shared == ours.keys() - set(model.fresh)
-    assert_same_bits({n: ours[n] for n in shared}, {n: theirs[n] for n in shared})
+    assert_same_bits({n: ours[n] for n in shared}, {n: expected[n] for n in shared})
 
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
-def test_half_precision_as_pytorch_saves_it(half, torch, tmp_path):
-    from tests.reference import torch_model
-
-    source = torch_model().to(getattr(torch, half))
-    source.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert (tmp_path / "model.safetensors.index.json").is_file()
-    model = _load(tmp_path)
-    assert_same_bits(table.to_torch(model.config, model.params), _state(source.float()))
-
-
-def _folder_for_sentences(minilm, directory, labels, problem_type):
-    """A tiny model with the real tokenizer, its weights wide enough for scores to differ."""
-    config = dataclasses.replace(
-        CONFIG,
-        vocab_size=30522,
-        hidden_size=16,
-        max_position_embeddings=64,
-        id2label=labels,
-        problem_type=problem_type,
-    )
-    tensors = folders.random_tensors(config)
-    for name, array in tensors.items():
-        if name.endswith("LayerNorm.weight"):
-            array += 1  # near one, as in any trained model: rounding errors do not grow
-    params = table.assemble(config, tensors, "test").params
-    model = FlaxBertForSequenceClassification(config, params, source=minilm)
-    model.save_pretrained(directory)
-    return directory
+def test_half_precision_as_pytorch_saves_it(half):
+    assert (FOLDERS / half / "model.safetensors.index.json").is_file() == (half == "bfloat16")
+    model = _load(FOLDERS / half)
+    rounded = {
+        name: array.astype(HALF[half]).astype(np.float32)
+        for name, array in random_arrays(SAVED).items()
+    }
+    assert_same_bits(table.to_torch(model.config, model.params), rounded)
 
 
-@pytest.mark.parametrize(
-    ("labels", "problem_type", "options"),
-    [
-        (("negative", "positive"), "single_label_classification", {}),
-        (("no", "perhaps", "yes"), None, {}),
-        (("joy", "anger", "fear"), "multi_label_classification", {}),
-        (("stars",), "regression", {"function_to_apply": "none"}),
-    ],
-    ids=["2 classes", "3 classes", "multi label", "regression"],
-)
-def test_the_pipeline_of_transformers_gives_our_scores(
-    labels, problem_type, options, torch, minilm, tmp_path
-):
-    from transformers import pipeline
+def _scores(records, case):
+    """Returns our score of each sentence and label."""
+    by_label = [{"stars": r["value"]} if "value" in r else r["probabilities"] for r in records]
+    assert all(tuple(scores) == case.labels for scores in by_label)
+    return np.array([list(scores.values()) for scores in by_label])
 
+
+@pytest.mark.parametrize("source", ["golden", "live"])
+@pytest.mark.parametrize("name", folders.PIPELINES)
+def test_the_pipeline_of_transformers_gives_our_scores(name, source, tmp_path):
     from flaxbert.inference import Predictor
 
-    folder = _folder_for_sentences(minilm, tmp_path / "model", labels, problem_type)
-    classify = pipeline("text-classification", model=str(folder), device="cpu")
-    theirs = classify(SENTENCES, top_k=None, **options)
-    ours = Predictor(folder, max_length=64)(SENTENCES)
-    assert len(theirs) == len(ours) == len(SENTENCES)
-    seen = []
-    for answer, record in zip(theirs, ours, strict=True):
-        scores = {item["label"]: item["score"] for item in answer}
-        expected = {"stars": record["value"]} if "value" in record else record["probabilities"]
-        assert scores.keys() == expected.keys() == set(labels)
-        for name in labels:
-            # Scores near 1 in float32 from two programs: a few units of 6e-8.
-            assert scores[name] == pytest.approx(expected[name], abs=1e-6)
+    case = folders.PIPELINES[name]
+    folder = folders.write_folder_for_sentences(tmp_path / "model", case)
+    if source == "live":
+        pytest.importorskip("torch", reason=NO_TORCH + "the case [golden] of the same test")
+        from tests.golden.make_torch import pipeline_scores
+
+        theirs = pipeline_scores(folder, case)
+    else:
+        theirs = load_golden("scores")[name]
+    records = Predictor(folder, max_length=64)(folders.SENTENCES)
+    ours = _scores(records, case)
+    # Scores near 1 in float32 from two programs: a few units of 6e-8.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+    for record, row in zip(records, theirs, strict=True):
         if "label" in record:
-            best = answer[0]  # sorted by score
-            assert (record["label"], record["score"]) == (
-                best["label"],
-                pytest.approx(best["score"], abs=1e-6),
-            )
+            assert record["label"] == case.labels[int(row.argmax())]
+            assert record["score"] == pytest.approx(row.max(), abs=1e-6)
         if "labels" in record:
-            assert set(record["labels"]) == {n for n, score in scores.items() if score > 0.5}
-        seen.append(list(scores.values()))
-    assert np.ptp([sorted(row) for row in seen], axis=0).max() > 1e-3  # the sentences do matter
+            expected = {n for n, score in zip(case.labels, row, strict=True) if score > 0.5}
+            assert set(record["labels"]) == expected
+    assert np.ptp(np.sort(theirs, axis=1), axis=0).max() > 1e-3  # the sentences do matter
 
 
-def test_the_tokenizer_of_a_written_folder_is_the_source_s(torch, minilm, tmp_path):
+def test_the_tokenizer_of_a_written_folder_is_the_source_s(minilm, tmp_path):
     from transformers import AutoTokenizer
 
-    folder = _folder_for_sentences(minilm, tmp_path / "model", ("a", "b"), None)
-    theirs = AutoTokenizer.from_pretrained(str(minilm))(SENTENCES)["input_ids"]
-    ours = AutoTokenizer.from_pretrained(str(folder))(SENTENCES)["input_ids"]
+    case = folders.Pipeline(("a", "b"), None)
+    folder = folders.write_folder_for_sentences(tmp_path / "model", case)
+    theirs = AutoTokenizer.from_pretrained(str(minilm))(folders.SENTENCES)["input_ids"]
+    ours = AutoTokenizer.from_pretrained(str(folder))(folders.SENTENCES)["input_ids"]
     assert ours == theirs
 
 
-def test_a_folder_that_transformers_saved_is_read_whole(torch, minilm, tmp_path):
+def test_a_folder_that_transformers_saved_is_read_whole(torch, tmp_path):
+    """Golden: test_a_folder_that_pytorch_saved, and for its tokenizer the case (tokenizer.json,
+    config.json) of test_folders_that_are_enough in tests/data/test_tokenize.py"""
     import transformers
 
     from flaxbert.inference import Predictor
 
-    folder = _folder_for_sentences(minilm, tmp_path / "ours", ("bad", "good"), None)
+    case = folders.Pipeline(("bad", "good"), None)
+    folder = folders.write_folder_for_sentences(tmp_path / "ours", case)
     saved = tmp_path / "theirs"
     transformers.AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(saved)
     transformers.AutoTokenizer.from_pretrained(str(folder)).save_pretrained(saved)
@@ -436,4 +434,5 @@ def test_a_folder_that_transformers_saved_is_read_whole(torch, minilm, tmp_path)
     model = _load(saved)
     assert (model.notes, model.fresh) == ((), ())
     assert "tokenizer.json" in {path.name for path in model.tokenizer_files()}
-    assert Predictor(saved, max_length=64)(SENTENCES) == Predictor(folder, max_length=64)(SENTENCES)
+    texts = folders.SENTENCES
+    assert Predictor(saved, max_length=64)(texts) == Predictor(folder, max_length=64)(texts)
