@@ -24,7 +24,7 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
     @jax.jit
     def forward(params: Params, batch: Batch) -> jax.Array:
         whole = gather_tables(mesh, params)
-        logits, _ = bind(config, whole, dtype)(*(batch[name] for name in INPUTS))
+        logits = bind(config, whole, dtype)(*(batch[name] for name in INPUTS))
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
     rows = batch_sharding(mesh, micro_batches=False)
