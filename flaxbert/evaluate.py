@@ -1,13 +1,15 @@
-"""python -m flaxbert.evaluate --workdir=DIR | --model=DIR  [--split=validation | --data=FILE]
+"""python -m flaxbert.evaluate --workdir=RUN | --model=DIR  [--split=validation | --data=FILE]
 
-Loss and metrics on every example of a split of a run, or of a labelled file. Prints JSON; for the
-validation and test splits of a run it also writes eval_results.json and test_results.json there.
+Loss and metrics on every example of a split of a run, or of a labelled file: JSON on standard
+output, scores per label as a table on standard error. A split of a run also leaves
+eval_results.json (<split>_results.json) and eval_report.json in the run's folder; --output=DIR has
+these files, and the predictions, written there.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -15,14 +17,23 @@ from flaxbert import cli
 from flaxbert.config import Config, Data, make_config, seed_for
 from flaxbert.errors import ConfigError, DataError
 
-SPLITS = ("train", "validation", "test")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flaxbert.data.splits import Split
+    from flaxbert.inference import Classifier
+    from flaxbert.storage.workdir import Workdir
 
 
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "A run: its best model, its data.", flag_values=values)
     flags.DEFINE_string("model", "", "A model folder; needs --data.", flag_values=values)
-    flags.DEFINE_enum("split", "validation", SPLITS, "Split of the run.", flag_values=values)
+    cli.define_split(values, "validation")
     flags.DEFINE_string("data", "", "A labelled .csv, .tsv or .jsonl file.", flag_values=values)
+    flags.DEFINE_string(
+        "output", "", "A directory for results, report and predictions.", flag_values=values
+    )
+    cli.define_inference(values)
     cli.define_columns(values, label=True)
 
 
@@ -33,42 +44,75 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError("--model needs --data=FILE: a folder does not know its data.")
     if values.data and values["split"].present:
         raise ConfigError("--split and --data exclude each other.")
+    if values.output and Path(values.output).exists() and not Path(values.output).is_dir():
+        raise ConfigError(f"--output: {values.output} is a file; name a directory.")
 
-    from flaxbert.data import splits
-    from flaxbert.inference import Predictor, run_config_of
-    from flaxbert.loop.evaluate import evaluate
+    from flaxbert.inference import Classifier, run_config_of
     from flaxbert.loop.results import named_for
-    from flaxbert.storage.workdir import existing_workdir, read_json, to_json, write_json
+    from flaxbert.storage.workdir import (
+        Workdir,
+        existing_workdir,
+        read_json,
+        to_json,
+        trained_model,
+    )
 
     workdir = existing_workdir(values.workdir) if values.workdir else None
     facts: dict[str, Any] = {}
     if workdir:
+        model = trained_model(workdir)
         config = make_config(read_json(workdir.config))
-        if not workdir.model.is_dir():
-            raise ConfigError(f"--workdir: {workdir.root} has no model/ yet; train it first.")
         facts = read_json(workdir.facts)
     else:
-        config = run_config_of(values.model) or Config(data=Data(max_length=0))
-    predictor = Predictor(
-        workdir.model if workdir else values.model,
-        dtype=facts.get("dtype", "float32"),
-        max_length=config.data.max_length,
+        model = values.model
+        config = run_config_of(model) or Config(data=Data(max_length=0))
+    classifier = Classifier.from_pretrained(
+        model,
         packing=config.data.packing,
+        **cli.inference_options(values, facts.get("dtype", "float32")),
     )
+    split = _read(values, config, classifier, facts)
+    logits, results = _evaluate(classifier, split, config)
+    report = classifier.task.report(logits, split.examples.labels, classifier.labels.names)
+    for line in classifier.task.report_lines(report):
+        cli.say(line)
+
+    # A file has no split of its own: its results are named as the validation split's.
+    name = "validation" if values.data else values.split
+    named = named_for(name, results)
+    if values.output:
+        Path(values.output).mkdir(parents=True, exist_ok=True)
+        written = Workdir(Path(values.output))
+        _write(written, name, named, report)
+        task = Path(values.data).stem if values.data else config.data.task
+        _write_predictions(written, classifier, logits, task, "test" if values.data else name)
+    # Not for the training split, whose train_results.json is the run's own.
+    elif workdir and not values.data and name != "train":
+        named = _kept(workdir, name) | named
+        _write(workdir, name, named, report)
+        _merge(workdir, named)
+    print(to_json(named))
+
+
+def _read(values: Any, config: Config, classifier: Classifier, facts: dict[str, Any]) -> Split:
+    """Returns the checked examples, encoded as the run encodes them."""
+    from flaxbert.data import splits
+    from flaxbert.data.tokenize import resolve_max_length
 
     data = cli.with_columns(config.data, values)
-    labels = predictor.labels
+    labels = classifier.labels
     if values.data:
         name, rows = Path(values.data).stem, splits.read_file(data, values.data)
     else:
         name = values.split
         rows = splits.read_split(data, labels, name, seed_for(config, "data"))
+    positions = classifier.model.config.max_position_embeddings
     split = splits.make_examples(
         name,
         rows,
         labels,
-        predictor.tokenizer,
-        max_length=predictor.max_length,
+        classifier.tokenizer,
+        max_length=resolve_max_length(data.max_length, positions),
         separator=data.label_separator,
     )
     recorded = facts.get("training" if name == "train" else name)
@@ -79,20 +123,68 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         )
     for line in split.lines:
         cli.say(line)
-    results = evaluate(
-        predictor.forward,
-        predictor.model.params,
-        predictor.batches(split.examples),
-        split.examples.labels,
-        task=predictor.task,
-        loss=config.loss,
-        stop=stop.check,
-    )
-    named = named_for("validation" if values.data else name, results)
-    # Not for the training split, whose train_results.json is the run's own.
-    if workdir and not values.data and name != "train":
-        write_json(workdir.results(name), named)
-    print(to_json(named))
+    return split
+
+
+def _evaluate(
+    classifier: Classifier, split: Split, config: Config
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the logits of every example, and loss, metrics and speed."""
+    from flaxbert.loop.evaluate import Stopwatch, scores
+    from flaxbert.progress import Meter
+
+    tokens = classifier.encode(split.rows.texts, split.rows.pairs)
+    windows = f" in {len(tokens)} windows" if tokens.owners is not None else ""
+    if tokens.truncated:
+        how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read"}
+        cli.say(
+            f"{tokens.truncated} texts over {classifier.max_length} tokens "
+            f"({how[classifier.long]}{windows})"
+        )
+    with Meter(len(tokens), "windows" if windows else "rows") as meter:
+        stopwatch = Stopwatch(meter)
+        logits = classifier.compute(tokens, stopwatch)
+        labels = split.examples.labels
+        results = scores(classifier.task, logits, labels, config.loss)
+        return logits, results | stopwatch.results(len(labels))
+
+
+def _kept(workdir: Workdir, name: str) -> dict[str, Any]:
+    """Returns when the best model was reached, which the run's own results say."""
+    from flaxbert.storage.workdir import read_json
+
+    path = workdir.results(name)
+    stored = read_json(path) if path.is_file() else {}
+    return {key: stored[key] for key in ("epoch", "step") if key in stored}
+
+
+def _write(workdir: Workdir, name: str, named: dict[str, Any], report: dict[str, Any]) -> None:
+    from flaxbert.storage.workdir import write_json
+
+    write_json(workdir.results(name), named)
+    write_json(workdir.report(name), report)
+
+
+def _merge(workdir: Workdir, named: dict[str, Any]) -> None:
+    """Puts results into all_results.json, as the Trainer does; never makes one, which would mark an
+    unfinished run as finished."""
+    from flaxbert.storage.workdir import read_json, write_json
+
+    if workdir.all_results.is_file():
+        stored = read_json(workdir.all_results)
+        # Its epoch is that of the end of training.
+        merged = {key: value for key, value in named.items() if key not in ("epoch", "step")}
+        write_json(workdir.all_results, stored | merged)
+
+
+def _write_predictions(
+    workdir: Workdir, classifier: Classifier, logits: np.ndarray, task: str, split: str
+) -> None:
+    from flaxbert.answers import Numbered, replacing
+    from flaxbert.loop.results import predictions_name
+
+    with replacing(workdir.root / predictions_name(task, split)) as file:
+        Numbered(file, classifier.labels).write(classifier.readable(logits))
 
 
 if __name__ == "__main__":

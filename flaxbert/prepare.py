@@ -51,7 +51,7 @@ class Prepared:
 @dataclasses.dataclass(frozen=True)
 class Plans:
     train: Plan
-    validation: Plan | None
+    validation: tuple[Plan, ...] | None
     total: int  # updates
     per_epoch: int
 
@@ -135,7 +135,6 @@ def plan(config: Config, prepared: Prepared, row_multiple: int) -> Plans:
         validation = plan_inference(
             prepared.validation.tokens.lengths,
             row_multiple=row_multiple,
-            row_length=training.row_length,
             packing=config.data.packing,
         )
     return Plans(training, validation, total, steps_per_epoch(count, train.batch_size))

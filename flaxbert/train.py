@@ -291,17 +291,17 @@ def _evaluation(
     from flaxbert.data.batches import inference_batches
     from flaxbert.loop.evaluate import evaluate
 
-    examples, plan = prepared.validation, plans.validation
-    if examples is None or plan is None:
+    examples, shapes = prepared.validation, plans.validation
+    if examples is None or shapes is None:
         return None
     return lambda params: evaluate(
         forward,
         params,
-        inference_batches(examples, plan),
+        inference_batches(examples, shapes),
         examples.labels,
         task=task,
         loss=config.loss,
-        stop=stop.check,
+        after_batch=lambda _: stop.check(),
     )
 
 

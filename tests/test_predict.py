@@ -52,9 +52,9 @@ def _write(path, texts):
 
 @pytest.fixture(scope="module")
 def expected(trained):
-    from flaxbert.inference import Predictor
+    from flaxbert.inference import Classifier
 
-    one_by_one = Predictor(trained)
+    one_by_one = Classifier.from_pretrained(trained)
     return [one_by_one([text])[0] for text in TEXTS]
 
 

@@ -24,9 +24,10 @@ _UNKNOWN_SHARE = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples of one split and what to tell about them."""
+    """Examples of one split, the rows they come from, and what to tell about them."""
 
     examples: Examples
+    rows: Rows
     lines: tuple[str, ...]
 
 
@@ -118,4 +119,4 @@ def make_examples(
             "vocabulary; is this the right model for these texts?"
         )
     encoded = task_for(labels.problem).encode(targets, labels.names)
-    return Split(Examples(tokens, encoded), tuple(lines))
+    return Split(Examples(tokens, encoded), rows, tuple(lines))

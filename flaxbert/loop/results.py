@@ -1,4 +1,4 @@
-"""The numbers of a finished run under the names of the Hugging Face Trainer."""
+"""Numbers and files of a run under the names of the Hugging Face Trainer and its run_glue."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ def named_for(split: str, results: dict[str, Any]) -> dict[str, Any]:
     """Prefixes metric names: eval_accuracy for validation, else <split>_accuracy."""
     prefix = "eval" if split == "validation" else split
     return {name if name in _PLAIN else f"{prefix}_{name}": v for name, v in results.items()}
+
+
+def predictions_name(task: str, split: str) -> str:
+    """Returns the file name of a split's predictions: run_glue's for the test split."""
+    return f"predict_results_{task if split == 'test' else f'{task}-{split}'}.txt"

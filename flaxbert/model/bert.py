@@ -3,9 +3,9 @@
 Axis letters, here and in every einsum of the model: B rows, L query position, M key position,
 D hidden, N heads, H head size, F feed-forward, V vocabulary, C classes, S sequence slots.
 
-The surprising thing: there is no train/eval mode and no module holds a random stream. The
-dropout seed is an argument; without it every dropout is the identity. Parameters are float32 (float64 when JAX's
-x64 is on and asked for); `dtype` is what the matrix products read, with float32 accumulation.
+The surprising thing: there is no train/eval mode and no module holds a random stream. The dropout
+seed is an argument; without it every dropout is the identity. Parameters are float32 (float64 when
+JAX's x64 is on and asked for); `dtype` is what the matrix products read, with float32 accumulation.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Places:
 
     def at(self, positions: Int[Array, "B S"]) -> Places:
         """Returns the places of the tokens at some positions of each row."""
-        ids = (
-            jnp.take_along_axis(values, positions, axis=1)
-            for values in (self.sequence_ids, self.position_ids)
+        return Places(
+            jnp.take_along_axis(self.sequence_ids, positions, axis=1),
+            jnp.take_along_axis(self.position_ids, positions, axis=1),
+            self.seed,
         )
-        return Places(*ids, self.seed)
 
 
 def stable_dtype(dtype: jnp.dtype | type) -> jnp.dtype:

@@ -15,10 +15,14 @@ from flaxbert.tasks import task_for
 from tests.loop.harness import BERT, ONE_DEVICE, examples
 
 
-def _logits(data, mesh=ONE_DEVICE, packing="pack", tokens=256):
+def _logits(data, mesh=ONE_DEVICE, packing="pack", tokens=256, rows=0):
     on = make_mesh(mesh, BERT)
     plan = plan_inference(
-        data.tokens.lengths, row_multiple=row_multiple(on), packing=packing, tokens=tokens
+        data.tokens.lengths,
+        row_multiple=row_multiple(on),
+        packing=packing,
+        tokens=tokens,
+        rows=rows,
     )
     batches = inference_batches(data, plan)
     forward = make_forward(BERT, mesh=on, dtype="float32")
@@ -33,6 +37,7 @@ def test_packed_padded_and_sharded_evaluation_agree():
     for other in (
         _logits(data),
         _logits(data, tokens=1024),
+        _logits(data, rows=3),
         _logits(data, mesh=Mesh(data=2, fsdp=2, model=2)),
     ):
         assert np.abs(other - reference).max() < 2e-6

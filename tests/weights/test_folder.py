@@ -387,12 +387,12 @@ def test_the_pipeline_of_transformers_gives_our_scores(
 ):
     from transformers import pipeline
 
-    from flaxbert.inference import Predictor
+    from flaxbert.inference import Classifier
 
     folder = _folder_for_sentences(minilm, tmp_path / "model", labels, problem_type)
     classify = pipeline("text-classification", model=str(folder), device="cpu")
     theirs = classify(SENTENCES, top_k=None, **options)
-    ours = Predictor(folder, max_length=64)(SENTENCES)
+    ours = Classifier.from_pretrained(folder, max_length=64)(SENTENCES)
     assert len(theirs) == len(ours) == len(SENTENCES)
     seen = []
     for answer, record in zip(theirs, ours, strict=True):
@@ -426,7 +426,7 @@ def test_the_tokenizer_of_a_written_folder_is_the_source_s(torch, minilm, tmp_pa
 def test_a_folder_that_transformers_saved_is_read_whole(torch, minilm, tmp_path):
     import transformers
 
-    from flaxbert.inference import Predictor
+    from flaxbert.inference import Classifier
 
     folder = _folder_for_sentences(minilm, tmp_path / "ours", ("bad", "good"), None)
     saved = tmp_path / "theirs"
@@ -436,4 +436,6 @@ def test_a_folder_that_transformers_saved_is_read_whole(torch, minilm, tmp_path)
     model = _load(saved)
     assert (model.notes, model.fresh) == ((), ())
     assert "tokenizer.json" in {path.name for path in model.tokenizer_files()}
-    assert Predictor(saved, max_length=64)(SENTENCES) == Predictor(folder, max_length=64)(SENTENCES)
+    assert Classifier.from_pretrained(saved, max_length=64)(
+        SENTENCES
+    ) == Classifier.from_pretrained(folder, max_length=64)(SENTENCES)
