@@ -145,7 +145,7 @@ def define_columns(values: flags.FlagValues, *, label: bool) -> None:
         )
 
 
-def define_split(values: flags.FlagValues, default: str) -> None:
+def define_split(values: flags.FlagValues, default: str | None) -> None:
     """Adds --split, one of a run's."""
     flags.DEFINE_enum("split", default, SPLITS, "Split of the run.", flag_values=values)
 

@@ -33,7 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", "", "A trained folder or hub id.", flag_values=values)
     flags.DEFINE_string("workdir", "", "A run: its best model.", flag_values=values)
     flags.DEFINE_string("input", "", "Texts: a file, or - for standard input.", flag_values=values)
-    cli.define_split(values, "")
+    cli.define_split(values, None)
     flags.DEFINE_string("output", "", "Where the predictions go.", flag_values=values)
     cli.define_inference(values)
     cli.define_columns(values, label=False)

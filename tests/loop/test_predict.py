@@ -12,6 +12,7 @@ from flaxbert.loop.predict import make_forward, predict_logits
 from flaxbert.loop.sharding import make_mesh, row_multiple
 from flaxbert.model.heads import init_params
 from flaxbert.tasks import task_for
+from tests.loop import grid
 from tests.loop.harness import BERT, ONE_DEVICE, examples
 
 
@@ -88,3 +89,10 @@ def test_scores_use_the_training_objective():
     smoothed = scores(task, logits, labels, Loss(label_smoothing=0.2))
     assert plain["loss"] != smoothed["loss"]
     assert plain["accuracy"] == smoothed["accuracy"]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("packing", ["pack", "pad"])
+def test_evaluation_is_exact(devices, packing):
+    """A part of the grid; all of it is in tests/slow/test_exact_evaluation.py."""
+    assert grid.check([1, 2, 17, 33, 130], [1, 5, 17], devices, packing) == 15
