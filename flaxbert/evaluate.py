@@ -130,12 +130,17 @@ def _evaluate(
     classifier: Classifier, split: Split, config: Config
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the logits of every example, and loss, metrics and speed."""
+    from flaxbert.data.tokenize import resolve_max_length
     from flaxbert.loop.evaluate import Stopwatch, scores
     from flaxbert.progress import Meter
 
-    tokens = classifier.encode(split.rows.texts, split.rows.pairs)
-    windows = f" in {len(tokens)} windows" if tokens.owners is not None else ""
-    if tokens.truncated:
+    positions = classifier.model.config.max_position_embeddings
+    tokens, windows = split.examples.tokens, ""
+    if classifier.long != "truncate" or classifier.max_length != resolve_max_length(
+        config.data.max_length, positions
+    ):
+        tokens = classifier.encode(split.rows.texts, split.rows.pairs)
+        windows = f" in {len(tokens)} windows" if tokens.owners is not None else ""
         how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read"}
         cli.say(
             f"{tokens.truncated} texts over {classifier.max_length} tokens "

@@ -6,7 +6,8 @@ import pytest
 
 from tests.loop import grid
 
-pytestmark = pytest.mark.slow
+# A minute of computing; beside other jobs the usual limit may not suffice.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.parametrize("devices", grid.DEVICES)
