@@ -14,9 +14,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from flaxbert.classifier import ClassifierOutput, FlaxBertForSequenceClassification
     from flaxbert.config import Config, default_config
+    from flaxbert.inference import Classifier
     from flaxbert.model.config import BertConfig
 
 _HOMES = {
+    "Classifier": "flaxbert.inference",
     "FlaxBertForSequenceClassification": "flaxbert.classifier",
     "ClassifierOutput": "flaxbert.classifier",
     "BertConfig": "flaxbert.model.config",
@@ -26,6 +28,7 @@ _HOMES = {
 
 __all__ = [
     "BertConfig",
+    "Classifier",
     "ClassifierOutput",
     "Config",
     "FlaxBertForSequenceClassification",

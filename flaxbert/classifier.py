@@ -202,8 +202,11 @@ def _forward(
     inputs: tuple[jax.Array, ...],
     seed: jax.Array | None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...] | None]:
-    logits, states = bind(config, params, dtype)(*inputs, seed)
-    return logits, tuple(states) if with_states else None
+    model = bind(config, params, dtype)
+    if not with_states:
+        return model(*inputs, seed), None
+    logits, states = model.with_states(*inputs, seed)
+    return logits, tuple(states)
 
 
 def _label_names(

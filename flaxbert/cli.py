@@ -91,7 +91,8 @@ def run(
         elif code is None and "RESOURCE_EXHAUSTED" in str(error):
             print(
                 "flaxbert: error: the device has too little memory for this batch. Raise "
-                "config.train.accumulate, or lower config.train.batch_size or data.max_length.",
+                "config.train.accumulate, or lower config.train.batch_size or data.max_length; for "
+                "evaluate and predict lower --batch_rows.",
                 file=sys.stderr,
             )
             code = ConfigError.exit_code
@@ -140,6 +141,52 @@ def define_columns(values: flags.FlagValues, *, label: bool) -> None:
         flags.DEFINE_string(
             "label_separator", "", "Splits a cell into several labels.", flag_values=values
         )
+
+
+def define_split(values: flags.FlagValues, default: str | None) -> None:
+    """Adds --split, one of a run's or of its data set's."""
+    text = "train, validation or test of the run, or a split of its data set."
+    flags.DEFINE_string("split", default, text, flag_values=values)
+
+
+def define_inference(values: flags.FlagValues) -> None:
+    """Adds the flags of how texts are read and computed."""
+    flags.DEFINE_integer(
+        "max_length", 0, "Tokens per text; 0 = the run's, else the model's.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "long",
+        "truncate",
+        ("truncate", "head_tail", "window"),
+        "Texts over max_length: keep the beginning; the first quarter and last three; or read all "
+        "in overlapping windows and take the mean of their logits.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "stride",
+        -1,
+        "Tokens that neighbouring windows share; -1 = a quarter of max_length.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "batch_rows",
+        0,
+        "Rows computed at once by all devices; 0 = chosen. Fewer need less memory.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "dtype",
+        "",
+        ("", "float32", "bfloat16"),
+        "Compute dtype; empty = that of the --workdir, else float32.",
+        flag_values=values,
+    )
+
+
+def inference_options(values: Any, dtype: str) -> dict[str, Any]:
+    """Returns the arguments of `Classifier.from_pretrained`; `dtype` if none is given."""
+    names = ("max_length", "long", "stride", "batch_rows")
+    return {name: values[name].value for name in names} | {"dtype": values.dtype or dtype}
 
 
 def with_columns(data: Data, values: flags.FlagValues) -> Data:

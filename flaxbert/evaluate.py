@@ -1,13 +1,15 @@
-"""python -m flaxbert.evaluate --workdir=DIR | --model=DIR  [--split=validation | --data=FILE]
+"""python -m flaxbert.evaluate --workdir=RUN | --model=DIR  [--split=validation | --data=FILE]
 
-Loss and metrics on every example of a split of a run, or of a labelled file. Prints JSON; for the
-validation and test splits of a run it also writes eval_results.json and test_results.json there.
+Loss and metrics on every example of a split of a run, or of a labelled file: JSON on standard
+output, scores per label as a table on standard error. A split of a run also leaves
+eval_results.json (<split>_results.json) and eval_report.json in the run's folder; --output=DIR has
+these files, and the predictions, written there.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -15,14 +17,23 @@ from flaxbert import cli
 from flaxbert.config import Config, Data, make_config, seed_for
 from flaxbert.errors import ConfigError, DataError
 
-SPLITS = ("train", "validation", "test")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flaxbert.data.splits import Split
+    from flaxbert.inference import Classifier
+    from flaxbert.storage.workdir import Workdir
 
 
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "A run: its best model, its data.", flag_values=values)
     flags.DEFINE_string("model", "", "A model folder; needs --data.", flag_values=values)
-    flags.DEFINE_enum("split", "validation", SPLITS, "Split of the run.", flag_values=values)
+    cli.define_split(values, "validation")
     flags.DEFINE_string("data", "", "A labelled .csv, .tsv or .jsonl file.", flag_values=values)
+    flags.DEFINE_string(
+        "output", "", "A directory for results, report and predictions.", flag_values=values
+    )
+    cli.define_inference(values)
     cli.define_columns(values, label=True)
 
 
@@ -33,69 +44,161 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError("--model needs --data=FILE: a folder does not know its data.")
     if values.data and values["split"].present:
         raise ConfigError("--split and --data exclude each other.")
+    if values.output and Path(values.output).exists() and not Path(values.output).is_dir():
+        raise ConfigError(f"--output: {values.output} is a file; name a directory.")
 
-    from flaxbert.data import sources, splits
-    from flaxbert.inference import Predictor, run_config_of
-    from flaxbert.loop.evaluate import evaluate
-    from flaxbert.loop.results import named_for
-    from flaxbert.storage.workdir import existing_workdir, read_json, to_json, write_json
+    from flaxbert.inference import Classifier, run_config_of
+    from flaxbert.loop.results import merged, named_for, predictions_name
+    from flaxbert.storage.workdir import (
+        Workdir,
+        existing_workdir,
+        read_json,
+        to_json,
+        trained_model,
+    )
 
     workdir = existing_workdir(values.workdir) if values.workdir else None
     facts: dict[str, Any] = {}
     if workdir:
+        model = trained_model(workdir)
         config = make_config(read_json(workdir.config))
-        if not workdir.model.is_dir():
-            raise ConfigError(f"--workdir: {workdir.root} has no model/ yet; train it first.")
         facts = read_json(workdir.facts)
     else:
-        config = run_config_of(values.model) or Config(data=Data(max_length=0))
-    predictor = Predictor(
-        workdir.model if workdir else values.model,
-        dtype=facts.get("dtype", "float32"),
-        max_length=config.data.max_length,
+        model = values.model
+        config = run_config_of(model) or Config(data=Data(max_length=0))
+    classifier = Classifier.from_pretrained(
+        model,
         packing=config.data.packing,
+        **cli.inference_options(values, facts.get("dtype", "float32")),
     )
+    splits = _read(values, config, classifier, facts)
+    computed = {suffix: _evaluate(classifier, s, config) for suffix, s in splits.items()}
+    report: dict[str, Any] = {}
+    for suffix, (logits, _) in computed.items():
+        labels = splits[suffix].examples.labels
+        told = classifier.task.report(logits, labels, classifier.labels.names)
+        report |= {suffix: told} if suffix else told
+        for line in ([f"{suffix}:"] if suffix else []) + classifier.task.report_lines(told):
+            cli.say(line)
+
+    # A file has no split of its own: its results are named as the validation split's.
+    name = "validation" if values.data else values.split
+    named = named_for(name, merged({suffix: found for suffix, (_, found) in computed.items()}))
+    if values.output:
+        Path(values.output).mkdir(parents=True, exist_ok=True)
+        written = Workdir(Path(values.output))
+        _write(written, name, named, report)
+        for suffix, (logits, _) in computed.items():
+            task = Path(values.data).stem if values.data else config.data.task
+            path = predictions_name(task, "test" if values.data else name, suffix)
+            _write_predictions(written.root / path, classifier, logits)
+    # Not for the training split, whose train_results.json is the run's own.
+    elif workdir and not values.data and name != "train":
+        named = _kept(workdir, name) | named
+        _write(workdir, name, named, report)
+        _merge(workdir, named)
+    print(to_json(named))
+
+
+def _read(
+    values: Any, config: Config, classifier: Classifier, facts: dict[str, Any]
+) -> dict[str, Split]:
+    """Returns the checked examples, encoded as the run encodes them: {suffix: split}."""
+    from flaxbert.data import sources, splits
+    from flaxbert.data.tokenize import resolve_max_length
 
     data = cli.with_columns(sources.with_task(config.data), values)
-    labels = predictor.labels
+    labels = classifier.labels
     if values.data:
-        name, rows = Path(values.data).stem, splits.read_file(data, values.data)
+        name, read = Path(values.data).stem, {"": splits.read_file(data, values.data)}
     else:
-        name = values.split
-        seed = seed_for(config, "data")
-        rows = splits.read_split(data, labels, name, seed, facts.get("dataset_revision", ""))[""]
-    split = splits.make_examples(
-        name,
-        rows,
-        labels,
-        predictor.tokenizer,
-        max_length=predictor.max_length,
-        separator=data.label_separator,
-        on_bad_row=data.on_bad_row,
-        on_empty=data.on_empty,
-    )
-    recorded = facts.get("training" if name == "train" else name, {}).get("")
-    if not values.data and recorded not in (None, split.examples.digest()):
-        raise DataError(
-            f"--split={name}: the data differ from those that {values.workdir} was trained with. "
-            "Restore them, or give a file by --data."
+        name, revision = values.split, facts.get("dataset_revision", "")
+        read = splits.read_split(data, labels, name, seed_for(config, "data"), revision)
+    positions = classifier.model.config.max_position_embeddings
+    recorded = {} if values.data else facts.get("training" if name == "train" else name, {})
+    made = {}
+    for suffix, rows in read.items():
+        made[suffix] = splits.make_examples(
+            f"{name} {suffix}".rstrip(),
+            rows,
+            labels,
+            classifier.tokenizer,
+            max_length=resolve_max_length(data.max_length, positions),
+            separator=data.label_separator,
+            on_bad_row=data.on_bad_row,
+            on_empty=data.on_empty,
         )
-    for line in split.lines:
-        cli.say(line)
-    results = evaluate(
-        predictor.forward,
-        predictor.model.params,
-        predictor.batches(split.examples),
-        split.examples.labels,
-        task=predictor.task,
-        loss=config.loss,
-        stop=stop.check,
-    )
-    named = named_for("validation" if values.data else name, results)
-    # Not for the training split, whose train_results.json is the run's own.
-    if workdir and not values.data and name != "train":
-        write_json(workdir.results(name), named)
-    print(to_json(named))
+        if recorded.get(suffix) not in (None, made[suffix].examples.digest()):
+            raise DataError(
+                f"--split={name}: the data differ from those that {values.workdir} was trained "
+                "with. Restore them, or give a file by --data."
+            )
+        for line in made[suffix].lines:
+            cli.say(line)
+    return made
+
+
+def _evaluate(
+    classifier: Classifier, split: Split, config: Config
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the logits of every example, and loss, metrics and speed."""
+    from flaxbert.data.tokenize import resolve_max_length
+    from flaxbert.loop.evaluate import Stopwatch, scores
+    from flaxbert.progress import Meter
+
+    positions = classifier.model.config.max_position_embeddings
+    tokens, windows = split.examples.tokens, ""
+    if classifier.long != "truncate" or classifier.max_length != resolve_max_length(
+        config.data.max_length, positions
+    ):
+        tokens = classifier.encode(split.rows.texts, split.rows.pairs)
+        windows = f" in {len(tokens)} windows" if tokens.owners is not None else ""
+        how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read"}
+        cli.say(
+            f"{tokens.truncated} texts over {classifier.max_length} tokens "
+            f"({how[classifier.long]}{windows})"
+        )
+    with Meter(len(tokens), "windows" if windows else "rows") as meter:
+        stopwatch = Stopwatch(meter)
+        logits = classifier.compute(tokens, stopwatch)
+        labels = split.examples.labels
+        results = scores(classifier.task, logits, labels, config.loss)
+        return logits, results | stopwatch.results(len(labels))
+
+
+def _kept(workdir: Workdir, name: str) -> dict[str, Any]:
+    """Returns when the best model was reached, which the run's own results say."""
+    from flaxbert.storage.workdir import read_json
+
+    path = workdir.results(name)
+    stored = read_json(path) if path.is_file() else {}
+    return {key: stored[key] for key in ("epoch", "step") if key in stored}
+
+
+def _write(workdir: Workdir, name: str, named: dict[str, Any], report: dict[str, Any]) -> None:
+    from flaxbert.storage.workdir import write_json
+
+    write_json(workdir.results(name), named)
+    write_json(workdir.report(name), report)
+
+
+def _merge(workdir: Workdir, named: dict[str, Any]) -> None:
+    """Puts results into all_results.json, as the Trainer does; never makes one, which would mark an
+    unfinished run as finished."""
+    from flaxbert.storage.workdir import read_json, write_json
+
+    if workdir.all_results.is_file():
+        stored = read_json(workdir.all_results)
+        # Its epoch is that of the end of training.
+        merged = {key: value for key, value in named.items() if key not in ("epoch", "step")}
+        write_json(workdir.all_results, stored | merged)
+
+
+def _write_predictions(path: Path, classifier: Classifier, logits: np.ndarray) -> None:
+    from flaxbert.answers import Numbered, replacing
+
+    with replacing(path) as file:
+        Numbered(file, classifier.labels).write(classifier.readable(logits))
 
 
 if __name__ == "__main__":

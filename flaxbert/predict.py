@@ -1,86 +1,165 @@
-"""python -m flaxbert.predict --model=DIR --input=FILE|- --output=FILE.jsonl
+"""python -m flaxbert.predict --model=DIR|--workdir=RUN  --input=FILE|-|--split=test  --output=FILE
 
-Labels texts with a trained folder. Input: .csv, .tsv, .jsonl or .txt (one text a line), or - for
-lines on standard input. Output: .jsonl or .csv, one line per input in its order.
+Labels texts with a trained model. Input: .csv, .tsv, .jsonl, .txt (one text a line), - for lines on
+standard input, or a split of the run. Output: .jsonl or .csv, or - for JSON lines on standard
+output; one line per input in its order. A split also gives RUN/predict_results_<task>.txt.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import sys
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from flaxbert import cli
-from flaxbert.config import Data
+from flaxbert.config import Config, Data, make_config, seed_for
 from flaxbert.errors import ConfigError
 
-_OUTPUTS = (".jsonl", ".csv")
+if TYPE_CHECKING:
+    from flaxbert.data.check import Labels
+    from flaxbert.data.rows import Rows
+    from flaxbert.inference import Classifier
+    from flaxbert.storage.workdir import Workdir
+
+_SIZE = 8192  # rows that are in memory at once
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("model", "", "A trained folder, such as RUN/model.", flag_values=values)
+    flags.DEFINE_string("model", "", "A trained folder or hub id.", flag_values=values)
+    flags.DEFINE_string("workdir", "", "A run: its best model.", flag_values=values)
     flags.DEFINE_string("input", "", "Texts: a file, or - for standard input.", flag_values=values)
+    cli.define_split(values, None)
     flags.DEFINE_string("output", "", "Where the predictions go.", flag_values=values)
-    flags.DEFINE_integer(
-        "max_length", 0, "Tokens per text; 0 = the run's, else the model's.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "dtype", "float32", ("float32", "bfloat16"), "Compute dtype.", flag_values=values
-    )
+    cli.define_inference(values)
     cli.define_columns(values, label=False)
 
 
 def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
-    for name in ("model", "input", "output"):
-        if not values[name].value:
-            raise ConfigError(f"--{name} is missing. {(__doc__ or '').splitlines()[0]}")
-    output = Path(values.output)
-    if output.suffix.lower() not in _OUTPUTS:
-        raise ConfigError(f"--output: expected a name ending in {' or '.join(_OUTPUTS)}.")
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output: there is no directory {output.parent}.")
+    if bool(values.model) == bool(values.workdir):
+        raise ConfigError("give either --model=DIR or --workdir=RUN.")
+    if bool(values.input) == bool(values.split):
+        raise ConfigError("give either --input=FILE (or - for lines) or --split of a --workdir.")
+    if values.split and not values.workdir:
+        raise ConfigError(f"--split={values.split} needs --workdir=RUN: a folder has no data.")
+    if not values.output and not values.split:
+        raise ConfigError("--output is missing: a file ending in .jsonl or .csv, or -.")
 
+    from flaxbert import answers
+    from flaxbert.data import sources
+    from flaxbert.inference import Classifier, run_config_of
+    from flaxbert.storage.workdir import existing_workdir, read_json, trained_model
+
+    if values.output and values.output != "-":
+        answers.check_output(values.output, values.input)
+    workdir = existing_workdir(values.workdir) if values.workdir else None
+    facts: dict[str, Any] = {}
+    if workdir:
+        model = trained_model(workdir)
+        facts = read_json(workdir.facts)
+        config = make_config(read_json(workdir.config))
+    else:
+        model = values.model
+        config = run_config_of(model) or Config(data=Data(max_length=0))
+    data = cli.with_columns(sources.with_task(config.data), values)
+
+    # A split is numbered by the model's labels; a file is looked at before the model is loaded.
+    chunks = _file_chunks(data, values.input) if values.input else iter(())
+    first = next(chunks, None)
+    classifier = Classifier.from_pretrained(
+        model, **cli.inference_options(values, facts.get("dtype", "float32"))
+    )
+    parts = {"": itertools.chain([first] if first is not None else [], chunks)}
+    if values.split:
+        revision = facts.get("dataset_revision", "")
+        parts = _split_chunks(data, config, classifier.labels, values.split, revision)
+    if len(parts) > 1 and values.output:
+        raise ConfigError(
+            f"--output is one file, and --split={values.split} has {len(parts)} sets. Leave "
+            "--output out, or name a set as the data set names it, such as test_matched."
+        )
+    for suffix, part in parts.items():
+        with contextlib.ExitStack() as stack:
+            writers = _open_writers(stack, values, classifier.labels, workdir, config, suffix)
+            _predict(classifier, part, writers)
+
+
+def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
     from flaxbert.data.check import check_texts
-    from flaxbert.data.files import read_inputs
-    from flaxbert.inference import Predictor, run_config_of
-    from flaxbert.storage.workdir import write_atomically
+    from flaxbert.progress import Meter
 
-    run = run_config_of(values.model)
-    data = cli.with_columns(run.data if run else Data(max_length=0), values)
-    rows = read_inputs(values.input, text=data.text, text_pair=data.text_pair)
-    empty = check_texts(rows) if len(rows) else 0
-    max_length = values.max_length or data.max_length
-    predictor = Predictor(values.model, dtype=values.dtype, max_length=max_length)
-    logits = predictor.logits(rows.texts, rows.pairs, stop.check)
-    records = predictor.task.readable(logits, predictor.labels.names)
-    to_text = _csv if output.suffix.lower() == ".csv" else _jsonl
-    write_atomically(output, to_text(records, predictor.labels).encode())
-    note = f", {empty} of them empty" if empty else ""
-    print(f"{len(records)} predictions in {output}{note}", file=sys.stderr)
+    count = empty = long = 0
+    with Meter(unit="windows" if classifier.long == "window" else "rows") as meter:
+        for rows in chunks:
+            empty += check_texts(rows)
+            tokens = classifier.encode(rows.texts, rows.pairs)
+            records = classifier.readable(classifier.compute(tokens, meter))
+            for writer in writers.values():
+                writer.write(records)
+            count += len(records)
+            long += tokens.truncated
+    notes = [f"{count} predictions in {', '.join(writers)}"]
+    if empty:
+        notes.append(f"{empty} of them of an empty text")
+    if long:
+        how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read in windows"}
+        notes.append(
+            f"{long} of texts over {classifier.max_length} tokens ({how[classifier.long]})"
+        )
+    cli.say("; ".join(notes))
 
 
-def _jsonl(records: list[dict[str, Any]], labels: Any) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+def _file_chunks(data: Data, path: str) -> Iterator[Rows]:
+    from flaxbert.data.files import read_input_chunks
+
+    yield from read_input_chunks(path, text=data.text, text_pair=data.text_pair, size=_SIZE)
 
 
-def _csv(records: list[dict[str, Any]], labels: Any) -> str:
-    """One column per field; probabilities become one column per label, several labels JSON."""
-    out = io.StringIO(newline="")
-    first = {"single_label": ["label", "score"], "multi_label": ["labels"], "regression": ["value"]}
-    fields = first[labels.problem]
-    names = () if labels.problem == "regression" else labels.names
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*fields, *(f"probability_{name}" for name in names)])
-    for record in records:
-        values = [record[field] for field in fields]
-        values = [json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in values]
-        writer.writerow([*values, *(record["probabilities"][name] for name in names)])
-    return out.getvalue()
+def _split_chunks(
+    data: Data, config: Config, labels: Labels, split: str, revision: str
+) -> dict[str, Iterator[Rows]]:
+    """Returns the rows of a split in parts, {suffix: parts}; a test file may have no labels."""
+    from flaxbert.data.splits import read_split
+
+    if split not in ("train", "validation"):
+        data = dataclasses.replace(data, label="")
+    read = read_split(data, labels, split, seed_for(config, "data"), revision)
+
+    def parts(rows: Rows) -> Iterator[Rows]:
+        for start in range(0, len(rows), _SIZE):
+            yield rows.take(range(start, min(start + _SIZE, len(rows))), "")
+
+    return {suffix: parts(rows) for suffix, rows in read.items()}
+
+
+def _open_writers(
+    stack: contextlib.ExitStack,
+    values: Any,
+    labels: Labels,
+    workdir: Workdir | None,
+    config: Config,
+    suffix: str,
+) -> dict[str, Any]:
+    """Returns {name for the user: writer}."""
+    from flaxbert import answers
+    from flaxbert.loop.results import predictions_name
+
+    writers: dict[str, Any] = {}
+    if values.output == "-":
+        file = stack.enter_context(answers.standard_output())
+        writers["standard output"] = answers.JsonLines(file, labels)
+    elif values.output:
+        file = stack.enter_context(answers.replacing(Path(values.output)))
+        writers[values.output] = answers.writer_for(values.output)(file, labels)
+    if values.split and workdir is not None:
+        path = workdir.root / predictions_name(config.data.task, values.split, suffix)
+        file = stack.enter_context(answers.replacing(path))
+        writers[str(path)] = answers.Numbered(file, labels)
+    return writers
 
 
 if __name__ == "__main__":

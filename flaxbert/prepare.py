@@ -57,7 +57,7 @@ class Prepared:
 @dataclasses.dataclass(frozen=True)
 class Plans:
     train: Plan
-    validation: Plan | None
+    validation: tuple[Plan, ...] | None
     total: int  # updates
     per_epoch: int
 
@@ -166,7 +166,6 @@ def plan(config: Config, prepared: Prepared, row_multiple: int) -> Plans:
         validation = plan_inference(
             np.concatenate(lengths),
             row_multiple=row_multiple,
-            row_length=training.row_length,
             packing=config.data.packing,
         )
     return Plans(training, validation, total, steps_per_epoch(count, train.batch_size))

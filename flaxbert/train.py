@@ -300,8 +300,8 @@ def _evaluation(
     from flaxbert.loop.evaluate import evaluate
     from flaxbert.loop.results import merged
 
-    plan = plans.validation
-    if plan is None:
+    shapes = plans.validation
+    if shapes is None:
         return None
 
     def evaluate_all(params: Params) -> dict[str, Any]:
@@ -309,11 +309,11 @@ def _evaluation(
             suffix: evaluate(
                 forward,
                 params,
-                inference_batches(examples, plan),
+                inference_batches(examples, shapes),
                 examples.labels,
                 task=task,
                 loss=config.loss,
-                stop=stop.check,
+                after_batch=lambda _: stop.check(),
             )
             for suffix, examples in prepared.validation.items()
         }

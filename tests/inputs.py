@@ -54,3 +54,27 @@ def write_reviews(folder: Path) -> dict[str, Path]:
             for index in range(start, start + count):
                 writer.writerow([rows.texts[index], rows.targets[index]])
     return paths
+
+
+def write_trained(folder: Path, names=("bad", "fair", "good"), problem="single_label") -> Path:
+    """Writes a tiny classifier with named labels (random weights: names and order are the point)
+    and the embedded tokenizer."""
+    from flaxbert.data.tokenize import files_in
+    from flaxbert.model.config import BertConfig
+    from flaxbert.model.heads import init_params
+    from flaxbert.storage.embedded import minilm_directory
+    from flaxbert.tasks import HF_PROBLEM_TYPES
+    from flaxbert.weights.folder import write_model
+
+    config = BertConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+        id2label=tuple(names),
+        problem_type=HF_PROBLEM_TYPES[problem],
+    )
+    write_model(folder, config, init_params(config, 0), files_in(minilm_directory()))
+    return folder

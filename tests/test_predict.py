@@ -5,36 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import time
 import types
 
 import pytest
 
-from flaxbert.model.config import BertConfig
-from flaxbert.model.heads import init_params
-from flaxbert.weights.folder import write_model
-from tests.commands import call
+from tests.commands import call, start
+from tests.inputs import write_trained
 
 TEXTS = ["a fine film", "", "bad, bad, bad", "the same\u2028line", "émotion 😀", "a fine film"]
 
 
 @pytest.fixture(scope="module")
-def trained(minilm, tmp_path_factory):
-    """A tiny classifier with three named labels (random weights: names and order are the point)."""
-    from flaxbert.data.tokenize import files_in
-
-    config = BertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        id2label=("bad", "fair", "good"),
-        problem_type="single_label_classification",
-    )
-    folder = tmp_path_factory.mktemp("trained") / "model"
-    write_model(folder, config, init_params(config, 0), files_in(minilm))
-    return folder
+def trained(tmp_path_factory):
+    return write_trained(tmp_path_factory.mktemp("trained") / "model")
 
 
 def _write(path, texts):
@@ -52,9 +37,9 @@ def _write(path, texts):
 
 @pytest.fixture(scope="module")
 def expected(trained):
-    from flaxbert.inference import Predictor
+    from flaxbert.inference import Classifier
 
-    one_by_one = Predictor(trained)
+    one_by_one = Classifier.from_pretrained(trained)
     return [one_by_one([text])[0] for text in TEXTS]
 
 
@@ -66,7 +51,7 @@ def test_one_line_per_input_in_order(suffix, trained, expected, tmp_path, capsys
         "predict", f"--model={trained}", f"--input={source}", f"--output={output}", capsys=capsys
     )
     assert done.code == 0, done.err
-    assert "6 predictions" in done.err and "1 of them empty" in done.err
+    assert f"6 predictions in {output}; 1 of them of an empty text" in done.err
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert [r["label"] for r in records] == [r["label"] for r in expected]
     for record, alone in zip(records, expected, strict=True):
@@ -74,7 +59,8 @@ def test_one_line_per_input_in_order(suffix, trained, expected, tmp_path, capsys
         # Alone or packed with others: float32 sums in another order.
         assert record["score"] == pytest.approx(alone["score"], abs=1e-6)
         assert record["score"] == max(record["probabilities"].values())
-    assert records[0] == records[5]
+    assert records[0]["score"] == pytest.approx(records[5]["score"], abs=1e-6)
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
 
 
 def test_standard_input_and_csv_output(trained, expected, tmp_path, capsys, monkeypatch):
@@ -114,22 +100,118 @@ def test_columns_by_name(trained, tmp_path, capsys):
     assert json.loads((tmp_path / "o.jsonl").read_text()) != pair
 
 
-@pytest.mark.parametrize("labels", [["good", "bad", "good"], ["2", "0", "2"]])
-def test_evaluate_a_folder_on_a_file(labels, trained, tmp_path, capsys):
-    """Labels may be names or ids of the model; a class may be absent from the file."""
-    source = tmp_path / "gold.csv"
-    rows = zip(["a fine film", "dull", "great"], labels, strict=True)
-    source.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
-    done = call("evaluate", f"--model={trained}", f"--data={source}", capsys=capsys)
+def test_no_input_still_gives_the_header_of_csv(trained, tmp_path, capsys):
+    source, output = tmp_path / "in.txt", tmp_path / "out.csv"
+    source.write_text("")
+    done = call(
+        "predict", f"--model={trained}", f"--input={source}", f"--output={output}", capsys=capsys
+    )
     assert done.code == 0, done.err
-    results = json.loads(done.out)
-    assert results["eval_samples"] == 3
-    assert 0 <= results["eval_accuracy"] <= 1
+    assert output.read_text() == "label,score,probability_bad,probability_fair,probability_good\n"
 
 
-def test_evaluate_refuses_unknown_labels(trained, tmp_path, capsys):
-    source = tmp_path / "gold.csv"
-    source.write_text("text,label\nx,good\ny,superb\n")
-    done = call("evaluate", f"--model={trained}", f"--data={source}", capsys=capsys)
-    assert done.code == 3
-    assert "gold.csv:3" in done.err and "'superb'" in done.err
+def test_many_parts_are_one_file_in_order(trained, tmp_path, capsys, monkeypatch):
+    """More rows than are in memory at once: the parts come out as the whole would."""
+    texts = [f"film number {i} " + "good " * (i % 7) for i in range(50)]
+    source = _write(tmp_path / "in.jsonl", texts)
+    outputs = []
+    for size in (8192, 16):
+        monkeypatch.setattr("flaxbert.predict._SIZE", size)
+        outputs.append(tmp_path / f"{size}.jsonl")
+        flags = [f"--model={trained}", f"--input={source}", f"--output={outputs[-1]}"]
+        done = call("predict", *flags, capsys=capsys)
+        assert done.code == 0, done.err
+    whole, parts = ([json.loads(line) for line in o.read_text().splitlines()] for o in outputs)
+    assert len(whole) == len(parts) == 50
+    for one, other in zip(whole, parts, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+
+
+def test_standard_output_gets_lines_and_nothing_else(trained, tmp_path, capsys):
+    source = _write(tmp_path / "in.txt", TEXTS)
+    done = call("predict", f"--model={trained}", f"--input={source}", "--output=-", capsys=capsys)
+    assert done.code == 0, done.err
+    assert [set(json.loads(line)) for line in done.out.splitlines()] == [
+        {"label", "score", "probabilities"}
+    ] * 6
+    assert "6 predictions in standard output" in done.err
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_other_kinds_of_answers(kind, tmp_path, capsys):
+    names = ("x",) if kind == "regression" else ("bad", "good")
+    model = write_trained(tmp_path / "model", names, kind)
+    source = _write(tmp_path / "in.txt", TEXTS)
+    for suffix in ("jsonl", "csv"):
+        flags = [f"--model={model}", f"--input={source}", f"--output={tmp_path / f'o.{suffix}'}"]
+        assert call("predict", *flags, capsys=capsys).code == 0
+    records = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    table = list(csv.DictReader(io.StringIO((tmp_path / "o.csv").read_text())))
+    assert len(records) == len(table) == 6
+    for record, row in zip(records, table, strict=True):
+        if kind == "regression":
+            assert list(record) == ["value"]
+            assert float(row["value"]) == pytest.approx(record["value"], abs=1e-6)
+            continue
+        assert json.loads(row["labels"]) == record["labels"]
+        assert record["labels"] == [n for n, p in record["probabilities"].items() if p > 0.5]
+
+
+def test_long_texts_are_told_and_treated_as_asked(trained, tmp_path, capsys):
+    source = _write(tmp_path / "in.txt", ["short", "word " * 100])
+    answers = {}
+    for long, told in (("truncate", "(cut)"), ("head_tail", "the middle)"), ("window", "windows)")):
+        output = tmp_path / f"{long}.jsonl"
+        flags = [f"--model={trained}", f"--input={source}", f"--output={output}"]
+        done = call("predict", *flags, f"--long={long}", "--max_length=32", capsys=capsys)
+        assert done.code == 0, done.err
+        assert "1 of texts over 32 tokens" in done.err and told in done.err
+        answers[long] = output.read_text().splitlines()[1]
+    assert answers["window"] != answers["truncate"]
+
+
+def test_a_bad_line_leaves_no_file(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("flaxbert.predict._SIZE", 2)
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a"}\n' * 4 + '{"text": 5}\n')
+    output = tmp_path / "out.jsonl"
+    output.write_text("from before\n")
+    done = call(
+        "predict", f"--model={trained}", f"--input={source}", f"--output={output}", capsys=capsys
+    )
+    assert done.code == 3 and "in.jsonl:5" in done.err
+    assert output.read_text() == "from before\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_the_input_is_not_overwritten(trained, tmp_path, capsys):
+    source = _write(tmp_path / "in.csv", TEXTS)
+    done = call(
+        "predict", f"--model={trained}", f"--input={source}", f"--output={source}", capsys=capsys
+    )
+    assert done.code == 2 and "is the input itself" in done.err
+
+
+@pytest.mark.parametrize("progress", ["0", "1"])
+def test_progress_is_one_line_now_and_then(progress, capsys, monkeypatch):
+    from flaxbert.progress import Meter
+
+    monkeypatch.setattr("flaxbert.progress._EVERY", 0.0)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", progress)
+    with Meter(20) as meter:
+        meter(5)
+    told = capsys.readouterr().err
+    assert told.startswith("5 of 20 rows, ") if progress == "0" else told == ""
+
+
+def test_a_signal_leaves_no_file(trained, tmp_path):
+    """Standard input stays open, so the command waits for more when the signal comes."""
+    output = tmp_path / "out.jsonl"
+    process = start(
+        "predict", f"--model={trained}", "--input=-", f"--output={output}", stdin=subprocess.PIPE
+    )
+    time.sleep(3)  # in the imports or waiting for lines: both end alike
+    process.terminate()
+    assert process.wait(60) == 75
+    assert list(tmp_path.iterdir()) == []
+    process.communicate()

@@ -10,14 +10,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from flaxbert.data.pack import Placement, Plan, first_fit, make_plan, rows_for
+from flaxbert.data.pack import Placement, Plan, best_fit, first_fit, make_plan, rows_for
 from flaxbert.data.tokenize import Tokens
 
 Batch = dict[str, np.ndarray]
@@ -117,36 +118,72 @@ def plan_inference(
     lengths: Int[np.ndarray, " N"],
     *,
     row_multiple: int,
-    row_length: int = 0,
     packing: str = "pack",
+    rows: int = 0,
     tokens: int = 2048,
-) -> Plan:
-    """Plans one shape of about `tokens` tokens for evaluation and prediction."""
-    longest = -(-int(lengths.max(initial=8)) // 8) * 8
-    length = max(row_length, longest)
-    rows = max(1, tokens // length // row_multiple) * row_multiple
-    mean = float(lengths.mean()) if len(lengths) else 1.0
-    slots = 1 if packing == "pad" else max(1, int(2 * length / max(mean, 1.0)) + 1)
-    return Plan(length, (rows,), min(slots, length), 1)
+) -> tuple[Plan, ...]:
+    """Plans the shapes of evaluation and prediction, by ascending row length.
+
+    Short sequences share rows of 128 tokens: attention costs rows x length^2, so only long ones
+    stand in long rows (256, 512, ...). Each plan has two row counts: the fewest possible, for a
+    call that fits them (one sentence is answered at once), and the full batch.
+
+    Args:
+      lengths: tokens of the sequences.
+      row_multiple: rows are a multiple of this (the mesh's data x fsdp devices).
+      packing: "pack", or "pad" for one sequence a row.
+      rows: rows of a full batch, rounded up to `row_multiple`; 0 = as many as `tokens`.
+      tokens: about how many are computed at once by each of the devices.
+    """
+    plans = []
+    for length in _row_lengths(int(lengths.max(initial=2)), packing):
+        each = max(1, tokens // length) * row_multiple
+        full = -(-rows // row_multiple) * row_multiple if rows else each
+        slots = 1 if packing == "pad" else _slots(lengths, length)
+        plans.append(Plan(length, tuple(sorted({row_multiple, full})), slots))
+    return tuple(plans)
 
 
-def inference_batches(examples: Examples, plan: Plan) -> Iterator[Batch]:
-    """Yields every example exactly once, in batches of one shape: [R, L or S] without A."""
-    rows = plan.row_counts[-1]
-    lengths = examples.tokens.lengths
-    window = rows * plan.slots
-    start = 0
-    while start < len(examples):
-        placement = _place(lengths[start : start + window], plan)
-        fits = np.nonzero(placement.rows >= rows)[0]
-        # Up to the first sequence that would open a row too many; first-fit keeps those before it.
-        count = int(fits[0]) if len(fits) else len(placement.rows)
-        kept = Placement(
-            placement.rows[:count], placement.starts[:count], placement.slots[:count], rows
-        )
-        batch = lay_out(examples, np.arange(start, start + count), kept, plan, rows)
-        yield {name: array[0] for name, array in batch.items()}
-        start += count
+def _slots(lengths: Int[np.ndarray, " N"], row_length: int) -> int:
+    """Returns how many sequences a row can hold: a power of two, and at least one of 16 tokens.
+
+    So one program serves most calls, whatever their texts: a slot costs as much as a token of the
+    last layer, an eighth of all slots next to nothing.
+    """
+    usual = 1.5 * row_length / float(np.median(lengths)) if len(lengths) else 1.0
+    wanted = min(usual, len(lengths))
+    return min(row_length // 2, max(row_length // 16, 2 ** math.ceil(math.log2(max(wanted, 1)))))
+
+
+def _row_lengths(longest: int, packing: str) -> list[int]:
+    if packing == "pad":
+        return [-(-longest // 8) * 8]
+    lengths = [128]  # a tile that matrix units like, and a few sentences fill it
+    while lengths[-1] < longest:
+        lengths.append(2 * lengths[-1])
+    return lengths
+
+
+def inference_batches(examples: Examples, plans: Sequence[Plan]) -> Iterator[Batch]:
+    """Yields every example exactly once: [R, L or S] without A, longest rows first.
+
+    Best-fit with the longest sequences first, so that short ones fill what long ones leave.
+    """
+    order = np.argsort(-examples.tokens.lengths, kind="stable")
+    lengths = examples.tokens.lengths[order]
+    placed = best_fit(lengths, [(plan.row_length, plan.slots) for plan in plans])
+    small = sum(placement.count for _, placement in placed) <= plans[0].row_counts[0]
+    for (chosen, placement), plan in reversed(list(zip(placed, plans, strict=True))):
+        rows = plan.row_counts[0 if small else -1]
+        by_row = np.argsort(placement.rows, kind="stable")
+        bounds = np.searchsorted(placement.rows[by_row], np.arange(0, placement.count + rows, rows))
+        for start, end in itertools.pairwise(bounds):
+            part = by_row[start:end]
+            kept = Placement(
+                placement.rows[part] % rows, placement.starts[part], placement.slots[part], rows
+            )
+            batch = lay_out(examples, order[chosen[part]], kept, plan, rows)
+            yield {name: array[0] for name, array in batch.items()}
 
 
 def lay_out(

@@ -74,6 +74,48 @@ def first_fit(lengths: Sequence[int] | np.ndarray, row_length: int, slots: int) 
     return Placement(arrays[0], arrays[1], arrays[2], len(fill))
 
 
+def best_fit(
+    lengths: Int[np.ndarray, " n"], kinds: Sequence[tuple[int, int]]
+) -> list[tuple[Int[np.ndarray, " m"], Placement]]:
+    """Puts each sequence, in order, where it leaves the least room, over rows of several lengths.
+
+    Args:
+      lengths: tokens of each sequence; descending packs best.
+      kinds: (row length, slots) of each kind of row, ascending. A sequence that fits no open row
+        opens one of the shortest kind that holds it.
+
+    Returns:
+      For each kind the places in `lengths` of its sequences, and where they stand.
+    """
+    open_rows: dict[int, list[tuple[int, int]]] = {}  # room left -> rows (kind, number) with it
+    rooms = 0  # bit r is set where some row has room r: the best fit is its lowest bit from length
+    used: list[list[int]] = [[] for _ in kinds]
+    found: list[list[tuple[int, int, int, int]]] = [[] for _ in kinds]
+    for index, length in enumerate(np.asarray(lengths).tolist()):
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            kind, row = open_rows[room].pop()
+            if not open_rows[room]:
+                rooms ^= 1 << room
+        else:
+            kind = next(k for k, (row_length, _) in enumerate(kinds) if row_length >= length)
+            room, row = kinds[kind][0], len(used[kind])
+            used[kind].append(0)
+        slot = used[kind][row]
+        found[kind].append((index, row, kinds[kind][0] - room, slot))
+        used[kind][row] += 1
+        if used[kind][row] < kinds[kind][1] and room > length:
+            left = room - length
+            open_rows.setdefault(left, []).append((kind, row))
+            rooms |= 1 << left
+    columns = (np.array(part, np.int32).reshape(-1, 4).T for part in found)
+    return [
+        (index, Placement(rows, starts, slots, len(used[kind])))
+        for kind, (index, rows, starts, slots) in enumerate(columns)
+    ]
+
+
 def make_plan(
     lengths: Int[np.ndarray, " N"],
     updates: Iterable[Int[np.ndarray, " n"]],

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
+from flaxbert.data.long import Cut, cut_end
 from flaxbert.data.normalize import Normalizer
 from flaxbert.errors import ConfigError, ModelFileError
 
@@ -41,9 +42,10 @@ class Tokens:
     input_ids: Int[np.ndarray, " T"]
     token_type_ids: Int[np.ndarray, " T"]
     offsets: Int[np.ndarray, " N+1"]
-    truncated: int  # sequences that were longer than max_length
+    truncated: int  # texts that were longer than max_length
     unknown_share: float  # of all tokens but the special ones
-    uncut_lengths: Int[np.ndarray, " N"] | None = None  # None: nothing was cut
+    uncut_lengths: Int[np.ndarray, " N"] | None = None  # of each text; None: nothing was cut
+    owners: Int[np.ndarray, " N"] | None = None  # the text of each window; None: one sequence each
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -118,25 +120,32 @@ class Tokenizer:
             )
 
     def encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        *,
+        max_length: int,
+        cut: Cut = cut_end,
     ) -> Tokens:
-        """Encodes sentences or pairs; longer ones lose tokens from the end of the longer part."""
+        """Encodes sentences or pairs; of one over `max_length`, `cut` says what stays of it."""
         ids: list[np.ndarray] = []
         types: list[np.ndarray] = []
         whole: list[int] = []
+        owners: list[int] = []
         truncated = 0
         for start in range(0, len(texts), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             fields = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
-            for row_ids, row_types, special in zip(*fields, strict=True):
+            for text, (row_ids, row_types, special) in enumerate(zip(*fields, strict=True), start):
                 row_ids, row_types = np.asarray(row_ids, np.int32), np.asarray(row_types, np.int32)
                 whole.append(len(row_ids))
+                kept = [np.s_[:]]
                 if len(row_ids) > max_length:
-                    keep = _longest_first(np.asarray(special) == 1, max_length)
-                    row_ids, row_types = row_ids[keep], row_types[keep]
+                    kept = cut(np.asarray(special) == 1, max_length)
                     truncated += 1
-                ids.append(row_ids)
-                types.append(row_types)
+                ids += [row_ids[part] for part in kept]
+                types += [row_types[part] for part in kept]
+                owners += [text] * len(kept)
         if max((int(row.max()) for row in types if len(row)), default=0) >= self._types:
             raise ConfigError(
                 f"{self.directory}: the model has type_vocab_size {self._types} and cannot tell "
@@ -152,7 +161,8 @@ class Tokenizer:
             np.cumsum([0, *map(len, ids)]),
             truncated,
             unknown / ordinary if ordinary else 0.0,
-            np.array(whole, np.int32) if truncated else None,
+            uncut_lengths=np.array(whole, np.int32) if truncated else None,
+            owners=np.array(owners) if len(owners) > len(texts) else None,
         )
 
     def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[list[int]]]:
@@ -194,28 +204,6 @@ def _take_over(tokenizer: Any) -> Callable[[str], str]:
         split_ideographs=options["handle_chinese_chars"],
         special_tokens=[token["content"] for token in state["added_tokens"]],
     )
-
-
-def _longest_first(special: Bool[np.ndarray, " n"], max_length: int) -> Bool[np.ndarray, " n"]:
-    """Returns which tokens stay, as truncation="longest_first" of transformers chooses them.
-
-    Not left to transformers: it also builds every combination of the pieces cut off, so that a pair
-    of two texts of 30,000 words takes more than 12 GB.
-    """
-    inside = np.flatnonzero(~special)
-    gap = np.flatnonzero(np.diff(inside) > 1)  # the separator between two texts
-    first = int(gap[0]) + 1 if len(gap) else len(inside)
-    second = len(inside) - first
-    room = max_length - int(special.sum())
-    short, long = min(first, second), max(first, second)
-    long = max(short, room - short)
-    if short + long > room:
-        short, long = room // 2, room - room // 2
-    kept_first, kept_second = (long, short) if first > second else (short, long)
-    keep = special.copy()
-    keep[inside[:kept_first]] = True
-    keep[inside[first : first + kept_second]] = True
-    return keep
 
 
 def files_in(directory: Path) -> list[Path]:

@@ -23,22 +23,39 @@ def evaluate(
     *,
     task: Task,
     loss: Loss,
-    stop: Callable[[], None] = lambda: None,
+    after_batch: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, float]:
-    """Returns {"loss", the task's metrics, "samples", "runtime", "samples_per_second"}.
+    """Returns {"loss", the task's metrics, "samples", "runtime" (seconds) and speeds}.
 
     The loss is the training objective (with smoothing and class weights), over the whole split.
+    `after_batch` is called with the number of examples of every batch, and may raise.
     """
-    start = time.perf_counter()
-    logits = predict_logits(forward, params, batches, len(labels), stop)
-    results = scores(task, logits, labels, loss)
-    seconds = time.perf_counter() - start
-    return {
-        **results,
-        "samples": len(labels),
-        "runtime": seconds,
-        "samples_per_second": len(labels) / seconds,
-    }
+    stopwatch = Stopwatch(after_batch)
+    logits = predict_logits(forward, params, batches, len(labels), stopwatch)
+    return scores(task, logits, labels, loss) | stopwatch.results(len(labels))
+
+
+class Stopwatch:
+    """Counts batches and seconds from its making on; call it after every batch."""
+
+    def __init__(self, after_batch: Callable[[int], None] = lambda examples: None) -> None:
+        self._after_batch = after_batch
+        self._batches = 0
+        self._start = time.perf_counter()
+
+    def __call__(self, examples: int) -> None:
+        self._batches += 1
+        self._after_batch(examples)
+
+    def results(self, samples: int) -> dict[str, float]:
+        """Returns "samples", "runtime" and the two speeds under the names of the Trainer."""
+        seconds = time.perf_counter() - self._start
+        return {
+            "samples": samples,
+            "runtime": seconds,
+            "samples_per_second": samples / seconds,
+            "steps_per_second": self._batches / seconds,
+        }
 
 
 def scores(task: Task, logits: np.ndarray, labels: np.ndarray, loss: Loss) -> dict[str, Any]:

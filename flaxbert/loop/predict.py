@@ -24,7 +24,7 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
     @jax.jit
     def forward(params: Params, batch: Batch) -> jax.Array:
         whole = gather_tables(mesh, params)
-        logits, _ = bind(config, whole, dtype)(*(batch[name] for name in INPUTS))
+        logits = bind(config, whole, dtype)(*(batch[name] for name in INPUTS))
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
     rows = batch_sharding(mesh, micro_batches=False)
@@ -54,11 +54,11 @@ def predict_logits(
     params: Params,
     batches: Iterable[Batch],
     count: int,
-    stop: Callable[[], None] = lambda: None,
+    after_batch: Callable[[int], None] = lambda examples: None,
 ) -> Float[np.ndarray, "N C"]:
     """Returns the logits of examples 0..count-1; each is computed exactly once.
 
-    `stop` is called after every batch and may raise.
+    `after_batch` is called with the number of examples of every batch, and may raise.
 
     Raises:
       RuntimeError: an example came twice or not at all (a defect, never a user's mistake).
@@ -70,7 +70,7 @@ def predict_logits(
             logits = np.zeros((count, values.shape[-1]), values.dtype)
         logits[ids] = values
         np.add.at(times_seen, ids, 1)
-        stop()
+        after_batch(len(ids))
     if logits is None or not np.all(times_seen == 1):
         raise RuntimeError(f"{np.sum(times_seen != 1)} of {count} examples were not computed once")
     return logits

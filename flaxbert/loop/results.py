@@ -1,4 +1,4 @@
-"""The numbers of a finished run under the names of the Hugging Face Trainer."""
+"""Numbers and files of a run under the names of the Hugging Face Trainer and its run_glue."""
 
 from __future__ import annotations
 
@@ -44,3 +44,10 @@ def named_for(split: str, results: dict[str, Any]) -> dict[str, Any]:
     """Prefixes metric names: eval_accuracy for validation, else <split>_accuracy."""
     prefix = "eval" if split == "validation" else split
     return {name if name in _PLAIN else f"{prefix}_{name}": v for name, v in results.items()}
+
+
+def predictions_name(task: str, split: str, suffix: str = "") -> str:
+    """Returns the file name of a split's predictions: run_glue's for the test split, where the
+    second set of MNLI is mnli-mm."""
+    parts = [task, *([suffix] if suffix else []), *([split] if split != "test" else [])]
+    return f"predict_results_{'-'.join(parts)}.txt"

@@ -75,7 +75,7 @@ def make_train_step(
 
     def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
         whole = gather_tables(mesh, params)
-        logits, _ = bind(config, whole, dtype)(*(micro[name] for name in INPUTS), seed)
+        logits = bind(config, whole, dtype)(*(micro[name] for name in INPUTS), seed)
         return task.loss_sums(
             logits,
             micro["labels"],

@@ -2,6 +2,9 @@
 
 One rule covers packed rows, padded rows and single sentences. Padding (id 0) attends to padding, so
 no row of the softmax is ever empty and no NaN can appear.
+
+The surprising thing: heads are moved in front of positions before both products. Left to the
+compiler, XLA:CPU multiplies the transposed probabilities, four times slower than all of the rest.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ def attend(
     key: Float[Array, "B M N H"],
     value: Float[Array, "B M N H"],
     *,
-    sequence_ids: Int[Array, "B L"],
-    position_ids: Int[Array, "B L"],
+    query_sequences: Int[Array, "B L"],
+    key_sequences: Int[Array, "B M"],
+    key_positions: Int[Array, "B M"],
     rate: float,
     bits: UInt32[Array, "B L"] | None,
     precision: jax.lax.Precision,
@@ -30,20 +34,22 @@ def attend(
     """
     dtype = query.dtype
     stable = jnp.promote_types(dtype, jnp.float32)
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     logits = jnp.einsum(
-        "BLNH,BMNH->BNLM", query, key, precision=precision, preferred_element_type=stable
+        "BNLH,BNMH->BNLM", query, key, precision=precision, preferred_element_type=stable
     )
     logits = logits * (query.shape[-1] ** -0.5)
-    same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]
+    same = query_sequences[:, None, :, None] == key_sequences[:, None, None, :]
     # Finite, so that a masked logit underflows to exactly 0 in the softmax instead of meeting inf.
     logits = jnp.where(same, logits, jnp.finfo(stable).min)
     probs = jax.nn.softmax(logits, axis=-1)
     if bits is not None:
-        probs = attention_dropout(probs, rate, bits, position_ids)
-    return jnp.einsum(
-        "BNLM,BMNH->BLNH",
+        probs = attention_dropout(probs, rate, bits, key_positions)
+    context = jnp.einsum(
+        "BNLM,BNMH->BNLH",
         probs.astype(dtype),
         value,
         precision=precision,
         preferred_element_type=stable,
-    ).astype(dtype)
+    )
+    return jnp.swapaxes(context, 1, 2).astype(dtype)

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt32
 
 from flaxbert.model import dropout as drop
-from flaxbert.model.bert import BertEmbeddings, BertEncoder, Linear, Noise, precision_for
+from flaxbert.model.bert import BertEmbeddings, BertEncoder, Linear, Places, tokens_at
 from flaxbert.model.config import BertConfig
 
 # Nested dict of arrays with string keys only; layer numbers are decimal strings.
@@ -29,13 +29,7 @@ class BertPooler(nnx.Module):
     def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
         self.dense = Linear(config.hidden_size, config.hidden_size, config, dtype, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "B L D"], cls_positions: Int[Array, "B S"]
-    ) -> Float[Array, "B S D"]:
-        # A one-hot product reads the same values as a gather, bit for bit, and stays local when
-        # rows are spread over devices (a gather along a sharded batch is not, nor its gradient).
-        one_hot = jax.nn.one_hot(cls_positions, x.shape[1], dtype=x.dtype)
-        first = jnp.einsum("BSL,BLD->BSD", one_hot, x, precision=precision_for(x.dtype))
+    def __call__(self, first: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         return jnp.tanh(self.dense(first))
 
 
@@ -62,21 +56,40 @@ class BertForSequenceClassification(nnx.Module):
         sequence_ids: Int[Array, "B L"],
         cls_positions: Int[Array, "B S"],
         seed: UInt32[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B S C"], list[Float[Array, "B L D"]]]:
-        """Returns the logits (at least float32) and the hidden states (embeddings first).
+    ) -> Float[Array, "B S C"]:
+        """Returns the logits, at least float32.
 
         `seed` is the update's dropout seed; None computes without dropout. `sequence_ids` are the
         sequences' numbers in the whole update, 0 = padding.
         """
-        noise = None if seed is None else Noise(seed, sequence_ids, position_ids)
-        x = self.bert.embeddings(input_ids, token_type_ids, position_ids, noise)
-        states = self.bert.encoder(x, sequence_ids, position_ids, noise)
-        pooled = self.bert.pooler(states[-1], cls_positions)
-        if noise is not None and self.rate:
-            numbers = jnp.take_along_axis(sequence_ids, cls_positions, axis=1)
-            bits = drop.token_bits(noise.seed, 0, drop.POOLED, numbers, jnp.zeros_like(numbers))
+        places = Places(sequence_ids, position_ids, seed)
+        x = self.bert.embeddings(input_ids, token_type_ids, places)
+        first = self.bert.encoder(x, places, cls_positions)[-1]
+        return self.head(first, places.at(cls_positions))
+
+    def with_states(
+        self,
+        input_ids: Int[Array, "B L"],
+        token_type_ids: Int[Array, "B L"],
+        position_ids: Int[Array, "B L"],
+        sequence_ids: Int[Array, "B L"],
+        cls_positions: Int[Array, "B S"],
+        seed: UInt32[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B S C"], list[Float[Array, "B L D"]]]:
+        """Returns the logits and all hidden states (embeddings first) at every position."""
+        places = Places(sequence_ids, position_ids, seed)
+        x = self.bert.embeddings(input_ids, token_type_ids, places)
+        states = self.bert.encoder(x, places)
+        first = tokens_at(states[-1], cls_positions)
+        return self.head(first, places.at(cls_positions)), states
+
+    def head(self, first: Float[Array, "B S D"], places: Places) -> Float[Array, "B S C"]:
+        """Returns the logits of the first tokens of sequences."""
+        pooled = self.bert.pooler(first)
+        bits = places.bits(0, drop.POOLED)
+        if bits is not None and self.rate:
             pooled = drop.dropout(pooled, self.rate, bits)
-        return self.classifier(pooled), states
+        return self.classifier(pooled)
 
 
 @functools.lru_cache(maxsize=64)

@@ -70,6 +70,10 @@ class Workdir:
         """train_results.json, eval_results.json (validation) or <split>_results.json."""
         return self.root / f"{'eval' if split == 'validation' else split}_results.json"
 
+    def report(self, split: str) -> Path:
+        """eval_report.json (validation) or <split>_report.json: scores per label."""
+        return self.root / f"{'eval' if split == 'validation' else split}_report.json"
+
     @property
     def started(self) -> bool:
         return self.config.is_file()
@@ -111,6 +115,17 @@ def existing_workdir(path: str | os.PathLike[str]) -> Workdir:
     if not _is_run(workdir):
         raise ConfigError(f"--workdir: {path} holds no config.json of a run.")
     return workdir
+
+
+def trained_model(workdir: Workdir) -> Path:
+    """Returns the folder of the run's best model.
+
+    Raises:
+      ConfigError: training has not come to one yet.
+    """
+    if not workdir.model.is_dir():
+        raise ConfigError(f"--workdir: {workdir.root} has no model/ yet; train it first.")
+    return workdir.model
 
 
 def _is_run(workdir: Workdir) -> bool:

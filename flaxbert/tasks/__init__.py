@@ -54,6 +54,16 @@ class Task(Protocol):
         ...
 
     @staticmethod
+    def report(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        """Returns scores in more detail, ready for JSON: per label, or about the errors."""
+        ...
+
+    @staticmethod
+    def report_lines(report: dict[str, Any]) -> list[str]:
+        """Returns a report as aligned lines for people."""
+        ...
+
+    @staticmethod
     def readable(logits: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
         """Returns one prediction record per row of the logits."""
         ...

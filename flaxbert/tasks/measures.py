@@ -6,8 +6,13 @@ metric here when batches differ in size, and F1 or a correlation has no per-batc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
+
+_SCORES = ("precision", "recall", "f1")
 
 
 def ratio(part: float, whole: float) -> float:
@@ -37,6 +42,51 @@ def f1_per_class(confusion: Int[np.ndarray, "C C"]) -> Float[np.ndarray, " C"]:
     """2 TP / (2 TP + FP + FN) of each class; 0 where a class is neither present nor predicted."""
     hits, counts = np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1)
     return np.array([ratio(2 * h, c) for h, c in zip(hits, counts, strict=True)])
+
+
+def label_scores(hits: int, predicted: int, actual: int) -> dict[str, float]:
+    """Precision, recall, F1 and support (how often the label occurs); 0 where undefined."""
+    return {
+        "precision": ratio(hits, predicted),
+        "recall": ratio(hits, actual),
+        "f1": ratio(2 * hits, predicted + actual),
+        "support": int(actual),
+    }
+
+
+def averages(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Macro (each label alike) and weighted (by support) means of label scores."""
+    supports = [values["support"] for values in scores.values()]
+    total = sum(supports)
+    return {
+        "macro": {
+            name: sum(values[name] for values in scores.values()) / len(scores) for name in _SCORES
+        },
+        "weighted": {
+            name: ratio(sum(values[name] * values["support"] for values in scores.values()), total)
+            for name in _SCORES
+        },
+    }
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Returns aligned lines: names to the left, numbers to the right, fractions in 4 digits."""
+    cells = [[f"{c:.4f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *cells)
+    ]
+
+
+def scores_table(report: dict[str, Any], means: Sequence[str]) -> list[str]:
+    """Returns the table of a report's "labels" and of the named means."""
+    rows = [[name, *values.values()] for name, values in report["labels"].items()]
+    rows += [[f"({name})", *(report[name][score] for score in _SCORES), ""] for name in means]
+    return table(["label", *_SCORES, "support"], rows)
 
 
 def mean_of_present(per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarray, "C C"]) -> float:

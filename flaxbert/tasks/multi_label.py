@@ -65,6 +65,27 @@ def metrics(logits: Float[np.ndarray, "N C"], labels: Float[np.ndarray, "N C"]) 
     }
 
 
+def report(
+    logits: Float[np.ndarray, "N C"], labels: Float[np.ndarray, "N C"], names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns {"labels": {name: scores}, "micro", "macro", "weighted"}."""
+    predicted, actual = logits > 0, labels > 0.5
+    counts = [
+        np.sum(which, axis=0).astype(int).tolist()
+        for which in (predicted & actual, predicted, actual)
+    ]
+    each = {
+        name: measures.label_scores(*column) for name, *column in zip(names, *counts, strict=True)
+    }
+    micro = measures.label_scores(*(sum(column) for column in counts))
+    return {"labels": each, "micro": micro, **measures.averages(each)}
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """Returns the table of scores."""
+    return measures.scores_table(report, ("micro", "macro", "weighted"))
+
+
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns {"labels", "probabilities": {name: p}} per row; labels are those above 1/2."""
     probabilities = measures.sigmoid(logits.astype(np.float64))

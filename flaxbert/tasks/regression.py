@@ -13,6 +13,8 @@ from flaxbert.tasks import measures
 
 MAIN_METRIC = "loss"
 
+_QUANTILES = ("min", "25 %", "median", "75 %", "max")
+
 
 def encode(targets: Sequence[float], names: Sequence[str]) -> Float[np.ndarray, " N"]:
     """Returns the numbers; `names` is the single name of the output."""
@@ -49,6 +51,36 @@ def metrics(logits: Float[np.ndarray, "N 1"], labels: Float[np.ndarray, " N"]) -
         "mse": float(np.mean(np.square(predicted - actual))),
         "mae": float(np.mean(np.abs(predicted - actual))),
     }
+
+
+def report(
+    logits: Float[np.ndarray, "N 1"], labels: Float[np.ndarray, " N"], names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what the errors (prediction - target) look like, and both ranges."""
+    predicted, actual = logits[..., 0].astype(np.float64), labels.astype(np.float64)
+    error = predicted - actual
+    spread = float(np.sum(np.square(actual - actual.mean())))
+    return {
+        "error": _summary(error),
+        "absolute_error": _summary(np.abs(error)),
+        "prediction": _summary(predicted),
+        "target": _summary(actual),
+        "r2": 1 - float(np.sum(np.square(error))) / spread if spread else float("nan"),
+    }
+
+
+def _summary(values: Float[np.ndarray, " N"]) -> dict[str, float]:
+    points = zip(_QUANTILES, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]), strict=True)
+    quantiles = {name: float(value) for name, value in points}
+    return {"mean": float(values.mean()), "std": float(values.std()), **quantiles}
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """Returns one line per quantity."""
+    summaries = {name: values for name, values in report.items() if isinstance(values, dict)}
+    rows = [[name, *values.values()] for name, values in summaries.items()]
+    header = ["", "mean", "std", *_QUANTILES]
+    return [*measures.table(header, rows), f"r2 {report['r2']:.4f}"]
 
 
 def readable(logits: Float[np.ndarray, "N 1"], names: Sequence[str]) -> list[dict[str, Any]]:

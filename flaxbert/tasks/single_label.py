@@ -53,20 +53,49 @@ def loss_sums(
 def metrics(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> dict[str, float]:
     """F1 is that of class 1 for two classes (as in GLUE), else the mean over classes (macro).
 
-    Two classes also have a combined_score, the mean of accuracy and F1 (MRPC and QQP).
+    Two classes also get combined_score, the mean of accuracy and F1, as for MRPC and QQP.
     """
     predicted = np.argmax(logits, axis=-1)
     confusion = measures.confusion_matrix(labels, predicted, logits.shape[-1])
     per_class = measures.f1_per_class(confusion)
     f1 = per_class[1] if len(per_class) == 2 else measures.mean_of_present(per_class, confusion)
-    scores = {
-        "accuracy": measures.accuracy(confusion),
+    accuracy = measures.accuracy(confusion)
+    combined = {"combined_score": (accuracy + float(f1)) / 2} if len(per_class) == 2 else {}
+    return {
+        "accuracy": accuracy,
         "f1": float(f1),
         "matthews_correlation": measures.matthews(confusion),
+        **combined,
     }
-    if len(per_class) == 2:
-        scores["combined_score"] = (scores["accuracy"] + scores["f1"]) / 2
-    return scores
+
+
+def report(
+    logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns {"labels": {name: scores}, "macro", "weighted", "confusion_matrix": {"labels",
+    "counts"}}; counts[actual][predicted] in the order of the names."""
+    confusion = measures.confusion_matrix(labels, np.argmax(logits, axis=-1), len(names))
+    hits, predicted, actual = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+    each = {
+        name: measures.label_scores(int(hits[i]), int(predicted[i]), int(actual[i]))
+        for i, name in enumerate(names)
+    }
+    return {
+        "labels": each,
+        **measures.averages(each),
+        "confusion_matrix": {"labels": list(names), "counts": confusion.tolist()},
+    }
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """Returns the table of scores, and the confusion matrix below it."""
+    matrix = report["confusion_matrix"]
+    rows = [[name, *row] for name, row in zip(matrix["labels"], matrix["counts"], strict=True)]
+    return [
+        *measures.scores_table(report, ("macro", "weighted")),
+        "",
+        *measures.table(["actual \\ predicted", *matrix["labels"]], rows),
+    ]
 
 
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -300,29 +300,34 @@ def test_digest_covers_tokens_and_labels():
 @PROPERTY
 @given(
     count=st.integers(0, 130),
-    longest=st.integers(2, 90),
+    longest=st.integers(2, 400),
     row_multiple=st.sampled_from([1, 2, 3, 8]),
-    row_length=st.sampled_from([0, 64, 128]),
     packing=st.sampled_from(["pack", "pad"]),
+    rows=st.integers(0, 9),
     tokens=st.sampled_from([64, 256, 2048]),
 )
-def test_inference_sees_every_example_once_in_one_shape(
-    count, longest, row_multiple, row_length, packing, tokens
+def test_inference_sees_every_example_once_in_few_shapes(
+    count, longest, row_multiple, packing, rows, tokens
 ):
     examples = examples_of(some_lengths(count, seed=count, longest=longest))
     lengths = examples.tokens.lengths
-    plan = plan_inference(
-        lengths, row_multiple=row_multiple, row_length=row_length, packing=packing, tokens=tokens
+    plans = plan_inference(
+        lengths, row_multiple=row_multiple, packing=packing, rows=rows, tokens=tokens
     )
-    assert plan.row_length >= max(row_length, lengths.max(initial=0))
-    assert len(plan.row_counts) == 1
-    assert plan.row_counts[0] % row_multiple == 0
-    assert plan.slots == 1 or packing == "pack"
+    by_length = {plan.row_length: plan for plan in plans}
+    assert max(by_length) >= lengths.max(initial=0)
+    for plan in plans:
+        assert all(number % row_multiple == 0 for number in plan.row_counts)
+        assert plan.row_counts[0] == row_multiple
+        assert plan.slots == 1 or packing == "pack"
     seen: list[int] = []
-    for batch in inference_batches(examples, plan):
-        rows = plan.row_counts[0]
-        assert batch["input_ids"].shape == (rows, plan.row_length)
-        assert batch["labels"].shape == batch["example_ids"].shape == (rows, plan.slots)
+    for batch in inference_batches(examples, plans):
+        plan = by_length[batch["input_ids"].shape[1]]
+        assert batch["input_ids"].shape[0] in plan.row_counts
+        assert not rows or batch["input_ids"].shape[0] < rows + row_multiple
+        assert batch["labels"].shape == batch["example_ids"].shape == (
+            batch["input_ids"].shape[0], plan.slots,
+        )  # fmt: skip
         for row, slot in np.argwhere(batch["weights"] == 1):
             example, start = batch["example_ids"][row, slot], batch["cls_positions"][row, slot]
             here = np.s_[row, start : start + lengths[example]]
@@ -342,9 +347,38 @@ def test_inference_sees_every_example_once_in_one_shape(
 def test_inference_packs():
     examples = examples_of(np.full(64, 16))
     packed, padded = (
-        plan_inference(examples.tokens.lengths, row_multiple=1, row_length=128, packing=packing)
+        plan_inference(examples.tokens.lengths, row_multiple=1, rows=8, packing=packing)
         for packing in ("pack", "pad")
     )
-    assert packed.row_counts == padded.row_counts == (16,)  # 2048 tokens
+    assert [(plan.row_length, plan.row_counts) for plan in packed] == [(128, (1, 8))]
+    assert [(plan.row_length, plan.row_counts) for plan in padded] == [(16, (1, 8))]
     assert len(list(inference_batches(examples, packed))) == 1
-    assert len(list(inference_batches(examples, padded))) == 4
+    assert len(list(inference_batches(examples, padded))) == 8
+
+
+def test_inference_puts_short_sequences_beside_long_ones():
+    """Mixed lengths: long rows only for long sequences, and their rest is filled."""
+    lengths = np.array([500, 300, *[20] * 60])
+    examples = examples_of(lengths)
+    plans = plan_inference(lengths, row_multiple=1)
+    assert [plan.row_length for plan in plans] == [128, 256, 512]
+    batches = list(inference_batches(examples, plans))
+    long = next(batch for batch in batches if batch["input_ids"].shape[1] == 512)
+    used = (long["sequence_ids"] > 0).sum(axis=1)
+    assert used[used > 0].tolist() == [500, 500]  # 300 + 10 x 20
+    assert all(batch["input_ids"].shape[1] != 256 for batch in batches)
+    filled = [batch["sequence_ids"][batch["sequence_ids"].max(axis=1) > 0] for batch in batches]
+    assert lengths.sum() / sum(rows.size for rows in filled) > 0.9
+
+
+def test_a_few_texts_compute_one_row():
+    lengths = np.array([7, 9])
+    plans = plan_inference(lengths, row_multiple=2)
+    (batch,) = inference_batches(examples_of(lengths), plans)
+    assert batch["input_ids"].shape == (2, 128)
+
+
+def test_slots_are_powers_of_two_so_that_few_programs_serve_all():
+    for mean, slots in ((3, 64), (8, 32), (16, 16), (30, 8), (100, 8)):
+        (plan,) = plan_inference(np.full(1000, mean), row_multiple=1)
+        assert plan.slots == slots

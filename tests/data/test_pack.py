@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxbert.data.pack import MAX_ROW_COUNTS, Placement, Plan, first_fit, make_plan, rows_for
+from flaxbert.data.pack import (
+    MAX_ROW_COUNTS,
+    Placement,
+    Plan,
+    best_fit,
+    first_fit,
+    make_plan,
+    rows_for,
+)
 from flaxbert.errors import ConfigError
 
 # The same examples in every run, so that a failure is a failure everywhere.
@@ -329,3 +337,38 @@ def test_row_length_below_the_longest_sequence(packing):
         lengths, [np.arange(2)], complete=True, packing=packing, batch_size=2, row_length=65
     )
     assert plan.row_length == 65
+
+
+# --- best fit -----------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(
+    lengths=st.lists(st.integers(1, 64), max_size=60),
+    slots=st.tuples(st.integers(1, 4), st.integers(1, 6)),
+)
+def test_best_fit_puts_every_sequence_once_and_apart(lengths, slots):
+    kinds = [(16, slots[0]), (64, slots[1])]
+    placed = best_fit(np.array(lengths, np.int32), kinds)
+    found = sorted(index for indices, _ in placed for index in indices.tolist())
+    assert found == list(range(len(lengths)))
+    for (row_length, most), (indices, placement) in zip(kinds, placed, strict=True):
+        assert set(placement.rows.tolist()) == set(range(placement.count))
+        for row in range(placement.count):
+            here = np.flatnonzero(placement.rows == row)
+            ends = 0
+            for place, slot in zip(here, placement.slots[here], strict=True):
+                assert placement.starts[place] == ends
+                ends += lengths[indices[place]]
+                assert slot < most
+            assert ends <= row_length
+            assert placement.slots[here].tolist() == list(range(len(here)))
+
+
+def test_best_fit_leaves_the_least_room_and_opens_the_shortest_kind():
+    placed = best_fit(np.array([9, 5, 4, 3, 2, 30]), [(10, 4), (40, 4)])
+    (short, first), (long, second) = placed
+    assert short.tolist() == [0, 1, 2, 3, 4] and long.tolist() == [5]
+    # 9 | 5 and 4 | 3 and 2: the 4 fits the second row only, the 3 neither.
+    assert first.rows.tolist() == [0, 1, 1, 2, 2]
+    assert (first.count, second.count) == (3, 1)

@@ -12,13 +12,18 @@ from flaxbert.loop.predict import make_forward, predict_logits
 from flaxbert.loop.sharding import make_mesh, row_multiple
 from flaxbert.model.heads import init_params
 from flaxbert.tasks import task_for
+from tests.loop import grid
 from tests.loop.harness import BERT, ONE_DEVICE, examples
 
 
-def _logits(data, mesh=ONE_DEVICE, packing="pack", tokens=256):
+def _logits(data, mesh=ONE_DEVICE, packing="pack", tokens=256, rows=0):
     on = make_mesh(mesh, BERT)
     plan = plan_inference(
-        data.tokens.lengths, row_multiple=row_multiple(on), packing=packing, tokens=tokens
+        data.tokens.lengths,
+        row_multiple=row_multiple(on),
+        packing=packing,
+        tokens=tokens,
+        rows=rows,
     )
     batches = inference_batches(data, plan)
     forward = make_forward(BERT, mesh=on, dtype="float32")
@@ -33,6 +38,7 @@ def test_packed_padded_and_sharded_evaluation_agree():
     for other in (
         _logits(data),
         _logits(data, tokens=1024),
+        _logits(data, rows=3),
         _logits(data, mesh=Mesh(data=2, fsdp=2, model=2)),
     ):
         assert np.abs(other - reference).max() < 2e-6
@@ -83,3 +89,10 @@ def test_scores_use_the_training_objective():
     smoothed = scores(task, logits, labels, Loss(label_smoothing=0.2))
     assert plain["loss"] != smoothed["loss"]
     assert plain["accuracy"] == smoothed["accuracy"]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("packing", ["pack", "pad"])
+def test_evaluation_is_exact(devices, packing):
+    """A part of the grid; all of it is in tests/slow/test_exact_evaluation.py."""
+    assert grid.check([1, 2, 17, 33, 130], [1, 5, 17], devices, packing) == 15

@@ -92,3 +92,26 @@ def test_readable():
     assert first["probabilities"] == pytest.approx(expected, abs=TOLERANCE)
     (half,) = multi_label.readable(np.zeros((1, 1)), ("a",))
     assert half == {"labels": [], "probabilities": {"a": 0.5}}  # above 1/2, as the metrics count
+
+
+def test_report_equals_scikit_learn():
+    from sklearn.metrics import precision_recall_fscore_support
+
+    random = np.random.default_rng(3)
+    logits, labels = random.normal(size=(50, 3)), random.integers(0, 2, (50, 3))
+    logits[:, 2] = -1  # never predicted
+    names = ["a", "b", "c"]
+    report = multi_label.report(logits, labels, names)
+    scores = ("precision", "recall", "f1", "support")
+    each = precision_recall_fscore_support(labels, logits > 0, zero_division=0)
+    for name, *values in zip(names, *each, strict=True):
+        expected = dict(zip(scores, map(float, values), strict=True))
+        assert report["labels"][name] == pytest.approx(expected, abs=1e-12)
+    for mean in ("micro", "macro", "weighted"):
+        values = precision_recall_fscore_support(labels, logits > 0, average=mean, zero_division=0)
+        for score, value in zip(scores[:3], values, strict=False):
+            assert report[mean][score] == pytest.approx(float(value), abs=1e-12)
+    lines = multi_label.report_lines(report)
+    assert [line.split()[0] for line in lines] == [
+        "label", "a", "b", "c", "(micro)", "(macro)", "(weighted)",
+    ]  # fmt: skip

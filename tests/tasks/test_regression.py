@@ -82,3 +82,24 @@ def test_readable():
     found = regression.readable(np.array([[1.5], [-2.0]], np.float32), ("LABEL_0",))
     assert found == [{"value": 1.5}, {"value": -2.0}]
     assert type(found[0]["value"]) is float
+
+
+def test_report_sums_up_the_errors():
+    from sklearn.metrics import r2_score
+
+    random = np.random.default_rng(2)
+    labels = random.normal(size=41).astype(np.float32)
+    logits = (labels + random.normal(size=41) / 3).astype(np.float32)[:, None]
+    report = regression.report(logits, labels, ["x"])
+    error = logits[:, 0].astype(np.float64) - labels.astype(np.float64)
+    assert report["error"]["mean"] == pytest.approx(error.mean(), abs=1e-12)
+    assert report["error"]["std"] == pytest.approx(error.std(), abs=1e-12)
+    assert report["absolute_error"]["median"] == pytest.approx(np.median(np.abs(error)), abs=1e-12)
+    assert report["target"]["max"] == labels.max()
+    assert report["r2"] == pytest.approx(
+        r2_score(labels, logits[:, 0]), abs=1e-6
+    )  # theirs: float32
+    lines = regression.report_lines(report)
+    assert lines[0].split() == ["mean", "std", "min", "25", "%", "median", "75", "%", "max"]
+    assert lines[-1] == f"r2 {report['r2']:.4f}"
+    assert np.isnan(regression.report(logits, np.zeros(41), ["x"])["r2"])

@@ -182,3 +182,50 @@ def test_problem_of(problem_type, labels, problem):
 )
 def test_is_better(metric, new, old, better):
     assert is_better(metric, new, old) is better
+
+
+def test_report_equals_scikit_learn():
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    random = np.random.default_rng(5)
+    names = ["bad", "fair", "good", "never"]  # the last one neither occurs nor is predicted
+    labels = random.integers(0, 3, 200)
+    logits = random.normal(size=(200, 4)) + 2 * np.eye(4)[labels]
+    logits[:, 3] = -9
+    report = single_label.report(logits, labels, names)
+    predicted = logits.argmax(axis=-1)
+    expected = classification_report(
+        labels, predicted, labels=range(4), target_names=names, output_dict=True, zero_division=0
+    )
+    for name in names:
+        theirs = {key.replace("-score", ""): value for key, value in expected[name].items()}
+        assert report["labels"][name] == pytest.approx(theirs, abs=1e-12)
+    for mean in ("macro", "weighted"):
+        for score in ("precision", "recall", "f1"):
+            key = "f1-score" if score == "f1" else score
+            assert report[mean][score] == pytest.approx(expected[f"{mean} avg"][key], abs=1e-12)
+    matrix = confusion_matrix(labels, predicted, labels=range(4)).tolist()
+    assert report["confusion_matrix"] == {"labels": names, "counts": matrix}
+
+
+def test_report_lines_are_aligned():
+    logits = np.eye(2)[[0, 1, 1, 0]]
+    report = single_label.report(logits, np.array([0, 1, 0, 0]), ["negative", "+"])
+    assert single_label.report_lines(report) == [
+        "label       precision  recall      f1  support",
+        "negative       1.0000  0.6667  0.8000        3",
+        "+              0.5000  1.0000  0.6667        1",
+        "(macro)        0.7500  0.8333  0.7333",
+        "(weighted)     0.8750  0.7500  0.7667",
+        "",
+        "actual \\ predicted  negative  +",
+        "negative                   2  1",
+        "+                          0  1",
+    ]
+
+
+def test_combined_score_is_for_two_classes():
+    logits = np.eye(2)[[0, 1, 1, 0]]
+    two = single_label.metrics(logits, np.array([0, 1, 0, 0]))
+    assert two["combined_score"] == (two["accuracy"] + two["f1"]) / 2 == (0.75 + 2 / 3) / 2
+    assert "combined_score" not in single_label.metrics(np.eye(3), np.arange(3))

@@ -383,7 +383,7 @@ def _scores(records, case):
 @pytest.mark.parametrize("source", ["golden", "live"])
 @pytest.mark.parametrize("name", folders.PIPELINES)
 def test_the_pipeline_of_transformers_gives_our_scores(name, source, tmp_path):
-    from flaxbert.inference import Predictor
+    from flaxbert.inference import Classifier
 
     case = folders.PIPELINES[name]
     folder = folders.write_folder_for_sentences(tmp_path / "model", case)
@@ -394,7 +394,7 @@ def test_the_pipeline_of_transformers_gives_our_scores(name, source, tmp_path):
         theirs = pipeline_scores(folder, case)
     else:
         theirs = load_golden("scores")[name]
-    records = Predictor(folder, max_length=64)(folders.SENTENCES)
+    records = Classifier.from_pretrained(folder, max_length=64)(folders.SENTENCES)
     ours = _scores(records, case)
     # Scores near 1 in float32 from two programs: a few units of 6e-8.
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
@@ -423,7 +423,7 @@ def test_a_folder_that_transformers_saved_is_read_whole(torch, tmp_path):
     config.json) of test_folders_that_are_enough in tests/data/test_tokenize.py"""
     import transformers
 
-    from flaxbert.inference import Predictor
+    from flaxbert.inference import Classifier
 
     case = folders.Pipeline(("bad", "good"), None)
     folder = folders.write_folder_for_sentences(tmp_path / "ours", case)
@@ -435,4 +435,6 @@ def test_a_folder_that_transformers_saved_is_read_whole(torch, tmp_path):
     assert (model.notes, model.fresh) == ((), ())
     assert "tokenizer.json" in {path.name for path in model.tokenizer_files()}
     texts = folders.SENTENCES
-    assert Predictor(saved, max_length=64)(texts) == Predictor(folder, max_length=64)(texts)
+    assert Classifier.from_pretrained(saved, max_length=64)(texts) == Classifier.from_pretrained(
+        folder, max_length=64
+    )(texts)

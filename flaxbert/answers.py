@@ -1,0 +1,133 @@
+"""Predictions as files: JSON lines, CSV, and the numbered lines of transformers' run_glue.
+
+The surprising thing: a file appears under its name only when it is whole. Standard output cannot
+wait for that; it gets each part as it is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from flaxbert.data.check import Labels
+from flaxbert.errors import ConfigError, InterruptedRun
+
+Answer = dict[str, Any]
+
+SUFFIXES = (".jsonl", ".csv")
+
+
+class JsonLines:
+    """One object a line."""
+
+    def __init__(self, file: TextIO, labels: Labels) -> None:
+        self._file = file
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        self._file.writelines(json.dumps(a, ensure_ascii=False) + "\n" for a in answers)
+        self._file.flush()
+
+
+class Csv:
+    """A column per field: probabilities become one column per label, several labels JSON."""
+
+    def __init__(self, file: TextIO, labels: Labels) -> None:
+        fields = {
+            "single_label": ("label", "score"),
+            "multi_label": ("labels",),
+            "regression": ("value",),
+        }
+        self._fields = fields[labels.problem]
+        self._names = () if labels.problem == "regression" else labels.names
+        self._writer = csv.writer(file, lineterminator="\n")
+        self._writer.writerow([*self._fields, *(f"probability_{name}" for name in self._names)])
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            values = [answer[field] for field in self._fields]
+            values = [json.dumps(v, ensure_ascii=False) if type(v) is list else v for v in values]
+            self._writer.writerow([*values, *(answer["probabilities"][n] for n in self._names)])
+
+
+class Numbered:
+    """index<TAB>prediction with a header, as run_glue writes it: label names, numbers as %3.3f.
+
+    Several labels are a JSON list. A name with a tab or line break is written as in JSON, without
+    the quotes: a line stays a line.
+    """
+
+    def __init__(self, file: TextIO, labels: Labels) -> None:
+        self._file = file
+        self._count = 0
+        file.write("index\tprediction\n")
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            self._file.write(f"{self._count}\t{_prediction(answer)}\n")
+            self._count += 1
+
+
+def _prediction(answer: Answer) -> str:
+    if "value" in answer:
+        return f"{answer['value']:3.3f}"
+    if "labels" in answer:
+        return json.dumps(answer["labels"], ensure_ascii=False)
+    label = answer["label"]
+    return label if label.isprintable() else json.dumps(label, ensure_ascii=False)[1:-1]
+
+
+def check_output(path: str, source: str = "") -> None:
+    """Refuses a name that no file can be written to, or that is the input's.
+
+    Raises:
+      ConfigError: another ending than .jsonl or .csv, no such directory, or the input itself.
+    """
+    output = Path(path)
+    if output.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"--output: expected a name ending in {' or '.join(SUFFIXES)}, or - for JSON lines on "
+            f"standard output; got {path!r}."
+        )
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a directory" if output.is_dir() else f"there is no directory {output.parent}"
+        raise ConfigError(f"--output: {path}: {what}. Name a file in an existing directory.")
+    if source and output.exists() and os.path.exists(source) and output.samefile(source):
+        raise ConfigError(f"--output: {path} is the input itself. Name another file.")
+
+
+def writer_for(path: str) -> type[JsonLines] | type[Csv]:
+    return Csv if path.lower().endswith(".csv") else JsonLines
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Opens a file beside `path`, moved there at the end; after an error nothing is left."""
+    path = path.resolve()  # a link keeps pointing to its file
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Standard output; a reader who has gone (`| head`) ends the command without a traceback."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        # Python flushes once more at exit: that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InterruptedRun("the reader of standard output has gone") from error
