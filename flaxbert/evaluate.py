@@ -72,7 +72,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         **cli.inference_options(values, facts.get("dtype", "float32")),
     )
     split = _read(values, config, classifier, facts)
-    logits, results = _evaluate(classifier, split, config)
+    with stop.deferred():
+        logits, results = _evaluate(classifier, split, config, stop)
     report = classifier.task.report(logits, split.examples.labels, classifier.labels.names)
     for line in classifier.task.report_lines(report):
         cli.say(line)
@@ -127,7 +128,7 @@ def _read(values: Any, config: Config, classifier: Classifier, facts: dict[str, 
 
 
 def _evaluate(
-    classifier: Classifier, split: Split, config: Config
+    classifier: Classifier, split: Split, config: Config, stop: cli.StopSignal
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the logits of every example, and loss, metrics and speed."""
     from flaxbert.data.tokenize import resolve_max_length
@@ -147,7 +148,12 @@ def _evaluate(
             f"({how[classifier.long]}{windows})"
         )
     with Meter(len(tokens), "windows" if windows else "rows") as meter:
-        stopwatch = Stopwatch(meter)
+
+        def after_batch(sequences: int) -> None:
+            meter(sequences)
+            stop.check()
+
+        stopwatch = Stopwatch(after_batch)
         logits = classifier.compute(tokens, stopwatch)
         labels = split.examples.labels
         results = scores(classifier.task, logits, labels, config.loss)
