@@ -16,7 +16,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,20 @@ class StopSignal:
         """From here on there is something to save: callers poll `requested`."""
         self._deferred = True
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Raises only at the end of the block, or where `check` is called in it.
+
+        Around what runs callbacks inside C++ code: an exception that a signal raises in one of
+        them is printed and lost.
+        """
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        self.check()
+
     def check(self) -> None:
         """Raises InterruptedRun if a signal has come."""
         if self.requested:
@@ -62,7 +76,7 @@ class StopSignal:
         if not self._deferred:
             raise InterruptedRun("stopped by a signal; there was nothing to save")
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"flaxbert: stopping after this update; once more stops at once\n")
+        os.write(2, b"flaxbert: stopping after this batch; once more stops at once\n")
 
 
 def run(

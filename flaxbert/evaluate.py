@@ -72,7 +72,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         **cli.inference_options(values, facts.get("dtype", "float32")),
     )
     splits = _read(values, config, classifier, facts)
-    computed = {suffix: _evaluate(classifier, s, config) for suffix, s in splits.items()}
+    with stop.deferred():
+        computed = {suffix: _evaluate(classifier, s, config, stop) for suffix, s in splits.items()}
     report: dict[str, Any] = {}
     for suffix, (logits, _) in computed.items():
         labels = splits[suffix].examples.labels
@@ -139,7 +140,7 @@ def _read(
 
 
 def _evaluate(
-    classifier: Classifier, split: Split, config: Config
+    classifier: Classifier, split: Split, config: Config, stop: cli.StopSignal
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the logits of every example, and loss, metrics and speed."""
     from flaxbert.data.tokenize import resolve_max_length
@@ -159,7 +160,12 @@ def _evaluate(
             f"({how[classifier.long]}{windows})"
         )
     with Meter(len(tokens), "windows" if windows else "rows") as meter:
-        stopwatch = Stopwatch(meter)
+
+        def after_batch(sequences: int) -> None:
+            meter(sequences)
+            stop.check()
+
+        stopwatch = Stopwatch(after_batch)
         logits = classifier.compute(tokens, stopwatch)
         labels = split.examples.labels
         results = scores(classifier.task, logits, labels, config.loss)

@@ -85,19 +85,28 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     for suffix, part in parts.items():
         with contextlib.ExitStack() as stack:
             writers = _open_writers(stack, values, classifier.labels, workdir, config, suffix)
-            _predict(classifier, part, writers)
+            _predict(classifier, part, writers, stop)
 
 
-def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
+def _predict(
+    classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any], stop: cli.StopSignal
+) -> None:
     from flaxbert.data.check import check_texts
     from flaxbert.progress import Meter
 
     count = empty = long = 0
     with Meter(unit="windows" if classifier.long == "window" else "rows") as meter:
+
+        def after_batch(sequences: int) -> None:
+            meter(sequences)
+            stop.check()
+
         for rows in chunks:
             empty += check_texts(rows)
-            tokens = classifier.encode(rows.texts, rows.pairs)
-            records = classifier.readable(classifier.compute(tokens, meter))
+            # Not around the reading: standard input may wait for ever.
+            with stop.deferred():
+                tokens = classifier.encode(rows.texts, rows.pairs)
+                records = classifier.readable(classifier.compute(tokens, after_batch))
             for writer in writers.values():
                 writer.write(records)
             count += len(records)

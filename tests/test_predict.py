@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
 import time
 import types
 
@@ -205,13 +204,32 @@ def test_progress_is_one_line_now_and_then(progress, capsys, monkeypatch):
 
 
 def test_a_signal_leaves_no_file(trained, tmp_path):
-    """Standard input stays open, so the command waits for more when the signal comes."""
-    output = tmp_path / "out.jsonl"
+    """It comes while the file is being written beside its name."""
+    source, folder = tmp_path / "in.txt", tmp_path / "out"
+    source.write_text("a fine film\n" * 100_000)
+    folder.mkdir()
     process = start(
-        "predict", f"--model={trained}", "--input=-", f"--output={output}", stdin=subprocess.PIPE
+        "predict", f"--model={trained}", f"--input={source}", f"--output={folder / 'out.jsonl'}"
     )
-    time.sleep(3)  # in the imports or waiting for lines: both end alike
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("out.jsonl.*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75, told
+    assert "The same command goes on" in told and "Traceback" not in told
+    assert list(folder.iterdir()) == []
+
+
+def test_a_reader_who_leaves_ends_the_command_quietly(trained, tmp_path):
+    """As `| head -1` does."""
+    source = tmp_path / "in.txt"
+    source.write_text("a fine film\n" * 20_000)
+    process = start("predict", f"--model={trained}", f"--input={source}", "--output=-")
+    assert process.stdout is not None and process.stderr is not None
+    assert json.loads(process.stdout.readline())["label"]
+    process.stdout.close()
+    told = process.stderr.read()
     assert process.wait(60) == 75
-    assert list(tmp_path.iterdir()) == []
-    process.communicate()
+    assert "standard output has gone" in told and "Traceback" not in told
+    process.stderr.close()
