@@ -375,7 +375,7 @@ def main() -> None:
     record = {
         "what": "random data files: accepted or refused with a message, never a traceback",
         "command": f"python -m tests.soak.fuzz_data --files={arguments.files} "
-        f"--commands={arguments.commands} --seed={arguments.seed}",
+        f"--commands={arguments.commands} --seed={arguments.seed} --seconds={arguments.seconds}",
         "files": totals.total() + len(failures),
         "accepted": totals["accepted"],
         "refused": totals["refused"],
