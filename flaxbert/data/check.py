@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flaxbert.data import cells
-from flaxbert.data.rows import NAMED, Rows, list_lines
+from flaxbert.data.bad_rows import Sieve, shown
+from flaxbert.data.rows import Rows, list_lines
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.tasks import Target
 
@@ -41,40 +42,6 @@ class Known:
     task: tuple[str, ...] = ()
 
 
-class _Sieve:
-    """Rows under checks: the first fault refuses the file, or faulty rows are set aside."""
-
-    def __init__(self, rows: Rows, on_bad_row: str) -> None:
-        self.rows = rows
-        self._skip = on_bad_row == "skip"
-        self._aside: dict[int, str] = {}  # row: why
-
-    def refuse(self, offenders: Iterable[int], what: str, fix: str, got: str = "") -> None:
-        """Raises a DataError that names up to 20 offenders, or sets them aside."""
-        found = [i for i in offenders if i not in self._aside]
-        if not found:
-            return
-        if self._skip:
-            self._aside.update(dict.fromkeys(found, what))
-            return
-        lines = self.rows.lines
-        others = list_lines([lines[i] for i in found[1:]], NAMED - 1)
-        also = f" Also {others}." if len(found) > 1 else ""
-        raise DataError(f"{self.rows.where(found[0])}: {what}{got}.{also} {fix}")
-
-    def refuse_labels(self, offenders: list[int], what: str, fix: str) -> None:
-        """As `refuse`; the message shows the first offender's label."""
-        assert self.rows.targets is not None
-        got = f" (got {_shown(self.rows.targets[offenders[0]])})" if offenders else ""
-        self.refuse(offenders, what, fix, got)
-
-    def kept(self) -> list[int]:
-        return [i for i in range(len(self.rows)) if i not in self._aside]
-
-    def left(self) -> Rows:
-        return self.rows.without(self._aside) if self._aside else self.rows
-
-
 def check_texts(rows: Rows) -> int:
     """Refuses an empty split and missing or unusable texts; returns how many are empty."""
     return len(empty_texts(usable_texts(rows)))
@@ -88,7 +55,7 @@ def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") 
         is "skip"; an empty text if on_empty is "error".
     """
     _refuse_nothing(rows)
-    sieve = _Sieve(rows, on_bad_row)
+    sieve = Sieve(rows, on_bad_row)
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
             continue
@@ -109,7 +76,7 @@ def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") 
         )
     rows = sieve.left()
     if on_empty != "keep":
-        sieve = _Sieve(rows, on_empty)
+        sieve = Sieve(rows, on_empty)
         fix = "Give it a value, remove the row, or set config.data.on_empty to keep or skip."
         sieve.refuse(empty_texts(rows), "the text is empty", fix)
         rows = sieve.left()
@@ -141,7 +108,7 @@ def learn_labels(
       DataError: missing, mixed or hidden (-1) labels, only one class, or none at all.
     """
     known = known or Known()
-    sieve = _Sieve(rows, on_bad_row)
+    sieve = Sieve(rows, on_bad_row)
     targets = _present_targets(sieve, separator)
     _refuse_mixed(sieve, targets)
     if problem == "auto":
@@ -178,7 +145,7 @@ def usable_labels(
     Raises:
       DataError: as `canonical_targets`, or with on_bad_row="skip" only when no row is left.
     """
-    sieve = _Sieve(rows, on_bad_row)
+    sieve = Sieve(rows, on_bad_row)
     targets = _present_targets(sieve, separator)
     if labels.problem == "regression":
         targets = _numbers(sieve, targets)
@@ -223,7 +190,7 @@ def _refuse_nothing(rows: Rows) -> None:
     raise DataError(f"{rows.source}: has no rows. Expected at least one.")
 
 
-def _present_targets(sieve: _Sieve, separator: str) -> list[Any]:
+def _present_targets(sieve: Sieve, separator: str) -> list[Any]:
     """Returns the targets; with a separator an empty cell is an example without labels."""
     targets = sieve.rows.targets
     if targets is None:
@@ -236,7 +203,7 @@ def _present_targets(sieve: _Sieve, separator: str) -> list[Any]:
     return targets
 
 
-def _refuse_mixed(sieve: _Sieve, targets: list[Any]) -> None:
+def _refuse_mixed(sieve: Sieve, targets: list[Any]) -> None:
     """Refuses the file, whatever `on_bad_row`: no single row is to blame."""
     first: dict[str, str] = {}  # kind: where it stands first
     for index in sieve.kept():
@@ -255,7 +222,7 @@ def _guess_problem(targets: list[Any], separator: str) -> str:
     return "regression" if fractional else "single_label"
 
 
-def _numbers(sieve: _Sieve, targets: list[Any]) -> list[float | None]:
+def _numbers(sieve: Sieve, targets: list[Any]) -> list[float | None]:
     numbers = [cells.number_of(target) for target in targets]
     sieve.refuse_labels(
         [i for i, number in enumerate(numbers) if number is None],
@@ -270,7 +237,7 @@ def _numbers(sieve: _Sieve, targets: list[Any]) -> list[float | None]:
     return numbers
 
 
-def _canonical(sieve: _Sieve, targets: list[Any], problem: str, separator: str) -> list[Any]:
+def _canonical(sieve: Sieve, targets: list[Any], problem: str, separator: str) -> list[Any]:
     """Returns names: strings as they stand, integers in decimal, booleans as in JSON."""
     many = problem == "multi_label"
     if many:
@@ -303,7 +270,7 @@ def _canonical(sieve: _Sieve, targets: list[Any], problem: str, separator: str) 
     return canonical if many else [names[0] if names else None for names in canonical]
 
 
-def _within(sieve: _Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
+def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
     """Returns the targets under the model's names; integers may stand for ids of them."""
     names, kept = set(labels.names), sieve.kept()
     used = {name for i in kept for name in cells.as_list(canonical[i])}
@@ -321,7 +288,7 @@ def _within(sieve: _Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
     sieve.refuse_labels(
         [i for i in kept if set(cells.as_list(canonical[i])) - names],
         "the label is not among those of the training data or the model",
-        f"Expected one of {', '.join(map(_shown, labels.names[:20]))}.",
+        f"Expected one of {', '.join(map(shown, labels.names[:20]))}.",
     )
     return canonical
 
@@ -348,12 +315,7 @@ def _single_class(source: str, name: str, labels: Labels, known: Known, on: str)
         fix = "neither the model nor the task knows another one: add rows of another class."
     if on == "error" or len(labels.names) < 2:
         raise DataError(
-            f"{source}: every row has the label {_shown(name)}. Expected at least two classes; "
+            f"{source}: every row has the label {shown(name)}. Expected at least two classes; "
             + fix
         )
     return labels
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

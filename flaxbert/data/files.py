@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flaxbert.data import formats
+from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import STANDARD_INPUT, read_lines, read_standard_input
 from flaxbert.data.formats import Reader, Row
-from flaxbert.data.rows import BadRows, Rows, near_name
+from flaxbert.data.rows import Rows, near_name
 from flaxbert.errors import DataError
 
 READERS: dict[str, Reader] = {

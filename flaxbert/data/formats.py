@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import LONGEST_ROW, open_file, read_lines, too_long
-from flaxbert.data.rows import BadRows, near_name
+from flaxbert.data.rows import near_name
 from flaxbert.errors import DataError
 
 # The line (Parquet: the number) of a row, and its cells in the order of the wanted names.

@@ -7,8 +7,6 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flaxbert.errors import DataError
-
 # Offenders named in one message; the rest is counted.
 NAMED = 20
 
@@ -56,23 +54,6 @@ class Rows:
         for index in sorted(aside):
             skipped.setdefault(aside[index], []).append(self.lines[index])
         return dataclasses.replace(kept, skipped=skipped)
-
-
-class BadRows:
-    """What happens to a row that cannot be read: the file is refused, or the row is left out.
-
-    `on_bad_row` is "error" or "skip", as config.data.on_bad_row.
-    """
-
-    def __init__(self, on_bad_row: str = "error") -> None:
-        self._skip = on_bad_row == "skip"
-        self.skipped: dict[str, list[int]] = {}
-
-    def add(self, source: str, line: int, what: str, fix: str, *, why: str) -> None:
-        """Raises a DataError of what stands where, or notes the line under the reason `why`."""
-        if not self._skip:
-            raise DataError(f"{source}:{line}: {what}. {fix}")
-        self.skipped.setdefault(why, []).append(line)
 
 
 def list_lines(lines: Sequence[int], named: int = NAMED) -> str:

@@ -16,6 +16,7 @@ import dataclasses
 import gzip
 import io
 import json
+import math
 import os
 import platform
 import random
@@ -282,14 +283,19 @@ def reason_of(message: str) -> str:
 
 
 def fuzz_files(
-    count: int, seed: int, tokenizer: Any
+    count: int, seed: int, tokenizer: Any, until: float = math.inf
 ) -> tuple[dict[str, Counter], Counter, list[str]]:
-    """Returns per format how many cases were accepted and refused; the reasons; the failures."""
+    """Returns per format how many cases were accepted and refused; the reasons; the failures.
+
+    Ends before `count` when the monotonic clock passes `until`.
+    """
     outcomes: dict[str, Counter] = {kind: Counter() for kind in FORMATS}
     reasons: Counter = Counter()
     failures = []
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(count):
+            if time.monotonic() > until:
+                break
             case = make_case(seed, number, Path(temporary))
             try:
                 reason = try_case(case, tokenizer)
@@ -302,7 +308,9 @@ def fuzz_files(
     return outcomes, +reasons, failures
 
 
-def fuzz_commands(count: int, seed: int, model: Path) -> tuple[Counter, list[str]]:
+def fuzz_commands(
+    count: int, seed: int, model: Path, until: float = math.inf
+) -> tuple[Counter, list[str]]:
     """Trains one update on random files by real processes; returns exit codes and failures."""
     from tests.commands import start, train_flags
 
@@ -316,6 +324,8 @@ def fuzz_commands(count: int, seed: int, model: Path) -> tuple[Counter, list[str
             "JAX_PLATFORMS": "cpu",
         }
         for number in range(count):
+            if time.monotonic() > until:
+                break
             folder = Path(temporary) / str(number)
             folder.mkdir()
             case = make_case(seed, 10**9 + number, folder, gentle=number % 2 == 0)
@@ -342,6 +352,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--commands", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop early after these")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
@@ -349,12 +360,15 @@ def main() -> None:
     from tests.inputs import write_tiny_bert
 
     begun = time.monotonic()
+    until = begun + arguments.seconds
     with tempfile.TemporaryDirectory() as temporary:
         model = write_tiny_bert(Path(temporary) / "model")
         tokenizer = Tokenizer(model, vocab_size=30522, pad_token_id=0)
         with ThreadPoolExecutor() as pool:  # the commands are processes of their own
-            commands = pool.submit(fuzz_commands, arguments.commands, arguments.seed, model)
-            outcomes, reasons, failures = fuzz_files(arguments.files, arguments.seed, tokenizer)
+            commands = pool.submit(fuzz_commands, arguments.commands, arguments.seed, model, until)
+            outcomes, reasons, failures = fuzz_files(
+                arguments.files, arguments.seed, tokenizer, until
+            )
             in_process = time.monotonic() - begun
             codes, wrong = commands.result()
     for failure in (*failures, *wrong):
@@ -363,14 +377,14 @@ def main() -> None:
     record = {
         "what": "random data files: accepted or refused with a message, never a traceback",
         "command": f"python -m tests.soak.fuzz_data --files={arguments.files} "
-        f"--commands={arguments.commands} --seed={arguments.seed}",
-        "files": arguments.files,
+        f"--commands={arguments.commands} --seed={arguments.seed} --seconds={arguments.seconds}",
+        "files": totals.total() + len(failures),
         "accepted": totals["accepted"],
         "refused": totals["refused"],
         "failures": len(failures),
         "by_format": {kind: dict(sorted(counts.items())) for kind, counts in outcomes.items()},
         "reasons": dict(reasons.most_common()),
-        "commands": arguments.commands,
+        "commands": codes.total(),
         "exit_codes": dict(sorted(codes.items())),
         "commands_failed": len(wrong),
         "seed": arguments.seed,
@@ -383,7 +397,7 @@ def main() -> None:
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{len(failures)} of {arguments.files} files and {len(wrong)} of {arguments.commands} "
+    print(f"{len(failures)} of {record['files']} files and {len(wrong)} of {record['commands']} "
           f"commands failed, {record['seconds']} s")  # fmt: skip
     sys.exit(bool(failures or wrong))
 

@@ -1,0 +1,66 @@
+"""A row that cannot be used: the file is refused, or the row is left out and counted.
+
+`on_bad_row` is "error" or "skip", as config.data.on_bad_row. The surprising thing: a message names
+up to 20 rows, so that a file is repaired in one go and not line by line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from flaxbert.data.rows import NAMED, Rows, list_lines
+from flaxbert.errors import DataError
+
+
+class BadRows:
+    """While a file is read: lines that are no row."""
+
+    def __init__(self, on_bad_row: str = "error") -> None:
+        self._skip = on_bad_row == "skip"
+        self.skipped: dict[str, list[int]] = {}
+
+    def add(self, source: str, line: int, what: str, fix: str, *, why: str) -> None:
+        """Raises a DataError of what stands where, or notes the line under the reason `why`."""
+        if not self._skip:
+            raise DataError(f"{source}:{line}: {what}. {fix}")
+        self.skipped.setdefault(why, []).append(line)
+
+
+class Sieve:
+    """Rows under checks: the first fault refuses the file, or faulty rows are set aside."""
+
+    def __init__(self, rows: Rows, on_bad_row: str) -> None:
+        self.rows = rows
+        self._skip = on_bad_row == "skip"
+        self._aside: dict[int, str] = {}  # row: why
+
+    def refuse(self, offenders: Iterable[int], what: str, fix: str, got: str = "") -> None:
+        """Raises a DataError that names up to 20 offenders, or sets them aside."""
+        found = [i for i in offenders if i not in self._aside]
+        if not found:
+            return
+        if self._skip:
+            self._aside.update(dict.fromkeys(found, what))
+            return
+        lines = self.rows.lines
+        others = list_lines([lines[i] for i in found[1:]], NAMED - 1)
+        also = f" Also {others}." if len(found) > 1 else ""
+        raise DataError(f"{self.rows.where(found[0])}: {what}{got}.{also} {fix}")
+
+    def refuse_labels(self, offenders: list[int], what: str, fix: str) -> None:
+        """As `refuse`; the message shows the first offender's label."""
+        assert self.rows.targets is not None
+        got = f" (got {shown(self.rows.targets[offenders[0]])})" if offenders else ""
+        self.refuse(offenders, what, fix, got)
+
+    def kept(self) -> list[int]:
+        return [i for i in range(len(self.rows)) if i not in self._aside]
+
+    def left(self) -> Rows:
+        return self.rows.without(self._aside) if self._aside else self.rows
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
