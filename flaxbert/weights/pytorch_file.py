@@ -59,7 +59,9 @@ def read_pytorch_file(path: Path) -> Tensors:
             if start.startswith(b"PK\x03\x04"):
                 return _read_zip(file, path)
             if start[257:262] == b"ustar":
-                raise ModelFileError(f"{path}: is the tar format of torch < 0.1.10. {_ADVICE}")
+                raise ModelFileError(
+                    f"{path}: is the tar format of the first PyTorch versions. {_ADVICE}"
+                )
             return _read_legacy(file, path)
     except OSError as error:
         if isinstance(error, ModelFileError):
