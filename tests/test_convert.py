@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +94,12 @@ def test_a_workdir_gives_its_best_model(run, tmp_path):
 
 
 WEIGHTS = {"pytorch": "model.safetensors", "flax": "flax_model.msgpack", "orbax": "params"}
+
+
+def test_the_flag_offers_what_can_be_written():
+    from flaxbert.weights.formats import WRITERS
+
+    assert convert.FORMATS == tuple(WRITERS) == tuple(WEIGHTS)
 
 
 @pytest.mark.parametrize("first", WEIGHTS)
@@ -186,18 +195,22 @@ def test_transformers_loads_a_model_without_a_head(run, tmp_path, form):
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_a_checkpoint_of_a_run(run, tmp_path):
+def _write_checkpoint(workdir: Path, step: int, tensors) -> None:
     from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.weights.table import assemble
 
-    tensors, workdir = folders.hard_tensors(), tmp_path / "run"
     (workdir / "source").mkdir(parents=True)
     (workdir / "source" / "config.json").write_text(json.dumps(CONFIG.to_dict()))
     (workdir / "source" / "vocab.txt").write_text("[PAD]\n")
     (workdir / "checkpoints").mkdir()
     checkpoints = Checkpoints(workdir / "checkpoints", 2)
-    checkpoints.save(7, {"params": assemble(CONFIG, tensors, "").params}, {"step": 7})
+    checkpoints.save(step, {"params": assemble(CONFIG, tensors, "").params}, {"step": step})
     checkpoints.close()
+
+
+def test_a_checkpoint_of_a_run(run, tmp_path):
+    tensors, workdir = folders.hard_tensors(), tmp_path / "run"
+    _write_checkpoint(workdir, 7, tensors)
     source = workdir / "checkpoints" / "7"
     assert run(f"--from={source}", f"--to={tmp_path / 'out'}")[0] == 0
     _assert_clean(tmp_path / "out", tensors)
@@ -205,6 +218,37 @@ def test_a_checkpoint_of_a_run(run, tmp_path):
     (source / "state" / "_METADATA").write_text("{}")
     code, said = run(f"--from={source}", f"--to={tmp_path / 'other'}")
     assert code == 4 and "the checkpoint is damaged: state/_METADATA has" in said
+
+
+def test_the_commands_of_the_documentation_work(run, tmp_path, monkeypatch):
+    for name, source in {
+        "uncased_L-12_H-768_A-12": "tf1",
+        "old-pytorch-model": "pytorch-legacy",
+        "old-flax-model": "flax",
+        "runs/mine/model": "flax",
+    }.items():
+        shutil.copytree(GOLDEN / source, tmp_path / name)
+    _write_checkpoint(tmp_path / "runs" / "mine", 40, folders.random_tensors())
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "formats.md").read_text()
+    commands = [
+        line.split()[3:]
+        for line in text.splitlines()
+        if line.startswith("python -m flaxbert.convert ") and "PATH" not in line
+    ]
+    assert len(commands) == 6
+    for arguments in commands:
+        code, said = run(*arguments)
+        assert code == 0, said
+    import orbax.checkpoint as ocp
+
+    (restore,) = re.findall(r"`orbax\.checkpoint\.(StandardCheckpointer.*)`", text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Orbax advises to say where the arrays should lie
+        tree = eval(f"ocp.{restore}", {"ocp": ocp, "os": os})  # our own documentation
+    np.testing.assert_array_equal(
+        tree["classifier"]["bias"], golden("classifier.bias", (3,)), strict=True
+    )
 
 
 class _Canary:

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError
 from flaxbert.storage.manifest import (
@@ -36,6 +35,8 @@ def holds_parameters(directory: Path) -> bool:
 
 def save_parameters(directory: Path, tree: Any) -> None:
     """Writes nested dicts of arrays to a directory that does not exist yet."""
+    import orbax.checkpoint as ocp  # here, as below: most models need none, and it takes a second
+
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(directory.absolute(), jax.tree.map(np.asarray, tree))
     write_manifest(directory)
@@ -62,6 +63,8 @@ def describe_parameters(directory: Path) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
       ModelFileError: Orbax cannot read the description.
     """
+    import orbax.checkpoint as ocp
+
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             found = checkpointer.metadata(directory.absolute()).item_metadata
@@ -87,6 +90,8 @@ def load_parameters(
     Raises:
       ModelFileError: they are not there as described, or larger than the files could hold.
     """
+    import orbax.checkpoint as ocp
+
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values())
     held = sum(path.stat().st_size for path in files_in(directory).values())
     if size > _MAX_RATIO * held + _SPARE:

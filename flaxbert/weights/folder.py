@@ -14,12 +14,8 @@ from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params, init_params
 from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
 from flaxbert.weights import formats, table
-from flaxbert.weights.flax_file import WEIGHTS as FLAX_WEIGHTS
-from flaxbert.weights.flax_file import write_flax
-from flaxbert.weights.orbax_folder import description_of, write_orbax
-from flaxbert.weights.safetensors_file import WEIGHTS, write_safetensors
+from flaxbert.weights.orbax_folder import description_of
 
-WRITTEN = ("pytorch", "flax", "orbax")  # formats of `write_model`; PyTorch reads safetensors
 _CONFIG_NAMES = ("config.json", "bert_config.json")  # Hugging Face's, Google's
 
 
@@ -124,26 +120,19 @@ def write_model(
     tokenizer_files: Sequence[Path],
     *,
     card: str = "",
-    format: str = WRITTEN[0],
+    format: str = "pytorch",
 ) -> None:
     """Writes config.json, the weights, the tokenizer files and README.md into a folder.
 
-    Parameters without a head are written as transformers' `BertModel`: names without prefix.
+    `format` is a name of `formats.WRITERS`. Parameters without a head are written as transformers'
+    `BertModel` is: its names have no prefix.
     """
     directory.mkdir(parents=True, exist_ok=True)
     host = jax.device_get(params)
     values = config.to_dict()
     if "classifier" not in host:
         values["architectures"] = ["BertModel"]
-    if format == "orbax":
-        write_orbax(directory, host)
-    elif format == "flax":
-        write_flax(directory / FLAX_WEIGHTS, host if "classifier" in host else host["bert"])
-    else:
-        tensors = table.to_torch(config, host)
-        if "classifier" not in host:
-            tensors = {name.removeprefix("bert."): array for name, array in tensors.items()}
-        write_safetensors(directory / WEIGHTS, tensors)
+    formats.WRITERS[format](directory, config, host)
     for path in tokenizer_files:
         if path.parent.resolve() != directory.resolve():
             copy_file(path, directory)

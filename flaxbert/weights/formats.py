@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flaxbert.errors import ModelFileError
 from flaxbert.model.config import BertConfig
+from flaxbert.model.heads import Params
 from flaxbert.weights import (
     flax_file,
     orbax_folder,
@@ -78,6 +79,26 @@ FORMATS = (
         orbax_folder.assemble_orbax,
     ),
 )
+
+
+def _write_pytorch(directory: Path, config: BertConfig, params: Params) -> None:
+    tensors = table.to_torch(config, params)
+    if "classifier" not in params:
+        tensors = {name.removeprefix("bert."): array for name, array in tensors.items()}
+    safetensors_file.write_safetensors(directory / safetensors_file.WEIGHTS, tensors)
+
+
+def _write_flax(directory: Path, config: BertConfig, params: Params) -> None:
+    tree = params if "classifier" in params else params["bert"]
+    flax_file.write_flax(directory / flax_file.WEIGHTS, tree)
+
+
+# The formats of `convert`, the default first. Numpy arrays go in; PyTorch reads safetensors.
+WRITERS: dict[str, Callable[[Path, BertConfig, Params], None]] = {
+    "pytorch": _write_pytorch,
+    "flax": _write_flax,
+    "orbax": lambda directory, config, params: orbax_folder.write_orbax(directory, params),
+}
 
 _TF_ADVICE = (
     "Convert it with transformers 4 and TensorFlow: "

@@ -29,6 +29,8 @@ WEIGHTS = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+# Bytes of the records that end a zip file, and of a list of entries: BERT-large has 43 kB.
+_ZIP_END, _ZIP64_LOCATOR, _ZIP64_END, _MAX_DIRECTORY = 22, 20, 56, 2**20
 _WRAPPERS = ("state_dict", "model")  # Lightning's, NVIDIA's
 _ADVICE = (
     "Load it with the PyTorch that wrote it and save the weights alone, as model.safetensors "
@@ -57,7 +59,9 @@ def read_pytorch_file(path: Path) -> Tensors:
             if start.startswith(b"PK\x03\x04"):
                 return _read_zip(file, path)
             if start[257:262] == b"ustar":
-                raise ModelFileError(f"{path}: is the tar format of torch < 0.1.10. {_ADVICE}")
+                raise ModelFileError(
+                    f"{path}: is the tar format of the first PyTorch versions. {_ADVICE}"
+                )
             return _read_legacy(file, path)
     except OSError as error:
         if isinstance(error, ModelFileError):
@@ -67,6 +71,7 @@ def read_pytorch_file(path: Path) -> Tensors:
 
 def _read_zip(file: BinaryIO, path: Path) -> Tensors:
     try:
+        _check_directory(file, path)
         with zipfile.ZipFile(file) as archive:
             entries = _checked_entries(archive, path)
             pickle = entries.get("data.pkl")
@@ -100,6 +105,23 @@ def _read_zip(file: BinaryIO, path: Path) -> Tensors:
             return _tensors(root, _Storages(load, order == "big"), path)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise ModelFileError(f"{path}: is damaged: {error}.") from error
+
+
+def _check_directory(file: BinaryIO, path: Path) -> None:
+    """Refuses a list of entries that would fill the memory: zipfile makes an object of each."""
+    end = file.seek(0, 2)
+    file.seek(max(0, end - _ZIP_END - _ZIP64_LOCATOR - _ZIP64_END))
+    tail = file.read()
+    record = tail[-_ZIP_END:]
+    if not record.startswith(b"PK\x05\x06") or not record.endswith(b"\0\0"):
+        raise _wrong(path, "it does not end as an archive of torch does")
+    size = int.from_bytes(record[12:16], "little")
+    if tail[-_ZIP_END - _ZIP64_LOCATOR :].startswith(b"PK\x06\x07"):
+        size = int.from_bytes(tail[40:48], "little")
+        if not tail.startswith(b"PK\x06\x06"):
+            raise _wrong(path, "its list of entries is not where torch writes it")
+    if size > _MAX_DIRECTORY:
+        raise _wrong(path, f"its list of entries has {size} bytes")
 
 
 def _checked_entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:

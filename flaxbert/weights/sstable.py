@@ -13,7 +13,7 @@ from flaxbert.weights.crc32c import masked_crc32c
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 
 _FOOTER, _TRAILER = 48, 5  # bytes: footer of the file; compression and CRC behind a block
-_MAX_KEY, _MAX_ENTRIES = 4096, 1_000_000
+_MAX_KEY, _MAX_ENTRIES = 1024, 100_000  # together the memory that a file can ask for
 
 
 class TableError(ValueError):

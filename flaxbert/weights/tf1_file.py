@@ -17,7 +17,7 @@ import numpy as np
 
 from flaxbert.errors import ModelFileError
 from flaxbert.weights.crc32c import masked_crc32c
-from flaxbert.weights.shards import Tensors
+from flaxbert.weights.shards import Tensors, refuse_pointer
 from flaxbert.weights.sstable import MAGIC, TableError, read_table, read_varint
 
 _INDEX = re.compile(r"(.*ckpt(?:-(\d+))?)\.index")
@@ -72,6 +72,7 @@ def read_tf1(directory: Path) -> Tensors:
         TensorFlow 2, or several that cannot be told apart.
     """
     index = _newest(directory)
+    refuse_pointer(index)
     try:
         if index.stat().st_size > _MAX_INDEX_BYTES:
             raise TableError(f"it is larger than {_MAX_INDEX_BYTES} bytes")
@@ -132,6 +133,7 @@ def _read_variables(index: Path, shards: int, entries: dict[str, _Entry]) -> Ten
                 raise ModelFileError(f"{index}: {name[:80]!r} is in a data file that is not there.")
             if entry.shard not in files:
                 path = index.with_name(f"{stem}.data-{entry.shard:05d}-of-{shards:05d}")
+                refuse_pointer(path)
                 files[entry.shard] = path.open("rb")
             array = _read_variable(index, files[entry.shard], name, entry)
             torch_name, value = _for_torch(name, array)

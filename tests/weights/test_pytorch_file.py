@@ -267,6 +267,27 @@ def _refused_or_read(tmp_path, data):
         return None
 
 
+def test_a_million_entries_are_not_listed(tmp_path):
+    good = _zip(GOOD, **{"0": SIX})
+    start = good.index(b"PK\x01\x02")
+    entry = good[start : good.index(b"PK\x01\x02", start + 4)]
+    listed = entry * 200_000
+    end = good[good.index(b"PK\x05\x06") :]
+    data = good[:start] + listed + end[:12] + len(listed).to_bytes(4, "little") + end[16:]
+    tracemalloc.start()
+    assert f"its list of entries has {len(listed)} bytes" in _refused(tmp_path, data)
+    # As a zip64 record says it, while the old one says it has few.
+    record = b"PK\x06\x06".ljust(40, b"\0") + len(listed).to_bytes(8, "little") + bytes(8)
+    locator = b"PK\x06\x07".ljust(20, b"\0")
+    data = good[:start] + listed + record + locator + end
+    assert f"its list of entries has {len(listed)} bytes" in _refused(tmp_path, data)
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < 4 * len(data)  # the test's own copies; objects of entries take nine times more
+    assert "not where torch writes it" in _refused(tmp_path, good[:start] + locator + end)
+    assert "does not end as an archive" in _refused(tmp_path, good + b"comment")
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

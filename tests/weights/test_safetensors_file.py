@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
+import struct
 
 import numpy as np
 import pytest
@@ -142,3 +144,68 @@ def test_a_shard_may_be_a_link_as_in_the_hub_cache(tmp_path):
     save_file({"a": np.ones(2, np.float32)}, blobs / "0123")
     (snapshot / "model.safetensors").symlink_to(blobs / "0123")
     np.testing.assert_array_equal(read_safetensors(snapshot)["a"], 1)
+
+
+def _file(header: object, data: bytes = bytes(16), length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def _one(shape: list, offsets: list, dtype: str = "F32") -> dict:
+    return {"a": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
+
+
+HEADERS = {
+    "longer than the file": _file(_one([4], [0, 16]), length=10**6),
+    "of 100 MB": _file(b"{}", length=100_000_001),
+    "of an exabyte": _file(b"{}", length=2**60),
+    "of a negative length": _file(b"{}", length=2**64 - 1),
+    "no JSON": _file(b"{{}"),
+    "a list": _file([]),
+    "deep": _file(b"[" * 100_000),
+    "deep maps": _file(b'{"a":' * 100_000),
+    "offsets beyond the file": _file(_one([8], [0, 32])),
+    "offsets far beyond the file": _file(_one([2**58], [0, 2**60])),
+    "offsets that leave bytes": _file(_one([2], [0, 8])),
+    "offsets that start later": _file(_one([2], [8, 16])),
+    "negative offsets": _file(_one([4], [-16, 0])),
+    "turned offsets": _file(_one([4], [16, 0])),
+    "overlapping tensors": _file(_one([4], [0, 16]) | {"b": _one([4], [0, 16])["a"]}),
+    "a shape of other size": _file(_one([5], [0, 16])),
+    "a shape beyond 64 bits": _file(_one([2**40, 2**40], [0, 16])),
+    "a product that wraps to the size": _file(_one([2**62 + 1, 4], [0, 16])),
+    "a negative shape": _file(_one([-1, -4], [0, 16])),
+    "a shape of floats": _file(_one([4.0], [0, 16])),
+    "an unknown type": _file(_one([4], [0, 16], "F33")),
+    "a type that NumPy lacks": _file(_one([16], [0, 16], "F8_E8M0")),
+    "a name twice": _file(
+        b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+        b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    ),
+    "metadata that is no text": _file(_one([4], [0, 16]) | {"__metadata__": {"a": 1}}),
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_a_header_that_lies_is_refused(what, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(HEADERS[what])
+    assert "cannot be read as safetensors" in _refused(tmp_path)
+
+
+def test_flipped_bits_are_refused_or_values(tmp_path):
+    """The format has no checksum: one bit is one value or one name, or the file is refused."""
+    path = tmp_path / "model.safetensors"
+    expected = {name: np.full(4, i, np.float32) for i, name in enumerate("abcdef")}
+    write_safetensors(path, expected)
+    whole, source = path.read_bytes(), random.Random(0)
+    for _ in range(500):
+        data = bytearray(whole)
+        data[source.randrange(len(data))] ^= 1 << source.randrange(8)
+        path.write_bytes(data)
+        try:
+            read = read_safetensors(tmp_path)
+        except ModelFileError as error:
+            assert "\n" not in str(error)
+            continue
+        same = {a.tobytes() for a in expected.values()} & {a.tobytes() for a in read.values()}
+        assert len(same) >= len(expected) - 1

@@ -311,7 +311,8 @@ def test_tables_that_lie(what):
 
 def test_a_table_that_grows_while_it_is_read():
     """Three bytes an entry, each repeating a long key: quadratic, were keys not limited."""
-    body = b"\x00\xa0\x1f\x00" + b"k" * 4000 + b"\xa0\x1f\x01\x00a" * 200_000
+    long = varint(1000)
+    body = b"\x00" + long + b"\x00" + b"k" * 1000 + (long + b"\x01\x00a") * 200_000
     data = table(sealed(body + struct.pack("<II", 0, 1)))
     tracemalloc.start()
     start = time.perf_counter()
@@ -320,6 +321,22 @@ def test_a_table_that_grows_while_it_is_read():
     assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     tracemalloc.stop()
     assert time.perf_counter() - start < 20
+
+
+def test_more_entries_than_a_model_has(monkeypatch):
+    monkeypatch.setattr("flaxbert.weights.sstable._MAX_ENTRIES", 5)
+    items = [(b"%d" % i, b"") for i in range(6)]
+    assert len(read_table(table(block(items[:5])))) == 5
+    with pytest.raises(TableError, match="more than 5 entries"):
+        read_table(table(block(items)))
+
+
+def test_a_git_lfs_pointer_says_what_to_do(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440473133\n"
+    write(tmp_path, {b"x/bias": entry((6,), 24, CRC)}, pointer)
+    assert "git lfs pull" in _refused(tmp_path)
+    (tmp_path / "bert_model.ckpt.index").write_bytes(pointer)
+    assert "git lfs pull" in _refused(tmp_path)
 
 
 def test_varints():
