@@ -76,7 +76,7 @@ def first_fit(lengths: Sequence[int] | np.ndarray, row_length: int, slots: int) 
 
 def make_plan(
     lengths: Int[np.ndarray, " N"],
-    updates: Iterable[Int[np.ndarray, " n"]],
+    updates: Iterable[Int[np.ndarray, " _"]],
     *,
     complete: bool,
     packing: str,

@@ -40,7 +40,7 @@ class Tokens:
 
     input_ids: Int[np.ndarray, " T"]
     token_type_ids: Int[np.ndarray, " T"]
-    offsets: Int[np.ndarray, " N+1"]
+    offsets: Int[np.ndarray, " bounds"]  # one more than there are sequences
     truncated: int  # sequences that were longer than max_length
     unknown_share: float  # of all tokens but the special ones
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
-def ratio(part: float, whole: float) -> float:
+def ratio(part: float | np.number, whole: float | np.number) -> float:
     """part / whole, 0 when there is nothing to divide by (scikit-learn's zero_division=0)."""
     return float(part) / float(whole) if whole else 0.0
 
