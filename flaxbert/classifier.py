@@ -86,7 +86,7 @@ class FlaxBertForSequenceClassification:
         path_or_id: str | os.PathLike[str],
         *,
         num_labels: int | None = None,
-        id2label: Sequence[str] | dict[int, str] | None = None,
+        id2label: Sequence[str] | dict[int, str] | dict[str, str] | None = None,
         problem_type: str | None = None,
         revision: str = "",
         dtype: str = "float32",
@@ -212,7 +212,7 @@ def _forward(
 def _label_names(
     config: BertConfig,
     num_labels: int | None,
-    id2label: Sequence[str] | dict[int, str] | None,
+    id2label: Sequence[str] | dict[int, str] | dict[str, str] | None,
 ) -> tuple[str, ...] | None:
     if id2label is not None:
         if isinstance(id2label, str):

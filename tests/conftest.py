@@ -23,10 +23,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 import pytest
 
+import tests.typecheck  # the plugin finds it as an attribute of `tests`
 from tests.inputs import write_reviews, write_tiny_bert
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture
+def unchecked():
+    """Runs a test without the check of annotations, to see our own error for wrong types."""
+    with tests.typecheck.unchecked():
+        yield
 
 
 @pytest.fixture

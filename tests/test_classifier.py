@@ -380,7 +380,7 @@ def test_float64_needs_x64():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "auto", "", None])
-def test_unknown_dtypes(dtype):
+def test_unknown_dtypes(dtype, unchecked):
     with pytest.raises(ValueError, match="dtype: expected one of float32, bfloat16, float64"):
         _model(dtype=dtype)
 

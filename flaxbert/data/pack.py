@@ -118,7 +118,7 @@ def best_fit(
 
 def make_plan(
     lengths: Int[np.ndarray, " N"],
-    updates: Iterable[Int[np.ndarray, " n"]],
+    updates: Iterable[Int[np.ndarray, " _"]],
     *,
     complete: bool,
     packing: str,

@@ -41,11 +41,13 @@ class Tokens:
 
     input_ids: Int[np.ndarray, " T"]
     token_type_ids: Int[np.ndarray, " T"]
-    offsets: Int[np.ndarray, " N+1"]
+    offsets: Int[np.ndarray, " bounds"]  # one more than there are sequences
     truncated: int  # texts that were longer than max_length
     unknown_share: float  # of all tokens but the special ones
-    uncut_lengths: Int[np.ndarray, " N"] | None = None  # of each text; None: nothing was cut
-    owners: Int[np.ndarray, " N"] | None = None  # the text of each window; None: one sequence each
+    uncut_lengths: Int[np.ndarray, " texts"] | None = None  # of each text; None: nothing was cut
+    owners: Int[np.ndarray, " sequences"] | None = (
+        None  # the text of each window; None: one sequence each
+    )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

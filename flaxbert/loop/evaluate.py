@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxbert.config import Loss
@@ -62,9 +63,9 @@ def scores(task: Task, logits: np.ndarray, labels: np.ndarray, loss: Loss) -> di
     """Returns the loss and the task's metrics of logits that are already there."""
     total, normalizer = jax.device_get(
         task.loss_sums(
-            logits,  # type: ignore[arg-type]
-            labels,  # type: ignore[arg-type]
-            np.ones(len(labels), logits.dtype),  # type: ignore[arg-type]
+            jnp.asarray(logits),
+            jnp.asarray(labels),
+            jnp.ones(len(labels), logits.dtype),
             label_smoothing=loss.label_smoothing,
             class_weights=loss.class_weights,
         )

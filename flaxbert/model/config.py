@@ -167,7 +167,7 @@ class BertConfig:
             raise ModelFileError(f"id2label: expected distinct names, got {list(self.id2label)}.")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> tuple[BertConfig, list[str]]:
+    def from_dict(cls, values: object) -> tuple[BertConfig, list[str]]:
         """Reads the object of a `config.json` (Hugging Face or Google's bert_config.json).
 
         Returns the config and the names of fields that are none of BERT's and were not used.

@@ -26,14 +26,17 @@ EMBEDDINGS, POOLED = 3, 4
 _POSITION_BITS = 16
 
 
-def mix(x: UInt32[Array, ...]) -> UInt32[Array, ...]:
+def mix(x: UInt32[Array, "*T"]) -> UInt32[Array, "*T"]:
     """MurmurHash3's finaliser: every input bit flips every output bit with probability near 1/2."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
-def fold(seed: Int[Array, ""] | UInt32[Array, ""] | int, word: Array | int) -> Array:
+def fold(
+    seed: Int[Array, ...] | UInt32[Array, ...] | int,
+    word: Int[Array, ...] | UInt32[Array, ...] | int,
+) -> UInt32[Array, ...]:
     """Returns a seed for `word` under `seed`; arrays broadcast."""
     word = jnp.asarray(word).astype(jnp.uint32)
     return mix(mix(jnp.asarray(seed).astype(jnp.uint32) + _GOLDEN) ^ word * _GOLDEN)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ HF_PROBLEM_TYPES = {
 Target = Any
 
 
+@runtime_checkable
 class Task(Protocol):
     """The functions that each file of this room defines."""
 

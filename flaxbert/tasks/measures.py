@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 _SCORES = ("precision", "recall", "f1")
 
 
-def ratio(part: float, whole: float) -> float:
+def ratio(part: float | np.number, whole: float | np.number) -> float:
     """part / whole, 0 when there is nothing to divide by (scikit-learn's zero_division=0)."""
     return float(part) / float(whole) if whole else 0.0
 

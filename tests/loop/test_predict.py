@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -51,7 +52,7 @@ def test_every_count_is_complete(count):
 
 def test_a_missing_or_repeated_example_is_an_error():
     def forward(params, batch):
-        return np.zeros((*batch["example_ids"].shape, 2), np.float32)
+        return jnp.zeros((*batch["example_ids"].shape, 2))
 
     once = {"example_ids": np.array([[0, 1, -1]])}
     with pytest.raises(RuntimeError, match="1 of 3 examples were not computed once"):

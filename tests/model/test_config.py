@@ -165,7 +165,7 @@ def test_google_s_own_config():
         ("id2label", {}),
     ],
 )
-def test_what_would_compute_differently_is_refused_by_name(field, value):
+def test_what_would_compute_differently_is_refused_by_name(field, value, unchecked):
     name = "head_dropout" if field == "classifier_dropout" else field
     assert name in _refused(**{field: value})
 

@@ -36,16 +36,16 @@ def test_loss_equals_torch(x64, case):
 
 
 def test_extreme_logits_stay_finite(x64):
-    loss, _ = multi_label.loss_sums(np.array([[1e4, -1e4]]), np.array([[0.0, 1.0]]), np.ones(1))
+    loss, _ = multi_label.loss_sums(jnp.array([[1e4, -1e4]]), jnp.array([[0.0, 1.0]]), jnp.ones(1))
     assert float(loss) == 2e4
 
 
 def test_empty_slots_have_no_gradient(x64):
-    logits, labels, weights = batch()
-    gradient = jax.grad(lambda x: multi_label.loss_sums(x, labels, weights)[0])(jnp.asarray(logits))
+    logits, labels, weights = map(jnp.asarray, batch())
+    gradient = jax.grad(lambda x: multi_label.loss_sums(x, labels, weights)[0])(logits)
     assert not np.any(gradient[weights == 0])
     assert np.all(gradient[weights == 1] != 0)
-    loss, divisor = multi_label.loss_sums(logits, labels, np.zeros_like(weights))
+    loss, divisor = multi_label.loss_sums(logits, labels, jnp.zeros_like(weights))
     assert float(loss) == float(divisor) == 0.0
 
 

@@ -33,8 +33,8 @@ def test_loss_equals_torch(x64, seed):
 
 
 def test_empty_slots_have_no_gradient(x64):
-    logits, labels, weights = batch()
-    gradient = jax.grad(lambda x: regression.loss_sums(x, labels, weights)[0])(jnp.asarray(logits))
+    logits, labels, weights = map(jnp.asarray, batch())
+    gradient = jax.grad(lambda x: regression.loss_sums(x, labels, weights)[0])(logits)
     assert not np.any(gradient[weights == 0])
     assert np.all(gradient[weights == 1] != 0)
 
@@ -42,7 +42,7 @@ def test_empty_slots_have_no_gradient(x64):
 @pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"class_weights": (1.0,)}])
 def test_options_that_mean_nothing_for_numbers(options):
     with pytest.raises(ValueError, match="do not apply to regression"):
-        regression.loss_sums(*batch(), **options)
+        regression.loss_sums(*map(jnp.asarray, batch()), **options)
 
 
 def test_encode():

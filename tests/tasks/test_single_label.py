@@ -49,7 +49,7 @@ def test_loss_equals_torch(x64, case):
 
 def test_loss_of_parts_adds_up(x64):
     # Sums over micro-batches, divided once: never a mean of means.
-    logits, labels, weights = batch()
+    logits, labels, weights = map(jnp.asarray, batch())
     options = {"label_smoothing": 0.1, "class_weights": (0.5, 1.0, 3.0)}
     whole = single_label.loss_sums(logits, labels, weights, **options)
     parts = [
@@ -61,13 +61,13 @@ def test_loss_of_parts_adds_up(x64):
 
 
 def test_empty_slots_have_no_gradient(x64):
-    logits, labels, weights = batch()
+    logits, labels, weights = map(jnp.asarray, batch())
     gradient = jax.grad(
         lambda x: single_label.loss_sums(x, labels, weights, label_smoothing=0.1)[0]
-    )(jnp.asarray(logits))
+    )(logits)
     assert not np.any(gradient[weights == 0])
     assert np.all(np.any(gradient[weights == 1] != 0, axis=-1))
-    loss, divisor = single_label.loss_sums(logits, labels, np.zeros_like(weights))
+    loss, divisor = single_label.loss_sums(logits, labels, jnp.zeros_like(weights))
     assert float(loss) == float(divisor) == 0.0
 
 
