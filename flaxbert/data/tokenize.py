@@ -46,7 +46,7 @@ class Tokens:
     unknown_share: float  # of all tokens but the special ones
     uncut_lengths: Int[np.ndarray, " texts"] | None = None  # of each text; None: nothing was cut
     owners: Int[np.ndarray, " sequences"] | None = (
-        None  # the text of each window; None: one sequence each
+        None  # the text of each window; None: one each
     )
 
     def __len__(self) -> int:
