@@ -366,6 +366,7 @@ HARD_TEXTS = [
 ]
 
 
+@pytest.mark.slow
 def test_what_is_odd_but_trains(another_head, tmp_path, capsys):
     """One run on all that is allowed: marks, literal "NA", empty, long and bidirectional texts,
     rows to skip, duplicates, leaks, near-equal labels, one row more than whole batches."""

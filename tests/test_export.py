@@ -47,6 +47,7 @@ def test_a_model_that_somebody_changed_is_not_called_best(tmp_path, capsys):
     assert "is not the best model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_dying_around_an_export(moment, tiny_bert, reviews, tmp_path, capsys, monkeypatch):
     """Evaluations every 4 updates, checkpoints every 3: the export at 8 is not in a checkpoint."""

@@ -296,6 +296,7 @@ def test_nonfinite_loss_exits_5_and_is_never_checkpointed(
     assert all(np.isfinite(array).all() for array in final_state(tmp_path / "work").values())
 
 
+@pytest.mark.slow
 def test_pairs_and_regression(tiny_bert, tmp_path, capsys):
     train = tmp_path / "train.jsonl"
     rows = [
@@ -331,6 +332,7 @@ def test_pairs_and_regression(tiny_bert, tmp_path, capsys):
     assert lines[0] == "value" and len(lines) == 31
 
 
+@pytest.mark.slow
 def test_several_labels_in_a_cell(tiny_bert, tmp_path, capsys):
     train = tmp_path / "train.tsv"
     kinds = ["comedy", "drama", "comedy|drama", "war"]

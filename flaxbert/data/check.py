@@ -149,6 +149,11 @@ def usable_labels(
     targets = _present_targets(sieve, separator)
     if labels.problem == "regression":
         targets = _numbers(sieve, targets)
+        if len(targets) > 1 and all(target == -1 for target in targets):
+            raise DataError(
+                f"{rows.source}: every label is -1, which marks hidden labels of a test set. They "
+                "cannot be scored; flaxbert.predict answers such a split."
+            )
     else:
         targets = _within(sieve, _canonical(sieve, targets, labels.problem, separator), labels)
     targets = [targets[i] for i in sieve.kept()]

@@ -45,9 +45,7 @@ class Tokens:
     truncated: int  # texts that were longer than max_length
     unknown_share: float  # of all tokens but the special ones
     uncut_lengths: Int[np.ndarray, " texts"] | None = None  # of each text; None: nothing was cut
-    owners: Int[np.ndarray, " sequences"] | None = (
-        None  # the text of each window; None: one each
-    )
+    owners: Int[np.ndarray, " sequences"] | None = None  # the text of each window; None: one each
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

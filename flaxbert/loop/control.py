@@ -22,7 +22,7 @@ from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.tasks import is_better
 
 # What an evaluation says beside its metrics, also of a second set (samples_mm).
-_NOT_METRICS = ("samples", "runtime")
+_NOT_METRICS = ("samples", "runtime", "steps_per_second")
 
 
 @dataclasses.dataclass

@@ -454,3 +454,11 @@ def test_loss_options_that_do_not_fit(labels, smoothing, weights, said):
     with pytest.raises(ConfigError, match=said) as caught:
         check_options(labels, smoothing, weights)
     assert caught.value.exit_code == 2
+
+
+def test_hidden_numbers_of_a_test_set():
+    labels = Labels("regression", ("LABEL_0",))
+    message = refusal(canonical_targets, rows_of([-1.0, -1.0]), labels)
+    assert "every label is -1, which marks hidden labels" in message
+    assert canonical_targets(rows_of([-1.0]), labels) == [-1.0]  # a number like others
+    assert canonical_targets(rows_of([-1.0, 2.0]), labels) == [-1.0, 2.0]

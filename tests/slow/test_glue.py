@@ -57,6 +57,28 @@ def test_task_from_config_to_results(name, glue, tiny_bert, tmp_path, capsys):
     hidden = call("evaluate", f"--workdir={workdir}", "--split=test", capsys=capsys)
     assert hidden.code == 3 and "hidden labels" in hidden.err
 
+    # They are predicted, under the file names of transformers' run_glue.
+    done = call("predict", f"--workdir={workdir}", "--split=test", capsys=capsys)
+    assert done.code == 0, done.err
+    names = [f"predict_results_{name}.txt"]
+    if name == "mnli":
+        names.append("predict_results_mnli-mm.txt")
+        done = call("predict", f"--workdir={workdir}", "--split=ax", capsys=capsys)
+        assert done.code == 0, done.err
+        names.append("predict_results_mnli-ax.txt")
+        output = f"--output={tmp_path / 'x.jsonl'}"
+        done = call("predict", f"--workdir={workdir}", "--split=test", output, capsys=capsys)
+        assert done.code == 2 and "test_matched" in done.err
+    for file in names:
+        header, *lines = (workdir / file).read_text().splitlines()
+        assert header == "index\tprediction"
+        assert [line.split("\t")[0] for line in lines] == [str(i) for i in range(ROWS["test"])]
+        answers = {line.split("\t")[1] for line in lines}
+        if row.labels:
+            assert answers <= set(row.labels)
+        else:
+            assert all(len(answer.split(".")[1]) == 3 for answer in answers)  # %3.3f
+
 
 def test_a_checkpoint_that_knows_the_labels_keeps_its_order(glue, tiny_bert, tmp_path, capsys):
     """MNLI checkpoints number their labels in every order: names decide, not ids."""

@@ -1,0 +1,64 @@
+"""What the pages say is there: the config page is current, links lead somewhere, messages exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+import pytest
+
+from tests.commands import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_config_page_is_what_the_classes_say():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec and spec.loader
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    page = generate.PAGE.read_text(encoding="utf-8")
+    assert page == generate.page(), "run python docs/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_fields_and_flags_that_a_page_names_exist(page):
+    from flaxbert.config import Config, flatten, to_dict
+
+    fields = flatten(to_dict(Config())).keys()
+    groups = {name.split(".")[0] for name in fields}
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"--config\.([a-z_0-9.]*[a-z0-9])", text)
+    in_code = re.findall(r"`([a-z]+\.[a-z_0-9]+)[=`]", text)
+    files = re.compile(r".*\.(csv|tsv|jsonl|parquet|py|json|md|safetensors|txt|params)")
+    named += [name for name in in_code if name.split(".")[0] in groups and not files.match(name)]
+    assert set(named) - fields - {"x.y"} == set()
+
+
+def test_every_message_of_the_errors_page_exists():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "flaxbert").rglob("*.py")]
+    code = re.sub(r'"\s*f?r?"', "", "\n".join(sources))  # adjacent strings are one
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \| ", page.split("## Common ones")[1], re.MULTILINE)
+    assert len(messages) > 10
+    for message in messages:
+        parts = re.split(r"\.\.\.|\b[NMX]\b|config\.|\. ", message)
+        for part in (part.strip(" .:?(),") for part in parts):
+            assert len(part) < 5 or part in code, f"{message}: {part!r}"
+
+
+def test_the_policies_of_bad_rows_are_all_described():
+    from flaxbert.config import _CHOICES
+
+    page = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    for field, choices in _CHOICES.items():
+        if field.startswith("data.on_"):
+            listed = ", ".join(f"`{choice}`" for choice in choices)
+            assert f"| `{field}` | {listed} |" in page
