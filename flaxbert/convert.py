@@ -51,7 +51,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     from flaxbert.weights.hub import resolve_model
     from flaxbert.weights.orbax_folder import description_of
 
-    if (Path(source) / "model" / "config.json").is_file():
+    holds_weights = any(form.is_in(Path(source)) for form in FORMATS)
+    if (Path(source) / "model" / "config.json").is_file() and not holds_weights:
         source = str(Path(source) / "model")  # a workdir: its best model
     folder, _ = resolve_model(source, values.revision)
     config, ignored = read_config(folder)

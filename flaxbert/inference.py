@@ -31,6 +31,7 @@ from flaxbert.loop.predict import make_forward, predict_logits
 from flaxbert.loop.sharding import make_mesh, replicated, row_multiple
 from flaxbert.storage.workdir import read_json
 from flaxbert.tasks import problem_of, task_for
+from flaxbert.weights.orbax_folder import is_checkpoint
 
 # Tokens that one device computes at once. More of them fall out of a CPU's caches; accelerators
 # want many.
@@ -251,9 +252,11 @@ def _resolve_stride(stride: int, long: str, max_length: int) -> int:
 
 
 def run_config_of(directory: str | os.PathLike[str]) -> Config | None:
-    """Returns the config of the run whose model/ a folder is, or None."""
-    path = Path(directory).resolve().parent / "config.json"
-    if not path.is_file():
+    """Returns the config of the run whose model/ or checkpoint a folder is, or None."""
+    folder = Path(directory).resolve()
+    root = folder.parents[1] if is_checkpoint(folder) else folder.parent
+    path = root / "config.json"
+    if not folder.is_dir() or not path.is_file():
         return None
     try:
         return make_config(read_json(path))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flaxbert.storage.workdir import Workdir
 
 _SIZE = 8192  # rows that are in memory at once
+_PROMPT = 256  # the same for lines on standard input
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -68,7 +69,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     data = cli.with_columns(sources.with_task(config.data), values)
 
     # A split is numbered by the model's labels; a file is looked at before the model is loaded.
-    chunks = _file_chunks(data, values.input) if values.input else iter(())
+    chunks = _file_chunks(data, values) if values.input else iter(())
     first = next(chunks, None)
     classifier = Classifier.from_pretrained(
         model, **cli.inference_options(values, facts.get("dtype", "float32"))
@@ -122,10 +123,22 @@ def _predict(
     cli.say("; ".join(notes))
 
 
-def _file_chunks(data: Data, path: str) -> Iterator[Rows]:
-    from flaxbert.data.files import read_input_chunks
+def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
+    from flaxbert.data.files import has_columns, read_input_chunks
 
-    yield from read_input_chunks(path, text=data.text, text_pair=data.text_pair, size=_SIZE)
+    path = values.input
+    if not has_columns(path):
+        for name in ("text", "text_pair"):
+            if values[name].value:
+                raise ConfigError(f"--{name} has no effect: {path} has one text a line.")
+        if data.text_pair:
+            raise ConfigError(
+                f"--input={path} has one text a line, but the model was trained on pairs "
+                f"({data.text}, {data.text_pair}). Give a .csv, .tsv, .jsonl or .parquet file."
+            )
+    # Somebody may be waiting at the other end of standard input.
+    size = _PROMPT if path == "-" else _SIZE
+    yield from read_input_chunks(path, text=data.text, text_pair=data.text_pair, size=size)
 
 
 def _split_chunks(

@@ -10,7 +10,6 @@ import json
 import shutil
 from pathlib import Path
 
-import datasets
 import huggingface_hub
 import pytest
 
@@ -49,7 +48,6 @@ def server(repositories, monkeypatch, tmp_path):
         template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield hub
 
@@ -100,6 +98,13 @@ def test_a_cached_commit_asks_nothing(server):
     count = len(server.requests)
     resolve_model(MODEL, commit)
     assert len(server.requests) == count
+
+
+def test_a_part_that_another_program_fetched_is_completed(server):
+    commit = server.commit_of(server.root / "models" / MODEL)
+    huggingface_hub.hf_hub_download(MODEL, "config.json", revision=commit)
+    folder, _ = resolve_model(MODEL, commit)
+    assert (folder / "model.safetensors").is_file() and (folder / "tokenizer.json").is_file()
 
 
 def test_missing_private_gated_and_broken(server, monkeypatch):
@@ -178,7 +183,7 @@ def test_train_by_hub_ids_with_the_users_variables(story):
     assert facts["dataset_revision"] == hub.commit_of(hub.root / "datasets" / DATASET)
     card = (home / "online" / "model" / "README.md").read_text()
     assert f"{MODEL} at {facts['model_revision']}" in card
-    assert list((home / "hf" / "hub").glob("models--*")) and (home / "hf" / "datasets").is_dir()
+    assert list((home / "hf" / "hub").glob("models--*"))
 
 
 @pytest.mark.slow

@@ -233,3 +233,24 @@ def test_a_reader_who_leaves_ends_the_command_quietly(trained, tmp_path):
     assert process.wait(60) == 75
     assert "standard output has gone" in told and "Traceback" not in told
     process.stderr.close()
+
+
+def test_lines_have_no_columns(trained, tmp_path, capsys):
+    """A model of pairs must not answer half of one."""
+    (tmp_path / "in.txt").write_text("a fine film\n")
+    flags = [f"--model={trained}", f"--input={tmp_path / 'in.txt'}", "--output=-"]
+    for flag in ("--text=a", "--text_pair=b"):
+        done = call("predict", *flags, flag, capsys=capsys)
+        assert done.code == 2 and "has one text a line" in done.err
+
+
+def test_a_run_s_checkpoint_knows_its_run(tmp_path):
+    from flaxbert.inference import run_config_of
+
+    (tmp_path / "run" / "checkpoints" / "20" / "state").mkdir(parents=True)
+    (tmp_path / "run" / "model").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"data": {"max_length": 77}}))
+    for name in ("model", "checkpoints/20"):
+        config = run_config_of(tmp_path / "run" / name)
+        assert config is not None and config.data.max_length == 77
+    assert run_config_of(tmp_path / "run" / "someone-s-model") is None  # no folder: a hub id

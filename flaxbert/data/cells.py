@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+# As many digits as an id can have; Python itself refuses to read thousands.
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,99}")
+_HUGE = 10**100
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -36,6 +38,8 @@ def name_of(value: Any) -> str | None:
     booleans as in JSON; None for what is none of these."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):  # not through float, which would make neighbours of 2**53 equal
+        return str(value) if abs(value) < _HUGE else None
     if isinstance(value, str):
         value = value.strip()
         number = number_of(value)

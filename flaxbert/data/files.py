@@ -82,7 +82,7 @@ def read_input_chunks(
       DataError: as `read_rows`, when the reading comes to the place; parts before it are given.
     """
     source = STANDARD_INPUT if path == "-" else path
-    if path == "-" or _kind(Path(path)) == ".txt":
+    if not has_columns(path):
         lines = read_standard_input() if path == "-" else _text_lines(path)
         rows: Iterator[Row] = ((n, (line,)) for n, line in enumerate(map(_bare, lines), start=1))
         pairs = False
@@ -99,6 +99,11 @@ def read_input_chunks(
             None,
             [line for line, _ in part],
         )
+
+
+def has_columns(path: str) -> bool:
+    """Whether an input has columns, or is one text a line: standard input or .txt."""
+    return path != "-" and _kind(Path(path)) != ".txt"
 
 
 def refuse_same_file(paths: Mapping[str, str]) -> None:

@@ -97,7 +97,7 @@ def read_jsonl(path: Path, wanted: list[str], bad: BadRows) -> Iterator[Row]:
     inside a string."""
     source = str(path)
     seen: dict[str, None] = {}
-    count = 0
+    read = count = 0  # lines that are not blank, and those of them that are objects
     first: list[Row] = []  # held back until it is clear that each wanted key exists
 
     def release() -> list[Row]:
@@ -112,10 +112,11 @@ def read_jsonl(path: Path, wanted: list[str], bad: BadRows) -> Iterator[Row]:
     for line, text in enumerate(read_lines(path, carriage_returns=False), start=1):
         if not text.strip():
             continue
-        count += 1
+        read += 1
         values = _parse_object(source, line, text, bad)
         if values is None:
             continue
+        count += 1
         row = line, [values.get(name) for name in wanted]
         if count > _FIRST:
             yield row
@@ -124,7 +125,7 @@ def read_jsonl(path: Path, wanted: list[str], bad: BadRows) -> Iterator[Row]:
         first.append(row)
         if count == _FIRST:
             yield from release()
-    if not count:
+    if not read:
         raise DataError(f"{source}: is empty. Expected one JSON object a line.")
     if first and count < _FIRST:
         yield from release()

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from flaxbert.config import Data
+from flaxbert.data import files
 from flaxbert.data.rows import Rows, near_name
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.storage.hub import CARD, HubError, card_header, fetch, is_hub_id
+
+_BY_NAME = ""  # in place of a split: the names of the files say which split they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,37 +35,27 @@ class Dataset:
 
         Raises:
           ConfigError: there is no such split.
-          DataError: unreadable files, or a column that is missing or of a type that is no text.
+          DataError: see `files.read_rows`.
         """
-        import datasets
-
         if split not in self.files:
             raise ConfigError(
                 f"{self.name}: there is no split {split!r}.{near_name(self.files, split)} "
                 f"Splits: {', '.join(map(repr, self.files))}."
             )
-        try:
-            table = datasets.load_dataset(
-                "parquet",
-                data_files={split: [str(path) for path in self.files[split]]},
-                split=split,
-            )
-        except Exception as error:  # pyarrow's, and the library's own around it
-            cause = error.__cause__ or error
-            reason = str(cause).strip().splitlines() or [type(cause).__name__]
-            raise DataError(
-                f"{self.name} {split}: the Parquet files cannot be read: {reason[0]}. "
-                "Fetch them again."
-            ) from error
-        where = f"{self.name} {split}"
-        wanted = [name for name in (data.text, data.text_pair, data.label) if name]
-        columns = {name: _column(where, table, name) for name in dict.fromkeys(wanted)}
+        columns = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
+        parts = [
+            files.read_rows(path, **columns, on_bad_row=data.on_bad_row)
+            for path in self.files[split]
+        ]
+        targets = [target for part in parts for target in part.targets or []]
+        texts = [text for part in parts for text in part.texts]
         return Rows(
-            where,
-            columns[data.text],
-            columns[data.text_pair] if data.text_pair else None,
-            _named(columns[data.label], table.features[data.label], names) if data.label else None,
-            list(range(1, len(table) + 1)),
+            f"{self.name} {split}",
+            texts,
+            [text for part in parts for text in part.pairs or []] if data.text_pair else None,
+            _named(targets, names) if data.label else None,
+            list(range(1, len(texts) + 1)),
+            parts[0].label_names or tuple(names),
         )
 
 
@@ -142,19 +135,24 @@ def _configurations(folder: Path) -> dict[str, dict[str, list[str]]]:
     configuration stands first.
     """
     found: dict[str, dict[str, list[str]]] = {}
-    listed = card_header(folder).get("configs") or []
-    for entry in sorted(listed, key=lambda entry: not entry.get("default", False)):
+    entries = [e for e in _as_list(card_header(folder).get("configs")) if isinstance(e, dict)]
+    for entry in sorted(entries, key=lambda entry: entry.get("default") is not True):
         splits: dict[str, list[str]] = {}
-        files = entry.get("data_files") or []
-        for part in [files] if isinstance(files, (str, dict)) else files:
+        if isinstance(entry.get("data_dir"), str) and "data_files" not in entry:
+            splits[_BY_NAME] = [f"{entry['data_dir'].removeprefix('./').rstrip('/')}/*"]
+        for part in _as_list(entry.get("data_files")):
             part = {"split": "train", "path": part} if isinstance(part, str) else part
-            paths = part.get("path", [])
-            splits.setdefault(str(part.get("split", "train")), []).extend(
-                [paths] if isinstance(paths, str) else paths
-            )
-        if splits:
+            if isinstance(part, dict) and isinstance(part.get("split"), str):
+                paths = [path for path in _as_list(part.get("path")) if isinstance(path, str)]
+                patterns = splits.setdefault(part["split"], [])
+                patterns += [path.removeprefix("./") for path in paths]
+        if any(splits.values()):
             found[str(entry.get("config_name", "default"))] = splits
     return found
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _choose(
@@ -178,10 +176,13 @@ def _splits(folder: Path, name: str, config: str) -> dict[str, list[Path]]:
     configurations = _configurations(folder)
     present = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
     relative = {path.relative_to(folder).as_posix(): path for path in present}
-    if configurations:
+    chosen = _choose(configurations, name, config) if configurations else {}
+    if _BY_NAME in chosen:
+        found = _by_name(folder / chosen[_BY_NAME][0].removesuffix("/*"))
+    elif chosen:
         found = {
-            split: [p for n, p in relative.items() if any(fnmatch.fnmatch(n, q) for q in patterns)]
-            for split, patterns in _choose(configurations, name, config).items()
+            split: [p for n, p in relative.items() if any(_matches(n, q) for q in patterns)]
+            for split, patterns in chosen.items()
         }
     else:
         found = _by_name(folder / config if config else folder)
@@ -194,6 +195,13 @@ def _splits(folder: Path, name: str, config: str) -> dict[str, list[Path]]:
             "config.data.task=text and config.data.train=FILE."
         )
     return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As the hub's patterns: ** stands for any folders, or none."""
+    return fnmatch.fnmatch(name, pattern) or (
+        "**/" in pattern and fnmatch.fnmatch(name, pattern.replace("**/", "", 1))
+    )
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:
@@ -212,26 +220,11 @@ def _by_name(folder: Path) -> dict[str, list[Path]]:
     return {str(split): [Path(str(path)) for path in paths] for split, paths in found.items()}
 
 
-def _column(where: str, table: Any, name: str) -> list[Any]:
-    names: Sequence[str] = table.column_names
-    if name not in names:
-        raise DataError(
-            f"{where}: there is no column {name!r}.{near_name(names, name)} "
-            f"Columns: {', '.join(map(repr, names))}."
-        )
-    return list(table.data.column(name).to_pylist())
-
-
-def _named(values: list[Any], feature: Any, task_names: Sequence[str]) -> list[Any]:
-    """Returns the labels by name where the data set (or else the task) numbers them; a hidden
-    label stays -1."""
-    inner = getattr(feature, "feature", feature)  # of a list of labels
-    names = tuple(getattr(inner, "names", ()) or task_names)
+def _named(values: list[Any], names: Sequence[str]) -> list[Any]:
+    """Returns the names of labels that are still ids; a hidden label stays -1."""
 
     def name(value: Any) -> Any:
-        if isinstance(value, list):
-            return [name(item) for item in value]
-        known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names)
+        known = type(value) is int and 0 <= value < len(names)
         return names[value] if known else value
 
-    return [name(value) for value in values] if names else values
+    return [name(value) for value in values]

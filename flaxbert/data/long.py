@@ -7,6 +7,7 @@ combination of the pieces cut off, so that two texts of 30,000 words take more t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -15,7 +16,7 @@ Mask = Bool[np.ndarray, " n"]
 
 # (tokens that the template put there, such as [CLS]; max_length) -> which tokens stay, once for
 # each sequence that the text becomes.
-Cut = Callable[[Mask, int], list[Mask]]
+Cut = Callable[[Mask, int], list[Any]]  # masks or indices
 
 LONG = ("truncate", "head_tail", "window")
 
@@ -49,8 +50,10 @@ def cut_middle(special: Mask, max_length: int) -> list[Mask]:
     return [keep]
 
 
-def windows(special: Mask, max_length: int, stride: int) -> list[Mask]:
-    """Reads the whole text in windows that share `stride` tokens, at most half a window.
+def windows(special: Mask, max_length: int, stride: int) -> list[Int[np.ndarray, " n"]]:
+    """Returns the indices of each window: masks would take (length of the text)^2 bytes.
+
+    Reads the whole text in windows that share `stride` tokens, at most half a window.
 
     The last one ends with the text and may be short. Of a pair the longer text (the first if they
     are equal) is read in windows; the other stands in each, cut to half of the room if it is longer
@@ -62,12 +65,10 @@ def windows(special: Mask, max_length: int, stride: int) -> list[Mask]:
     other = other[: room // 2]
     size = room - len(other)
     step = size - min(stride, size // 2)
+    fixed = np.concatenate([np.flatnonzero(special), other])
     found = []
     for start in range(0, len(long), step):
-        keep = special.copy()
-        keep[other] = True
-        keep[long[start : start + size]] = True
-        found.append(keep)
+        found.append(np.sort(np.concatenate([fixed, long[start : start + size]])))
         if start + size >= len(long):
             break
     return found

@@ -65,7 +65,7 @@ def read_training(data: Data, revision: str = "") -> Training:
         train = found.read(data.train or "train", data, names)
         wanted = _dataset_splits(data, "validation", found)
         held = {suffix: found.read(split, data, names) for suffix, split in wanted.items()}
-        return Training(train, held, names, found.revision)
+        return Training(train, held, train.label_names, found.revision)
     if not data.train:
         raise ConfigError("config.data.train is empty: name the training file.")
     fields = ("train", "validation", "test")

@@ -263,7 +263,7 @@ def _export(
 ) -> None:
     """The new best leaves as a folder, complete before a checkpoint names it."""
     step = progress.step
-    scalars = {name: v for name, v in results.items() if name not in _NOT_METRICS}
+    scalars = {name: v for name, v in results.items() if not name.startswith(_NOT_METRICS)}
     digest = hooks.export(params, step, scalars, not exported.since_save)
     exported.since_save = True
     progress.best = {

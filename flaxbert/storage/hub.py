@@ -50,15 +50,26 @@ def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub import utils as hub
 
-    wanted = {"repo_type": kind, "revision": revision or None, "allow_patterns": list(patterns)}
+    wanted: dict[str, Any] = {
+        "repo_type": kind,
+        "revision": revision or None,
+        "allow_patterns": list(patterns),
+    }
+    unreachable: Exception | None = None
     verbosity = hub.logging.get_verbosity()
     hub.logging.set_verbosity_error()  # each retry twice on the screen; our message says it once
     try:
         if _COMMIT.fullmatch(revision):  # never changes: what the cache has need not be asked for
-            with contextlib.suppress(hub.LocalEntryNotFoundError):
-                return Path(snapshot_download(name, local_files_only=True, **wanted))
-            # A hub that is not there says so here at once, not after every file's retries.
-            HfApi().repo_info(name, repo_type=kind, revision=revision)
+            if _is_listed(kind, name, revision):
+                with contextlib.suppress(hub.LocalEntryNotFoundError):
+                    return Path(snapshot_download(name, local_files_only=True, **wanted))
+            try:  # a hub that is not there says so here at once, not after every file's retries
+                HfApi().repo_info(name, repo_type=kind, revision=revision)
+            except (hub.RepositoryNotFoundError, hub.GatedRepoError, hub.RevisionNotFoundError):
+                raise
+            except Exception as error:
+                unreachable = error
+                wanted["local_files_only"] = True
         folder = snapshot_download(name, **wanted)
     except hub.GatedRepoError as error:
         raise HubError(
@@ -76,8 +87,8 @@ def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
         ) from error
     except hub.LocalEntryNotFoundError as error:
         raise HubError(
-            f"it cannot be reached ({_reason(error)}), and the cache has not all of its files. "
-            f"Check the network, HF_ENDPOINT and HF_HUB_OFFLINE. {_OFFLINE_ADVICE}"
+            f"it cannot be reached ({_reason(unreachable or error)}), and the cache has not all of "
+            f"its files. Check the network, HF_ENDPOINT and HF_HUB_OFFLINE. {_OFFLINE_ADVICE}"
         ) from error
     except Exception as error:  # httpx's, and whatever a broken server makes the client raise
         if isinstance(error, OSError) and error.errno is not None and error.filename:
@@ -101,6 +112,15 @@ def card_header(folder: Path) -> dict[str, Any]:
         return RepoCard.load(folder / CARD, ignore_metadata_errors=True).data.to_dict()
     except Exception:  # free text: whatever stands there, it stops nobody
         return {}
+
+
+def _is_listed(kind: str, name: str, commit: str) -> bool:
+    """Whether the cache has the list of a commit's files. Without it, what the cache has of the
+    commit may be a part that another program fetched, and nothing would tell."""
+    from huggingface_hub import constants
+
+    repository = f"{kind}s--{name.replace('/', '--')}"
+    return (Path(constants.HF_HUB_CACHE) / repository / "trees" / f"{commit}.json").is_file()
 
 
 def _reason(error: BaseException) -> str:

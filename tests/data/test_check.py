@@ -462,3 +462,10 @@ def test_hidden_numbers_of_a_test_set():
     assert "every label is -1, which marks hidden labels" in message
     assert canonical_targets(rows_of([-1.0]), labels) == [-1.0]  # a number like others
     assert canonical_targets(rows_of([-1.0, 2.0]), labels) == [-1.0, 2.0]
+
+
+def test_integers_beyond_floats_stay_apart():
+    names = [str(2**53), str(2**53 + 1)]
+    assert learn_labels(rows_of([2**53, 2**53 + 1])).names == tuple(names)
+    long = ["9" * 5000, "x"]  # more digits than Python reads: a name like others
+    assert learn_labels(rows_of(long)).names == tuple(sorted(long))

@@ -488,3 +488,14 @@ def test_standard_input_gives_parts_before_it_ends(monkeypatch):
         other.write(b"ee\n\xc3")  # half of a character
         other.close()
         assert "standard input:4: byte 17 (0xc3) is not UTF-8" in refusal(next, chunks)
+
+
+@pytest.mark.parametrize("bad", [8191, 8192, 8193])
+def test_a_bad_line_where_jsonl_stops_holding_back(tmp_path, bad):
+    path = tmp_path / "rows.jsonl"
+    lines = ["not json" if n == bad else f'{{"text": "{n}"}}' for n in range(1, 9001)]
+    path.write_text("\n".join(lines))
+    rows = read_rows(path, text="text", on_bad_row="skip")
+    assert rows.lines == [n for n in range(1, 9001) if n != bad]
+    path.write_text("\n".join(lines[:8192]))
+    assert len(read_rows(path, text="text", on_bad_row="skip")) == 8192 - (bad <= 8192)

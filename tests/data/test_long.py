@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from flaxbert.data.long import LONG, cut_for, cut_middle
+from flaxbert.data.long import LONG, cut_for, cut_middle, windows
 from flaxbert.data.tokenize import Tokenizer
 
 WORDS = ["the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with"]
@@ -107,3 +107,12 @@ def test_short_texts_stay_as_they_are(long, ours):
     tokens = ours.encode(texts, None, max_length=32, cut=cut_for(long, 3))
     assert tokens.truncated == 0 and tokens.owners is None
     assert tokens.digest() == plain.digest()
+
+
+def test_windows_of_a_very_long_text_take_little_memory():
+    """A mask for each window would be 3 GB here."""
+    special = np.zeros(500_000, bool)
+    special[[0, -1]] = True
+    found = windows(special, 128, 32)
+    assert sum(part.nbytes for part in found) < 50e6
+    assert len(found) > 5000 and found[-1][-1] == 499_999
