@@ -191,6 +191,7 @@ class Start:
     head: np.ndarray
     encoder: np.ndarray
     order: list[int]
+    data_seed: int
     dropout_seed: int
     err: str
 
@@ -207,6 +208,7 @@ def _start(model: Path, train: Path, workdir: Path, **fields: object) -> Start:
 
     def spy_plan(examples: Any, **kwargs: Any) -> Any:
         size, seed = kwargs["batch_size"], kwargs["seed"]
+        seen["data_seed"] = seed
         seen["order"] = batches.update_indices(len(examples), size, seed, 0).tolist()
         return plan(examples, **kwargs)
 
@@ -367,6 +369,7 @@ def test_f08_the_batch_does_not_depend_on_the_devices():
 def test_f09_order_and_dropout_have_seeds_of_their_own(starts, own_files):
     """One key was both split for dropout and used for shuffling."""
     base = starts[""]
+    assert base.data_seed != base.dropout_seed
     assert starts["data"].order != base.order
     assert starts["data"].dropout_seed == base.dropout_seed
     assert starts["dropout"].order == base.order
