@@ -85,12 +85,13 @@ def prepare(
     max_length = resolve_max_length(data.max_length, bert.max_position_embeddings)
 
     read = splits.read_training(data, dataset_revision)
+    checkpoint_names = bert.id2label if bert.has_label_names and not resumed else ()
     train_rows = check.usable_texts(read.train, data.on_bad_row, data.on_empty)
     validation_rows = read.validation
     if resumed:
         labels = check.Labels(problem_of(bert.problem_type, bert.num_labels), bert.id2label)
     else:
-        known = check.Known(bert.id2label if bert.has_label_names else (), read.names)
+        known = check.Known(checkpoint_names, read.names)
         labels = check.learn_labels(
             train_rows,
             data.problem,
@@ -127,7 +128,7 @@ def prepare(
 
     def load_params() -> Params:
         loaded = read_model(folder, bert, seed_for(config, "init"), ignored)
-        for note in loaded.notes:
+        for note in (*_label_notes(checkpoint_names, labels.names, loaded.fresh), *loaded.notes):
             cli.say(f"{model.path}: {note}")
         return loaded.params
 
@@ -144,6 +145,17 @@ def prepare(
         dataset_revision=read.revision,
         metric=sources.main_metric_of(data.task) or task_for(labels.problem).MAIN_METRIC,
     )
+
+
+def _label_notes(
+    checkpoint: tuple[str, ...], names: tuple[str, ...], fresh: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Tells that a checkpoint was trained on other labels: its head, if kept, means those."""
+    if not checkpoint or checkpoint == names:
+        return ()
+    had, has = (", ".join(map(repr, some[:20])) for some in (checkpoint, names))
+    kept = "is not used" if "classifier.weight" in fresh else "goes on from there"
+    return (f"the checkpoint's labels are {had}, the run's are {has}; its head {kept}",)
 
 
 def plan(config: Config, prepared: Prepared, row_multiple: int) -> Plans:
