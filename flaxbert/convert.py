@@ -47,11 +47,12 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError(f"--to: {target} exists and is not an empty folder.")
 
     from flaxbert.data.tokenize import files_in
+    from flaxbert.weights import formats
     from flaxbert.weights.folder import read_config, read_weights, write_model
     from flaxbert.weights.hub import resolve_model
     from flaxbert.weights.orbax_folder import description_of
 
-    holds_weights = any(form.is_in(Path(source)) for form in FORMATS)
+    holds_weights = any(form.is_in(Path(source)) for form in formats.FORMATS)
     if (Path(source) / "model" / "config.json").is_file() and not holds_weights:
         source = str(Path(source) / "model")  # a workdir: its best model
     folder, _ = resolve_model(source, values.revision)
