@@ -32,7 +32,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "$(SELECT)"
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
 
 # All of `make test` and the slow tests marked for it. PyTorch is not there: golden files stand in.
 test-next:
@@ -43,6 +43,7 @@ test-next:
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak.resume --kills=10 --output=tests/results/resume.json
 	$(BIN)/python -m tests.soak.tokens --count=100000 --output=tests/results/tokens.json
+	$(BIN)/python -m tests.soak.fuzz_data --files=100000 --commands=200 --output=tests/results/fuzz_data.json
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

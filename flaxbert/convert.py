@@ -52,7 +52,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     from flaxbert.weights.hub import resolve_model
     from flaxbert.weights.orbax_folder import description_of
 
-    holds_weights = any(form.is_in(Path(source)) for form in formats.FORMATS)
+    holds_weights = Path(source).is_dir() and any(f.is_in(Path(source)) for f in formats.FORMATS)
     if (Path(source) / "model" / "config.json").is_file() and not holds_weights:
         source = str(Path(source) / "model")  # a workdir: its best model
     folder, _ = resolve_model(source, values.revision)
