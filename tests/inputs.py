@@ -56,7 +56,9 @@ def write_reviews(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def write_trained(folder: Path, names=("bad", "fair", "good"), problem="single_label") -> Path:
+def write_trained(
+    folder: Path, names=("bad", "fair", "good"), problem="single_label", positions=64
+) -> Path:
     """Writes a tiny classifier with named labels (random weights: names and order are the point)
     and the embedded tokenizer."""
     from flaxbert.data.tokenize import files_in
@@ -71,7 +73,7 @@ def write_trained(folder: Path, names=("bad", "fair", "good"), problem="single_l
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=32,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         initializer_range=0.4,
         id2label=tuple(names),
         problem_type=HF_PROBLEM_TYPES[problem],

@@ -1,7 +1,7 @@
 """Every command of README and docs/ works as written, page by page, in a folder like a user's.
 
 Training commands are cut to two updates, and the models behind the hub ids are tiny; apart from
-that the text between ```sh and ``` is what runs, and so is that between ```python and ```.
+that the text between ```sh (or bash, python) and ``` is what runs.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pytest
 from tests.commands import ROOT
 from tests.glue_data import write_glue
 from tests.hub_server import HubServer
+from tests.inputs import write_trained
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-GOLDEN = ROOT / "tests" / "golden" / "formats"
-BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(sh|bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,9 @@ def user_folder(environment, reviews, tiny_bert, hub, tmp_path_factory) -> Path:
     (folder / "reviews.txt").write_text("a gripping, beautifully acted film\n")
     shutil.copytree(tiny_bert, folder / "bert-folder")
     shutil.copytree(hub.root / "datasets" / "nyu-mll" / "glue", folder / "glue")
-    shutil.copytree(GOLDEN / "flax", folder / "old_model")
+    write_trained(folder / "made", names=("not_equivalent", "equivalent"), positions=128)
+    convert = "python -m flaxbert.convert --from=made --to=old_model --format=flax"
+    _run(convert, folder, environment)
     _run("python -m flaxbert.train --config=configs/quickstart.py", folder, environment)
     return folder
 
