@@ -28,7 +28,7 @@ NAMES = (
     "AWS_SECRET_ACCESS_KEY",
     "WANDB_API_KEY",
     "GOOGLE_APPLICATION_CREDENTIALS",
-    "SOME_" + secrets.token_hex(4).upper(),
+    "SOME_OTHER_PASSWORD",
 )
 
 # A run whose third batch raises: its traceback passes through frames that hold everything.
