@@ -184,6 +184,7 @@ def test_real_process_from_another_folder(tmp_path, tiny_bert, reviews):
     assert "seed" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_sigterm_while_training_saves_and_exits_75(tmp_path, tiny_bert, reviews):
     workdir = tmp_path / "work"
     flags = train_flags(

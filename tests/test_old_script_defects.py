@@ -34,6 +34,8 @@ from tests.glue_data import ROWS, write_glue
 from tests.inputs import write_trained
 from tests.loop.harness import BERT, examples, means, run
 
+pytestmark = pytest.mark.slow
+
 TRAIN_ROWS, DEV_ROWS = 96, 40  # of the `reviews` fixture
 BATCH = 40  # 3 updates an epoch, the last one short
 

@@ -233,6 +233,7 @@ def test_resume_needs_no_pretrained_weights(finished, tiny_bert, reviews, tmp_pa
     assert "no validation data" in done.err
 
 
+@pytest.mark.slow
 def test_changed_data_are_refused(tiny_bert, reviews, tmp_path, capsys, monkeypatch):
     train = tmp_path / "train.csv"
     train.write_bytes(reviews["train"].read_bytes())
@@ -251,6 +252,7 @@ def test_changed_data_are_refused(tiny_bert, reviews, tmp_path, capsys, monkeypa
     assert "training data differ" in done.err
 
 
+@pytest.mark.slow
 def test_early_stopping(tiny_bert, reviews, tmp_path, capsys):
     """Decay off and a rate near 0: the second evaluation cannot improve on the first."""
     flags = train_flags(

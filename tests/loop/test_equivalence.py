@@ -81,6 +81,7 @@ def test_same_run_same_bits():
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["regression", "multi_label"])
 def test_other_targets_accumulate_too(problem, x64):
     data = examples()
@@ -101,6 +102,7 @@ def test_other_targets_accumulate_too(problem, x64):
     assert np.abs(means(whole) / means(parts) - 1).max() <= 1e-12
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32():
     """bfloat16 has 8 bits: losses agree to about a per cent, parameters stay float32."""
     single, _ = run(examples(), config=without_dropout(), updates=10)
