@@ -29,7 +29,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "A run: its best model, its data.", flag_values=values)
     flags.DEFINE_string("model", "", "A model folder; needs --data.", flag_values=values)
     cli.define_split(values, "validation")
-    flags.DEFINE_string("data", "", "A labelled .csv, .tsv or .jsonl file.", flag_values=values)
+    kinds = "A labelled file: .csv, .tsv, .jsonl (each also .gz) or .parquet."
+    flags.DEFINE_string("data", "", kinds, flag_values=values)
     flags.DEFINE_string(
         "output", "", "A directory for results, report and predictions.", flag_values=values
     )

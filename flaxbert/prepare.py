@@ -1,7 +1,7 @@
 """What a run knows before a device is asked: model files, labels, examples and the planned shapes.
 
 The surprising thing: a resume reads the tokenizer and the label map that the first start left in
-the workdir, never the hub or the pretrained weights.
+the workdir, never the pretrained weights; of a hub data set it reads the recorded revision.
 """
 
 from __future__ import annotations

@@ -60,23 +60,11 @@ def read_columns(path: str | Path, names: list[str]) -> tuple[dict[str, list[Any
     return _collect(Path(path), names, BadRows())
 
 
-def read_inputs(path: str, *, text: str, text_pair: str = "") -> Rows:
-    """Reads texts to label: a file of rows, one text a line of .txt, or "-" for lines on standard
-    input. An empty line of text is an input too."""
-    chunks = list(read_input_chunks(path, text=text, text_pair=text_pair))
-    return Rows(
-        STANDARD_INPUT if path == "-" else path,
-        [value for chunk in chunks for value in chunk.texts],
-        [value for chunk in chunks for value in chunk.pairs or []] if _has_pairs(chunks) else None,
-        None,
-        [line for chunk in chunks for line in chunk.lines],
-    )
-
-
 def read_input_chunks(
     path: str, *, text: str, text_pair: str = "", size: int = 8192
 ) -> Iterator[Rows]:
-    """Yields the rows of `read_inputs` in parts of at most `size`, in order, as they are read.
+    """Yields texts to label in parts of at most `size`, in order, as they are read: rows of a file,
+    one text a line of .txt, or "-" for lines on standard input. An empty line is an input too.
 
     Raises:
       DataError: as `read_rows`, when the reading comes to the place; parts before it are given.
@@ -166,7 +154,3 @@ def _text_lines(path: str) -> Iterator[str]:
 
 def _bare(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
-
-
-def _has_pairs(chunks: list[Rows]) -> bool:
-    return any(chunk.pairs is not None for chunk in chunks)

@@ -1,6 +1,7 @@
 """Where a model comes from: a folder, `embedded:minilm`, or a hub id -> a local folder.
 
-The surprising thing: only data files are ever fetched. No remote code, no pickle.
+The surprising thing: only data files are ever fetched, and the weights of one format only, the
+safest that there is. No program of a repository is fetched; no format's reader can run code.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxbert.data import decode, formats
-from flaxbert.data.files import read_input_chunks, read_inputs, read_rows, refuse_same_file
+from flaxbert.data.files import read_input_chunks, read_rows, refuse_same_file
 from flaxbert.data.rows import Rows
 from flaxbert.errors import DataError
 
@@ -37,6 +37,18 @@ def read(tmp_path: Path):
         return read_rows(path, **{"text": "text", "label": "label", **columns})
 
     return write_and_read
+
+
+def read_inputs(path: str, *, text: str, text_pair: str = "") -> Rows:
+    """All parts of an input as one."""
+    parts = list(read_input_chunks(path, text=text, text_pair=text_pair))
+    return Rows(
+        parts[0].source if parts else path,
+        [value for part in parts for value in part.texts],
+        [value for part in parts for value in part.pairs or []] if text_pair else None,
+        None,
+        [line for part in parts for line in part.lines],
+    )
 
 
 def refusal(call, *args, **kwargs) -> str:
