@@ -1,7 +1,7 @@
 """Predictions as files: JSON lines, CSV, and the numbered lines of transformers' run_glue.
 
-The surprising thing: a file appears under its name only when it is whole. Standard output cannot
-wait for that; it gets each part as it is ready.
+The surprising thing: what goes to a file appears only when it is whole. Standard output cannot wait
+for that; it gets each part as it is ready.
 """
 
 from __future__ import annotations
@@ -103,22 +103,6 @@ def check_output(path: str, source: str = "") -> None:
 
 def writer_for(path: str) -> type[JsonLines] | type[Csv]:
     return Csv if path.lower().endswith(".csv") else JsonLines
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Opens a file beside `path`, moved there at the end; after an error nothing is left."""
-    path = path.resolve()  # a link keeps pointing to its file
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ these files, and the predictions, written there.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -178,7 +178,7 @@ def _kept(workdir: Workdir, name: str) -> dict[str, Any]:
     from flaxbert.storage.workdir import read_json
 
     path = workdir.results(name)
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_json(path) if workdir.store.is_file(path) else {}
     return {key: stored[key] for key in ("epoch", "step") if key in stored}
 
 
@@ -194,17 +194,18 @@ def _merge(workdir: Workdir, named: dict[str, Any]) -> None:
     unfinished run as finished."""
     from flaxbert.storage.workdir import read_json, write_json
 
-    if workdir.all_results.is_file():
+    if workdir.finished:
         stored = read_json(workdir.all_results)
         # Its epoch is that of the end of training.
         merged = {key: value for key, value in named.items() if key not in ("epoch", "step")}
         write_json(workdir.all_results, stored | merged)
 
 
-def _write_predictions(path: Path, classifier: Classifier, logits: np.ndarray) -> None:
-    from flaxbert.answers import Numbered, replacing
+def _write_predictions(path: PurePath, classifier: Classifier, logits: np.ndarray) -> None:
+    from flaxbert.answers import Numbered
+    from flaxbert.storage.store import store_for
 
-    with replacing(path) as file:
+    with store_for(path).replacing(path) as file:
         Numbered(file, classifier.labels).write(classifier.readable(logits))
 
 

@@ -6,9 +6,7 @@ speaks of is kept beside it, so that a resume can always go back to what its run
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from flaxbert import cli
@@ -17,6 +15,7 @@ from flaxbert.loop.control import Cadence, Hooks, Progress
 from flaxbert.loop.results import named_for, train_results
 from flaxbert.model.heads import Params
 from flaxbert.prepare import Prepared
+from flaxbert.storage.store import WEIGHTS, store_for
 from flaxbert.storage.workdir import (
     Workdir,
     choose_directory,
@@ -39,8 +38,7 @@ def export_model(
     committed: bool,
 ) -> str:
     """Writes model/ whole, beside it first, then switched; returns the weights' SHA-256."""
-    staged = workdir.model.with_name(workdir.model.name + ".new.tmp")
-    shutil.rmtree(staged, ignore_errors=True)
+    staged = workdir.store.stage(workdir.model)
     told = {
         "started from": _with_revision(facts["model"], facts["model_revision"]),
         "data": _with_revision(_data_name(config), facts["dataset_revision"]),
@@ -90,13 +88,10 @@ def restore_model(workdir: Workdir, progress: Progress) -> None:
     progress.best = None
 
 
-def _digest_of(folder: Path) -> str:
+def _digest_of(folder: PurePath) -> str:
     """Returns the SHA-256 of the weights in a model folder, "" if there are none."""
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    store, path = store_for(folder), folder / WEIGHTS
+    return store.sha256(path) if store.is_file(path) else ""
 
 
 def write_results(

@@ -169,17 +169,18 @@ def _open_writers(
     """Returns {name for the user: writer}."""
     from flaxbert import answers
     from flaxbert.loop.results import predictions_name
+    from flaxbert.storage.store import store_for
 
     writers: dict[str, Any] = {}
     if values.output == "-":
         file = stack.enter_context(answers.standard_output())
         writers["standard output"] = answers.JsonLines(file, labels)
     elif values.output:
-        file = stack.enter_context(answers.replacing(Path(values.output)))
+        file = stack.enter_context(store_for(values.output).replacing(Path(values.output)))
         writers[values.output] = answers.writer_for(values.output)(file, labels)
     if values.split and workdir is not None:
         path = workdir.root / predictions_name(config.data.task, values.split, suffix)
-        file = stack.enter_context(answers.replacing(path))
+        file = stack.enter_context(workdir.store.replacing(path))
         writers[str(path)] = answers.Numbered(file, labels)
     return writers
 

@@ -71,9 +71,10 @@ def prepare(
     start left in the workdir, and a hub data set is that of the revision recorded there.
     """
     data, model = sources.with_task(config.data), config.model
-    folder, revision = (
-        (workdir.source, "") if resumed else resolve_model(model.path, model.revision)
-    )
+    if resumed:
+        folder, revision = workdir.store.local_copy(workdir.source), ""
+    else:
+        folder, revision = resolve_model(model.path, model.revision)
     bert, ignored = read_config(folder)
     described = description_of(folder)
     tokenizer = Tokenizer(

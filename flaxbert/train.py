@@ -46,12 +46,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
-    from flaxbert.storage.lock import locked
     from flaxbert.storage.workdir import open_workdir
 
     config = cli.read_config(values)
     workdir = open_workdir(values.workdir or Path("runs") / cli.config_name(sys.argv[1:]))
-    with locked(workdir.lock):
+    with workdir.store.locked(workdir.lock):
         run(config, workdir, stop)
 
 
@@ -60,7 +59,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     begun = time.perf_counter()
     if workdir.started:
         _check_same_run(config, workdir)
-        if workdir.all_results.is_file():
+        if workdir.finished:
             cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
             return
 
@@ -216,7 +215,7 @@ def _start_workdir(
     from flaxbert.storage.workdir import copy_file, write_json
 
     write_json(workdir.config, to_dict(config))
-    workdir.source.mkdir(exist_ok=True)
+    workdir.store.make_directory(workdir.source)
     for path in prepared.tokenizer_files:
         copy_file(path, workdir.source)
     write_json(workdir.source / "config.json", prepared.bert.to_dict())

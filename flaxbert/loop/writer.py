@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from flaxbert.storage.store import store_for
 from flaxbert.storage.workdir import write_atomically
 
 
@@ -29,16 +29,18 @@ class Writer:
 
     def __init__(
         self,
-        metrics: Path,
+        metrics: PurePath,
         *,
         step: int,
         total: int,
         evaluated: int = 0,
         bar: bool | None = None,
     ) -> None:
-        cut_back(metrics, step, evaluated)
-        self._file = metrics.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(metrics.parent), purge_step=step + 1, write_to_disk=True)
+        self._spool = store_for(metrics).spool(metrics)
+        folder = self._spool.directory
+        cut_back(folder / metrics.name, step, evaluated)
+        self._file = (folder / metrics.name).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder), purge_step=step + 1, write_to_disk=True)
         shown = sys.stderr.isatty() if bar is None else bar
         self._bar = tqdm(
             total=total, initial=step, unit="update", disable=not shown, file=sys.stderr
@@ -74,10 +76,11 @@ class Writer:
     def sync(self) -> None:
         """Makes all lines durable: called before a checkpoint that counts them as written."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        self._spool.push()
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # the others close even if one cannot
+            stack.callback(self._spool.close)
             stack.callback(self._board.close)
             stack.callback(self._file.close)
             stack.callback(self._bar.close)

@@ -8,18 +8,18 @@ could, and it deletes older steps right after its own commit.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError
-from flaxbert.storage.manifest import DamagedError, verify_manifest, write_manifest
-from flaxbert.storage.workdir import read_json, sync_directory, write_json
+from flaxbert.storage.manifest import verify_manifest, write_manifest
+from flaxbert.storage.store import DamagedError, store_for
+from flaxbert.storage.workdir import read_json, write_json
 
 _STATE, _RUN = "state", "run.json"
 
@@ -27,8 +27,9 @@ _STATE, _RUN = "state", "run.json"
 class Checkpoints:
     """The `checkpoints/` directory of one run; one writer, one save under way at a time."""
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: PurePath, keep: int) -> None:
         self._directory = directory
+        self._store = store_for(directory)
         self._keep = keep
         self._orbax = ocp.StandardCheckpointer()
         self._commit: threading.Thread | None = None
@@ -43,10 +44,10 @@ class Checkpoints:
         Raises:
           ModelFileError: there are checkpoints and none is valid: never a silent restart.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for path in self._directory.glob("*.tmp"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        damaged = [path.name for path in self._directory.glob("damaged-*")]
+        self._store.make_directory(self._directory)
+        self._store.sweep(self._directory)
+        present = self._store.names(self._directory)
+        damaged = [name for name in present if name.startswith("damaged-")]
         for step in reversed(self._steps()):
             try:
                 verify_manifest(self._directory / str(step))
@@ -67,7 +68,7 @@ class Checkpoints:
           ModelFileError: the checkpoint holds other arrays, shapes or types than asked for.
         """
         directory = self._directory / str(step)
-        path = directory.absolute() / _STATE
+        path = self._store.for_orbax(directory / _STATE)
         # Compared first: Orbax casts other types in silence, and reads on in the background after
         # it has raised for a shape.
         found = self._orbax.metadata(path).item_metadata
@@ -95,14 +96,13 @@ class Checkpoints:
           OSError or others: the *previous* save failed.
         """
         self.wait()
-        if (self._directory / str(step)).exists():
+        path = self._directory / str(step)
+        if self._store.is_committed(path):
             return  # a resumed run that has nothing left to do
-        temporary = self._directory / f"{step}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        self._orbax.save(temporary.absolute() / _STATE, state)
+        begun = self._store.begin(path)
+        self._orbax.save(self._store.for_orbax(begun / _STATE), state)
         self._commit = threading.Thread(
-            target=self._finish, args=(step, temporary, run), name="checkpoint-commit"
+            target=self._finish, args=(path, begun, run), name="checkpoint-commit"
         )
         self._commit.start()
 
@@ -122,13 +122,12 @@ class Checkpoints:
         finally:
             self._orbax.close()
 
-    def _finish(self, step: int, temporary: Path, run: dict[str, Any]) -> None:
+    def _finish(self, path: PurePath, begun: PurePath, run: dict[str, Any]) -> None:
         try:
             self._orbax.wait_until_finished()
-            write_json(temporary / _RUN, run)
-            write_manifest(temporary)
-            temporary.rename(self._directory / str(step))
-            sync_directory(self._directory)
+            write_json(begun / _RUN, run)
+            write_manifest(begun)
+            self._store.commit(begun, path)
             for old in self._steps()[: -self._keep]:
                 self._delete(old)
         except BaseException as error:  # raised again in the training thread, by wait()
@@ -136,7 +135,7 @@ class Checkpoints:
 
     def _delete(self, step: int) -> None:
         try:
-            shutil.rmtree(self._directory / str(step))
+            self._store.remove(self._directory / str(step))
         except OSError as error:  # the new one is committed: no reason to stop; tried again later
             print(
                 f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}",
@@ -145,17 +144,15 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         return sorted(
-            int(path.name)
-            for path in self._directory.iterdir()
-            if path.name.isdecimal() and str(int(path.name)) == path.name
+            int(name)
+            for name in self._store.names(self._directory)
+            if name.isdecimal() and str(int(name)) == name
         )
 
     def _set_aside(self, step: int, reason: Exception) -> str:
         name = f"damaged-{step}"
         target = self._directory / name
-        if target.exists():
-            shutil.rmtree(target)
-        (self._directory / str(step)).rename(target)
+        self._store.set_aside(self._directory / str(step), target)
         print(
             f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, going "
             "back to an older one",

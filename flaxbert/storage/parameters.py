@@ -15,13 +15,9 @@ import jax
 import numpy as np
 
 from flaxbert.errors import ModelFileError
-from flaxbert.storage.manifest import (
-    NAME,
-    DamagedError,
-    files_in,
-    verify_manifest,
-    write_manifest,
-)
+from flaxbert.storage.local import files_in
+from flaxbert.storage.manifest import NAME, verify_manifest, write_manifest
+from flaxbert.storage.store import DamagedError
 
 _MARKER = "_METADATA"  # a file of every Orbax checkpoint
 # Weights hardly compress; a file that declares far more than it has was made to fill the memory.

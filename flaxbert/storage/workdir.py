@@ -1,8 +1,7 @@
-"""The workdir: where a run's files stand, and how a file gets there whole.
+"""The workdir: the names of a run's files, and whether a directory is a run's.
 
-Every file is written beside its name and renamed over it, so a reader sees the old or the new one,
-never half of one. The surprising thing: a folder that holds only our own litter (a lock, files
-whose rename never came) counts as empty, so a first start that was killed can simply be repeated.
+The surprising thing: a folder that holds only our own litter (a lock, files whose rename never
+came) counts as empty, so a first start that was killed can simply be repeated.
 """
 
 from __future__ import annotations
@@ -11,72 +10,78 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from flaxbert.errors import ConfigError, ModelFileError
-
-_TEMPORARY = ".tmp"
+from flaxbert.storage.store import TEMPORARY, Store, location, store_for
 
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """The names of a run's files; `root` is a local directory."""
+    """The names of a run's files, and the store that they are in."""
 
-    root: Path
+    root: PurePath
 
     @property
-    def config(self) -> Path:
+    def store(self) -> Store:
+        return store_for(self.root)
+
+    @property
+    def config(self) -> PurePath:
         return self.root / "config.json"
 
     @property
-    def lock(self) -> Path:
+    def lock(self) -> PurePath:
         return self.root / ".lock"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> PurePath:
         return self.root / "checkpoints"
 
     @property
-    def model(self) -> Path:
+    def model(self) -> PurePath:
         """The best model as a Hugging Face folder."""
         return self.root / "model"
 
     @property
-    def source(self) -> Path:
+    def source(self) -> PurePath:
         """config.json and tokenizer files of the starting checkpoint: a resume reads only these."""
         return self.root / "source"
 
     @property
-    def facts(self) -> Path:
+    def facts(self) -> PurePath:
         """What the first start found out: digests of the data, compute dtype, model revision."""
         return self.source / "facts.json"
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> PurePath:
         return self.root / "metrics.jsonl"
 
     @property
-    def data_report(self) -> Path:
+    def data_report(self) -> PurePath:
         return self.root / "data_report.json"
 
     @property
-    def all_results(self) -> Path:
+    def all_results(self) -> PurePath:
         return self.root / "all_results.json"
 
-    def results(self, split: str) -> Path:
+    def results(self, split: str) -> PurePath:
         """train_results.json, eval_results.json (validation) or <split>_results.json."""
         return self.root / f"{'eval' if split == 'validation' else split}_results.json"
 
-    def report(self, split: str) -> Path:
+    def report(self, split: str) -> PurePath:
         """eval_report.json (validation) or <split>_report.json: scores per label."""
         return self.root / f"{'eval' if split == 'validation' else split}_report.json"
 
     @property
     def started(self) -> bool:
-        return self.config.is_file()
+        return self.store.is_file(self.config)
+
+    @property
+    def finished(self) -> bool:
+        return self.store.is_file(self.all_results)
 
 
 def open_workdir(path: str | os.PathLike[str]) -> Workdir:
@@ -87,16 +92,16 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
     """
     if "://" in os.fspath(path):
         raise ConfigError(f"--workdir: expected a local directory, got {os.fspath(path)!r}.")
-    root = Path(path)
+    root = location(path)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        present = sorted(entry.name for entry in root.iterdir())
+        store_for(root).make_directory(root)
+        present = store_for(root).names(root)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"--workdir: {root} is a file; name a directory.") from error
     except OSError as error:
         raise ConfigError(f"--workdir: cannot use {root}: {error.strerror}.") from error
     workdir = Workdir(root)
-    foreign = [name for name in present if name != ".lock" and not name.endswith(_TEMPORARY)]
+    foreign = [name for name in present if name != ".lock" and not name.endswith(TEMPORARY)]
     if foreign and not _is_run(workdir):
         raise ConfigError(
             f"--workdir: {root} is not empty and holds no config.json of a run "
@@ -111,19 +116,19 @@ def existing_workdir(path: str | os.PathLike[str]) -> Workdir:
     Raises:
       ConfigError: there is no run at `path`.
     """
-    workdir = Workdir(Path(path))
+    workdir = Workdir(location(path))
     if not _is_run(workdir):
         raise ConfigError(f"--workdir: {path} holds no config.json of a run.")
     return workdir
 
 
-def trained_model(workdir: Workdir) -> Path:
+def trained_model(workdir: Workdir) -> PurePath:
     """Returns the folder of the run's best model.
 
     Raises:
       ConfigError: training has not come to one yet.
     """
-    if not workdir.model.is_dir():
+    if not workdir.store.is_directory(workdir.model):
         raise ConfigError(f"--workdir: {workdir.root} has no model/ yet; train it first.")
     return workdir.model
 
@@ -136,95 +141,54 @@ def _is_run(workdir: Workdir) -> bool:
     return isinstance(stored, dict) and {"train", "optim", "checkpoint"} <= stored.keys()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a whole file: beside its name, synced, then renamed over it."""
-    temporary = path.with_name(path.name + _TEMPORARY)
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
+def write_atomically(path: PurePath, data: bytes) -> None:
+    """Writes a whole file: a reader sees the old or the new one, also after a crash."""
+    store_for(path).write(path, data)
 
 
-def sync_directory(path: Path) -> None:
-    """Makes renames in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: PurePath, values: Any) -> None:
     """Writes `to_json` of the values."""
     write_atomically(path, (to_json(values) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: PurePath) -> Any:
     """Reads a JSON file.
 
     Raises:
       ModelFileError: it is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(store_for(path).read(path).decode())
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: is not valid JSON: {error}.") from error
 
 
-def replace_directory(new: Path, target: Path, *, committed: bool) -> None:
-    """Switches a whole directory; a reader sees the old one or the new one.
+def replace_directory(new: Path, target: PurePath, *, committed: bool) -> None:
+    """Switches a whole directory, for a local one that `stage` named.
 
     A directory that a committed checkpoint speaks of (`committed`) is kept beside the new one until
     the next such switch: should the process die before the next checkpoint, `choose_directory`
     takes it back. One that no checkpoint speaks of is dropped.
     """
-    repair_directory(target)
-    previous, old = _beside(target, "previous"), _beside(target, "old")
-    kept = previous if committed else old
-    shutil.rmtree(kept, ignore_errors=True)
-    if target.exists():
-        target.rename(kept)
-    new.rename(target)
-    sync_directory(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    store_for(target).replace_directory(new, target, committed=committed)
 
 
-def repair_directory(target: Path) -> None:
-    """Finishes a `replace_directory` that was cut off between two renames."""
-    old, previous = _beside(target, "old"), _beside(target, "previous")
-    for candidate in (old, previous):
-        if candidate.exists() and not target.exists():
-            candidate.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def choose_directory(target: Path, is_right: Callable[[Path], bool]) -> bool:
+def choose_directory(target: PurePath, is_right: Callable[[PurePath], bool]) -> bool:
     """Makes the directory that `is_right` accepts the target: it or the one kept beside it.
 
-    Returns False, and changes nothing, if it accepts neither.
+    Returns False if it accepts neither; both then stay.
     """
-    repair_directory(target)
-    previous = _beside(target, "previous")
-    if target.is_dir() and is_right(target):
-        return True
-    if previous.is_dir() and is_right(previous):
-        shutil.rmtree(target, ignore_errors=True)
-        previous.rename(target)
-        sync_directory(target.parent)
-        return True
-    return False
+    return store_for(target).choose_directory(target, is_right)
 
 
-def forget_previous(target: Path) -> None:
+def forget_previous(target: PurePath) -> None:
     """Drops the directory that `replace_directory` kept: the target's checkpoint has committed."""
-    shutil.rmtree(_beside(target, "previous"), ignore_errors=True)
+    store_for(target).forget_previous(target)
 
 
-def copy_file(source: Path, directory: Path) -> None:
+def copy_file(source: Path, directory: PurePath) -> None:
     """Copies a file into a directory, whole and synced."""
     write_atomically(directory / source.name, source.read_bytes())
 
@@ -232,10 +196,6 @@ def copy_file(source: Path, directory: Path) -> None:
 def to_json(values: Any) -> str:
     """Returns JSON as the Hugging Face Trainer writes it; NaN and inf become null."""
     return json.dumps(_finite(values), indent=4, sort_keys=True, allow_nan=False)
-
-
-def _beside(target: Path, name: str) -> Path:
-    return target.with_name(f"{target.name}.{name}{_TEMPORARY}")
 
 
 def _finite(values: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from flaxbert.errors import ModelFileError
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params
-from flaxbert.storage.manifest import DamagedError, verify_manifest
+from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.parameters import (
     describe_parameters,
     holds_parameters,
@@ -19,6 +19,7 @@ from flaxbert.storage.parameters import (
     save_parameters,
     verify_parameters,
 )
+from flaxbert.storage.store import DamagedError
 from flaxbert.weights import table
 from flaxbert.weights.table import Assembled
 

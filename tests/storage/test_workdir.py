@@ -13,14 +13,14 @@ import pytest
 
 from flaxbert.config import Config, to_dict
 from flaxbert.errors import ConfigError, ModelFileError
-from flaxbert.storage import workdir as module
+from flaxbert.storage import local as module
+from flaxbert.storage.local import repair_directory
 from flaxbert.storage.workdir import (
     choose_directory,
     existing_workdir,
     forget_previous,
     open_workdir,
     read_json,
-    repair_directory,
     replace_directory,
     write_atomically,
     write_json,

@@ -1,0 +1,210 @@
+"""A run's files on a local disk: renames, syncs and a kernel lock.
+
+The surprising thing: a rename makes a new file visible, only syncing its directory makes the name
+survive a power cut. So every commit here is data, sync, rename, sync of the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+from typing import TextIO
+
+from flaxbert.storage.lock import locked
+from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store
+
+
+class LocalDisk(Store):
+    """All that a run does with files, on disk."""
+
+    def is_file(self, path: PurePath) -> bool:
+        return Path(path).is_file()
+
+    def read(self, path: PurePath) -> bytes:
+        return Path(path).read_bytes()
+
+    def write(self, path: PurePath, data: bytes) -> None:
+        """Writes beside its name, syncs, then renames over it."""
+        path = Path(path)
+        temporary = path.with_name(path.name + TEMPORARY)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+
+    @contextlib.contextmanager
+    def replacing(self, path: PurePath) -> Iterator[TextIO]:
+        path = Path(path).resolve()  # a link keeps pointing to its file
+        temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+        try:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def sha256(self, path: PurePath) -> str:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def spool(self, path: PurePath) -> Spool:
+        return _InPlace(Path(path))
+
+    def make_directory(self, path: PurePath) -> None:
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+    def is_directory(self, path: PurePath) -> bool:
+        return Path(path).is_dir()
+
+    def names(self, path: PurePath) -> list[str]:
+        return sorted(entry.name for entry in Path(path).iterdir())
+
+    def sizes(self, path: PurePath) -> dict[str, int]:
+        return {name: file.stat().st_size for name, file in files_in(Path(path)).items()}
+
+    def remove(self, path: PurePath) -> None:
+        path = Path(path)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def local_copy(self, path: PurePath) -> Path:
+        return Path(path)
+
+    def for_orbax(self, path: PurePath) -> Path:
+        return Path(path).absolute()
+
+    def is_committed(self, path: PurePath) -> bool:
+        return Path(path).exists()
+
+    def begin(self, path: PurePath) -> Path:
+        begun = Path(path).with_name(path.name + TEMPORARY)
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+        return begun
+
+    def settle(self, path: PurePath) -> None:
+        files = files_in(Path(path)).values()
+        for file in files:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        for folder in {file.parent for file in files}:
+            sync_directory(folder)
+
+    def commit(self, begun: PurePath, path: PurePath) -> None:
+        Path(begun).rename(path)
+        sync_directory(Path(path).parent)
+
+    def sweep(self, path: PurePath) -> None:
+        for left in Path(path).glob(f"*{TEMPORARY}"):
+            self.remove(left)
+
+    def set_aside(self, path: PurePath, target: PurePath) -> None:
+        if Path(target).exists():
+            shutil.rmtree(target)
+        Path(path).rename(target)
+
+    def stage(self, target: PurePath) -> Path:
+        staged = _beside(Path(target), "new")
+        shutil.rmtree(staged, ignore_errors=True)
+        return staged
+
+    def replace_directory(self, new: Path, target: PurePath, *, committed: bool) -> None:
+        target = Path(target)
+        repair_directory(target)
+        previous, old = _beside(target, "previous"), _beside(target, "old")
+        kept = previous if committed else old
+        shutil.rmtree(kept, ignore_errors=True)
+        if target.exists():
+            target.rename(kept)
+        new.rename(target)
+        sync_directory(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def choose_directory(self, target: PurePath, is_right: Callable[[PurePath], bool]) -> bool:
+        target = Path(target)
+        repair_directory(target)
+        previous = _beside(target, "previous")
+        if target.is_dir() and is_right(target):
+            return True
+        if previous.is_dir() and is_right(previous):
+            shutil.rmtree(target, ignore_errors=True)
+            previous.rename(target)
+            sync_directory(target.parent)
+            return True
+        return False
+
+    def forget_previous(self, target: PurePath) -> None:
+        shutil.rmtree(_beside(Path(target), "previous"), ignore_errors=True)
+
+    def locked(self, path: PurePath) -> contextlib.AbstractContextManager[None]:
+        return locked(Path(path))
+
+
+class _InPlace(Spool):
+    """Files that grow where they stand."""
+
+    def __init__(self, path: Path) -> None:
+        self.directory = path.parent
+        self._path = path
+
+    def push(self) -> None:
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        pass
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def files_in(directory: Path) -> dict[str, Path]:
+    """Returns relative name -> path of every file, looking at entries without following them.
+
+    Raises:
+      DamagedError: a link, or anything else that is no plain file.
+    """
+    found: dict[str, Path] = {}
+    pending = [directory]
+    while pending:
+        for entry in sorted(os.scandir(pending.pop()), key=lambda item: item.name):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            path = Path(entry.path)
+            if stat.S_ISDIR(mode):
+                pending.append(path)
+            elif stat.S_ISREG(mode):
+                found[path.relative_to(directory).as_posix()] = path
+            else:
+                raise DamagedError(f"{path.name} is neither a plain file nor a directory")
+    return found
+
+
+def repair_directory(target: Path) -> None:
+    """Finishes a `replace_directory` that was cut off between two renames."""
+    old, previous = _beside(target, "old"), _beside(target, "previous")
+    for candidate in (old, previous):
+        if candidate.exists() and not target.exists():
+            candidate.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(target: Path, name: str) -> Path:
+    return target.with_name(f"{target.name}.{name}{TEMPORARY}")
