@@ -8,7 +8,6 @@ could, and it deletes older steps right after its own commit.
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import PurePath
 from typing import Any
@@ -17,9 +16,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError
+from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import verify_manifest, write_manifest
 from flaxbert.storage.store import DamagedError, store_for
 from flaxbert.storage.workdir import read_json, write_json
+from flaxbert.terminal import say
 
 _STATE, _RUN = "state", "run.json"
 
@@ -71,8 +72,7 @@ class Checkpoints:
         path = self._store.for_orbax(directory / _STATE)
         # Compared first: Orbax casts other types in silence, and reads on in the background after
         # it has raised for a shape.
-        found = self._orbax.metadata(path).item_metadata
-        stored = _layout(found.tree if found is not None else {})
+        stored = _layout(declared(self._orbax, path))
         asked = _layout(abstract_state)
         names = sorted(stored.keys() | asked.keys())
         different = [name for name in names if stored.get(name) != asked.get(name)]
@@ -83,7 +83,12 @@ class Checkpoints:
                 f"({len(different)} arrays differ; {name}: expected {asked.get(name, 'none')}, "
                 f"found {stored.get(name, 'none')})."
             )
-        return self._orbax.restore(path, abstract_state)
+        try:
+            return self._orbax.restore(path, abstract_state)
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise  # the device's memory
+            raise unreadable(directory, error) from error
 
     def read_run(self, step: int) -> dict[str, Any]:
         """Returns what `save` was told about the run at that step."""
@@ -137,10 +142,7 @@ class Checkpoints:
         try:
             self._store.remove(self._directory / str(step))
         except OSError as error:  # the new one is committed: no reason to stop; tried again later
-            print(
-                f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}",
-                file=sys.stderr,
-            )
+            say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
 
     def _steps(self) -> list[int]:
         return sorted(
@@ -153,10 +155,9 @@ class Checkpoints:
         name = f"damaged-{step}"
         target = self._directory / name
         self._store.set_aside(self._directory / str(step), target)
-        print(
+        say(
             f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, going "
-            "back to an older one",
-            file=sys.stderr,
+            "back to an older one"
         )
         return name
 

