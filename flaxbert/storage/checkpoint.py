@@ -72,7 +72,7 @@ class Checkpoints:
         path = self._store.for_orbax(directory / _STATE)
         # Compared first: Orbax casts other types in silence, and reads on in the background after
         # it has raised for a shape.
-        stored = _layout(declared(self._orbax, path))
+        stored = _layout(declared(self._orbax, directory / _STATE))
         asked = _layout(abstract_state)
         names = sorted(stored.keys() | asked.keys())
         different = [name for name in names if stored.get(name) != asked.get(name)]

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import TextIO
 
 from flaxbert.storage.lock import locked
+from flaxbert.storage.plain import refuse_links
 from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store
 
 
@@ -71,6 +72,9 @@ class LocalDisk(Store):
 
     def sizes(self, path: PurePath) -> dict[str, int]:
         return {name: file.stat().st_size for name, file in files_in(Path(path)).items()}
+
+    def refuse_links(self, path: PurePath) -> None:
+        refuse_links(Path(path))
 
     def remove(self, path: PurePath) -> None:
         path = Path(path)
