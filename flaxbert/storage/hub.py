@@ -18,6 +18,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
+# A branch, tag or commit, as git allows them; it becomes a path in the cache.
+_REVISION = re.compile(r"(?!.*(\.\.|//|/\.|\.lock$))[A-Za-z0-9_][A-Za-z0-9._/+@#=-]{0,199}")
+
 CARD = "README.md"  # a repository's card: free text under a YAML header
 
 _OFFLINE_ADVICE = (
@@ -47,6 +50,9 @@ def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
     Raises:
       HubError: no such repository or revision, no access, or no connection and not in the cache.
     """
+    if revision and not _REVISION.fullmatch(revision):
+        raise HubError(f"{revision[:80]!r} is no revision. Name a branch, a tag or a whole commit.")
+
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub import utils as hub
 
