@@ -166,9 +166,7 @@ def read_json(path: PurePath) -> Any:
     try:
         # On a disk a file of holes costs nothing; an object store has none.
         if isinstance(path, Path) and (size := path.stat().st_size) > _MAX_JSON_BYTES:
-            raise ModelFileError(
-                f"{path}: has {size} bytes, expected at most {_MAX_JSON_BYTES}."
-            )
+            raise ModelFileError(f"{path}: has {size} bytes, expected at most {_MAX_JSON_BYTES}.")
         return json.loads(store_for(path).read(path).decode())
     except ModelFileError:
         raise
