@@ -21,13 +21,14 @@ MAY_IMPORT = {
     "weights": {"model", "storage"},
     "loop": {"model", "tasks", "storage"},
     "classifier": {"model", "weights", "data"},
+    "diagnose": {"storage"},
     "cli": set(),
 }
 
 ONLY_IN = {
     "transformers": {"data/tokenize.py"},
     "orbax": {"storage/checkpoint.py", "storage/parameters.py"},
-    "huggingface_hub": {"storage/hub.py"},
+    "huggingface_hub": {"storage/hub.py", "diagnose/caches.py"},
     "datasets": {"data/hub.py"},
     "torch": set(),
     "tensorflow": set(),

@@ -8,7 +8,9 @@ could, and it deletes older steps right after its own commit.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
 from pathlib import PurePath
 from typing import Any
 
@@ -23,6 +25,53 @@ from flaxbert.storage.workdir import read_json, write_json
 from flaxbert.terminal import say
 
 _STATE, _RUN = "state", "run.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """A checkpoint, compared with its manifest."""
+
+    step: int
+    size: int  # bytes
+    damage: str  # "" = valid
+    seconds: float  # what reading it took
+
+
+def examine(directory: PurePath) -> list[Examined]:
+    """Verifies every checkpoint of a run, oldest first; changes nothing and takes no lock.
+
+    One that the run deletes meanwhile is left out.
+    """
+    store = store_for(directory)
+    if not store.is_directory(directory):
+        return []
+    found = []
+    for step in steps_in(directory):
+        path, start = directory / str(step), time.perf_counter()
+        damage, size = "", 0
+        try:
+            size = sum(store.sizes(path).values())
+            verify_manifest(path)
+        except (DamagedError, OSError) as error:
+            damage = str(error)
+            if not store.is_committed(path):
+                continue
+        found.append(Examined(step, size, damage, time.perf_counter() - start))
+    return found
+
+
+def read_run(directory: PurePath, step: int) -> dict[str, Any]:
+    """Returns what a run recorded about itself in its checkpoint at `step`."""
+    return read_json(directory / str(step) / _RUN)
+
+
+def steps_in(directory: PurePath) -> list[int]:
+    """Returns the steps of the checkpoints in a run's `checkpoints/`, oldest first."""
+    return sorted(
+        int(name)
+        for name in store_for(directory).names(directory)
+        if name.isdecimal() and str(int(name)) == name
+    )
 
 
 class Checkpoints:
@@ -92,7 +141,7 @@ class Checkpoints:
 
     def read_run(self, step: int) -> dict[str, Any]:
         """Returns what `save` was told about the run at that step."""
-        return read_json(self._directory / str(step) / _RUN)
+        return read_run(self._directory, step)
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
         """Starts a save; returns once the state is copied, so that it may be donated again.
@@ -145,11 +194,7 @@ class Checkpoints:
             say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
 
     def _steps(self) -> list[int]:
-        return sorted(
-            int(name)
-            for name in self._store.names(self._directory)
-            if name.isdecimal() and str(int(name)) == name
-        )
+        return steps_in(self._directory)
 
     def _set_aside(self, step: int, reason: Exception) -> str:
         name = f"damaged-{step}"
