@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from flaxbert.data.check import Labels
 from flaxbert.errors import ConfigError, InterruptedRun
+from flaxbert.terminal import printable_json
 
 Answer = dict[str, Any]
 
@@ -30,7 +31,8 @@ class JsonLines:
         self._file = file
 
     def write(self, answers: Sequence[Answer]) -> None:
-        self._file.writelines(json.dumps(a, ensure_ascii=False) + "\n" for a in answers)
+        lines = (printable_json(json.dumps(a, ensure_ascii=False)) + "\n" for a in answers)
+        self._file.writelines(lines)
         self._file.flush()
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from flaxbert.data.tokenize import files_in
+from flaxbert.data.tokenizer_files import files_in
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params, bind
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model

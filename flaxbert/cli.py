@@ -25,6 +25,7 @@ from ml_collections import config_flags
 
 from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError
+from flaxbert.terminal import say
 
 INTERNAL_ERROR = 70
 
@@ -100,24 +101,23 @@ def run(
     except (Exception, InterruptedRun) as error:
         code = getattr(error, "exit_code", None)
         if code is None and isinstance(error, OSError) and error.errno is not None:
-            print(f"flaxbert: error: {error.strerror}: {error.filename}", file=sys.stderr)
+            say(f"flaxbert: error: {error.strerror}: {error.filename}")
             code = ModelFileError.exit_code  # a full or read-only disk is no defect of ours
         elif code is None and "RESOURCE_EXHAUSTED" in str(error):
-            print(
+            say(
                 "flaxbert: error: the device has too little memory for this batch. Raise "
                 "config.train.accumulate, or lower config.train.batch_size or data.max_length; for "
-                "evaluate and predict lower --batch_rows.",
-                file=sys.stderr,
+                "evaluate and predict lower --batch_rows."
             )
             code = ConfigError.exit_code
         elif code is None:
-            traceback.print_exc()
-            print("flaxbert: internal error; please report the lines above", file=sys.stderr)
+            say(traceback.format_exc().rstrip())
+            say("flaxbert: internal error; please report the lines above")
             code = INTERNAL_ERROR
         elif code == InterruptedRun.exit_code:
-            print(f"flaxbert: {error}. The same command goes on.", file=sys.stderr)
+            say(f"flaxbert: {error}. The same command goes on.")
         else:
-            print(f"flaxbert: error: {error}", file=sys.stderr)
+            say(f"flaxbert: error: {error}")
         _exit(code)
 
 
@@ -208,11 +208,6 @@ def with_columns(data: Data, values: flags.FlagValues) -> Data:
     names = ("text", "text_pair", "label", "label_separator")
     given = {name: values[name].value for name in names if name in values and values[name].value}
     return dataclasses.replace(data, **given)
-
-
-def say(line: str) -> None:
-    """Tells the user something, on standard error: standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def config_name(argv: list[str]) -> str:

@@ -46,7 +46,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--to: {target} exists and is not an empty folder.")
 
-    from flaxbert.data.tokenize import files_in
+    from flaxbert.data.tokenizer_files import files_in
     from flaxbert.weights import formats
     from flaxbert.weights.folder import read_config, read_weights, write_model
     from flaxbert.weights.hub import resolve_model

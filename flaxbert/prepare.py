@@ -27,7 +27,8 @@ from flaxbert.data.batches import (
 )
 from flaxbert.data.check import Labels
 from flaxbert.data.pack import Plan
-from flaxbert.data.tokenize import Tokenizer, files_in, resolve_max_length
+from flaxbert.data.tokenize import Tokenizer, resolve_max_length
+from flaxbert.data.tokenizer_files import files_in
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params
 from flaxbert.storage.workdir import Workdir

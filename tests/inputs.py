@@ -11,7 +11,7 @@ def write_tiny_bert(folder: Path) -> Path:
 
     Like a pre-trained checkpoint it has no classifier: every run starts with a fresh head.
     """
-    from flaxbert.data.tokenize import files_in
+    from flaxbert.data.tokenizer_files import files_in
     from flaxbert.model.config import BertConfig
     from flaxbert.model.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
@@ -61,7 +61,7 @@ def write_trained(
 ) -> Path:
     """Writes a tiny classifier with named labels (random weights: names and order are the point)
     and the embedded tokenizer."""
-    from flaxbert.data.tokenize import files_in
+    from flaxbert.data.tokenizer_files import files_in
     from flaxbert.model.config import BertConfig
     from flaxbert.model.heads import init_params
     from flaxbert.storage.embedded import minilm_directory

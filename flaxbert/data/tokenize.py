@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,13 @@ from jaxtyping import Int
 
 from flaxbert.data.long import Cut, cut_end
 from flaxbert.data.normalize import Normalizer
-from flaxbert.errors import ConfigError, ModelFileError
-
-# What makes up a tokenizer; copied into the workdir and the exported folder as they are.
-FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
+from flaxbert.data.tokenizer_files import (
+    plain_copy,
+    refuse_unusable,
+    unreadable,
+    written_tokens,
 )
+from flaxbert.errors import ConfigError, ModelFileError
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
 
@@ -81,12 +78,8 @@ class Tokenizer:
         """
         self.directory = Path(directory)
         self._types = type_vocab_size
-        if not any((self.directory / name).is_file() for name in FILES[:2]):
-            raise ModelFileError(
-                f"{self.directory}: has neither tokenizer.json nor vocab.txt. Copy the tokenizer "
-                "files of the checkpoint there."
-            )
-        written = _vocabulary(self.directory)
+        refuse_unusable(self.directory)
+        written = written_tokens(self.directory)
         self._tokenizer = _load(self.directory)
         vocabulary = self._tokenizer.get_vocab()
         # Not the number of tokens alone: a line that stands twice leaves a hole below the last id.
@@ -206,11 +199,6 @@ def _take_over(tokenizer: Any) -> Callable[[str], str]:
     )
 
 
-def files_in(directory: Path) -> list[Path]:
-    """Returns the tokenizer files that a model folder has."""
-    return [directory / name for name in FILES if (directory / name).is_file()]
-
-
 def resolve_max_length(asked: int, model_maximum: int) -> int:
     """Returns the tokens a sequence may have; 0 asks for the model's maximum.
 
@@ -226,31 +214,6 @@ def resolve_max_length(asked: int, model_maximum: int) -> int:
     if length < 5:
         raise ConfigError(f"config.data.max_length={asked}: expected at least 5 tokens.")
     return length
-
-
-def _vocabulary(directory: Path) -> Container[str]:
-    """Returns the tokens that stand in the files themselves, in tokenizer.json if there is one.
-
-    Raises:
-      ModelFileError: the file cannot be read, or vocab.txt starts with a byte order mark, which
-        would become a part of its first token.
-    """
-    path = next(p for name in FILES[:2] if (p := directory / name).is_file())
-    try:
-        data = path.read_bytes()
-        if path.name == FILES[0]:
-            values = json.loads(data)
-            added = [token["content"] for token in values.get("added_tokens") or ()]
-            return {*values["model"]["vocab"], *added}
-        text = data.decode()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(directory, error) from error
-    if text.startswith("\ufeff"):
-        raise ModelFileError(
-            f"{path}: starts with a byte order mark. Save it as UTF-8 without one: "
-            f"sed -i '1s/^\\xef\\xbb\\xbf//' {path}"
-        )
-    return {line.rstrip() for line in text.split("\n")}
 
 
 def _casing_warnings(directory: Path, tokenizer: Any, vocabulary: Iterable[str]) -> tuple[str, ...]:
@@ -274,14 +237,6 @@ def _casing_warnings(directory: Path, tokenizer: Any, vocabulary: Iterable[str])
     return ()
 
 
-def _unreadable(directory: Path, error: Exception) -> ModelFileError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ModelFileError(
-        f"{directory}: the tokenizer files cannot be read: {type(error).__name__}: {reason[:200]}. "
-        "Copy those of the checkpoint again."
-    )
-
-
 def _load(directory: Path) -> Any:
     # Imported here: transformers takes seconds, and evaluation of token rows does not need it.
     from transformers import AutoTokenizer, BertTokenizer
@@ -290,11 +245,15 @@ def _load(directory: Path) -> Any:
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # advice about classes that are not used here
     try:
-        # AutoTokenizer reads config.json to learn the class; a bare vocabulary has none.
-        bare = not (directory / "config.json").is_file()
-        cls = BertTokenizer if bare and not (directory / FILES[0]).is_file() else AutoTokenizer
-        return cls.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the loader raises whatever its parsers do
-        raise _unreadable(directory, error) from error
+        with plain_copy(directory) as copy:
+            # AutoTokenizer reads config.json to learn the class; a bare vocabulary has none.
+            bare = not any((copy / name).is_file() for name in ("config.json", "tokenizer.json"))
+            cls = BertTokenizer if bare else AutoTokenizer
+            return cls.from_pretrained(str(copy), local_files_only=True, trust_remote_code=False)
+    except BaseException as error:
+        # The loader raises whatever its parsers do; a Rust one that panics, no Exception.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise unreadable(directory, error) from error
+        raise
     finally:
         hf_logging.set_verbosity(verbosity)

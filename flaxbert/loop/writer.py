@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from flaxbert.storage.store import store_for
 from flaxbert.storage.workdir import write_atomically
+from flaxbert.terminal import printable, say
 
 
 class Writer:
@@ -66,9 +67,9 @@ class Writer:
     def line(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
         if self._bar.disable:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
         else:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(printable(text), file=sys.stderr)
 
     def advance(self) -> None:
         self._bar.update(1)

@@ -7,7 +7,6 @@ model does not implement (relative positions, decoders, pruned heads) must never
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from flaxbert.errors import ModelFileError
@@ -15,6 +14,8 @@ from flaxbert.errors import ModelFileError
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 _ACTIVATION_ALIASES = {"swish": "silu"}
 _MAX_LAYERS = 1000  # every layer is an object: a damaged file must not ask for a billion
+_MAX_SIZE = 2**31 - 1  # indices are int32
+_MAX_LABELS = 100_000  # as with layers: num_labels alone makes a name for each
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 # Fields that name a value at which they change nothing; any other value is refused.
@@ -136,6 +137,8 @@ class BertConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ModelFileError(f"{name}: expected a positive integer, got {value!r}.")
+            if value > _MAX_SIZE:
+                raise ModelFileError(f"{name}: expected at most {_MAX_SIZE}.")
         if self.num_hidden_layers > _MAX_LAYERS:
             raise ModelFileError(
                 f"num_hidden_layers: expected at most {_MAX_LAYERS}, got {self.num_hidden_layers}."
@@ -151,7 +154,7 @@ class BertConfig:
                 raise ModelFileError(f"{name}: expected a rate in [0, 1), got {rate!r}.")
         for name in ("layer_norm_eps", "initializer_range"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            if not isinstance(value, (int, float)) or not 0 <= value <= _MAX_SIZE:
                 raise ModelFileError(f"{name}: expected a number >= 0, got {value!r}.")
         pad = self.pad_token_id
         if pad is not None and (not isinstance(pad, int) or not 0 <= pad < self.vocab_size):
@@ -162,6 +165,12 @@ class BertConfig:
             raise ModelFileError(
                 f"problem_type: expected one of {', '.join(PROBLEM_TYPES)}, "
                 f"got {self.problem_type!r}."
+            )
+        if len(self.id2label) > _MAX_LABELS:
+            raise ModelFileError(f"id2label: expected at most {_MAX_LABELS} names.")
+        if any("\ud800" <= letter <= "\udfff" for name in self.id2label for letter in name):
+            raise ModelFileError(
+                "id2label: a name has half of a surrogate pair, which no file can."
             )
         if not self.id2label or len(set(self.id2label)) != len(self.id2label):
             raise ModelFileError(f"id2label: expected distinct names, got {list(self.id2label)}.")
@@ -212,6 +221,8 @@ def _read_labels(values: dict[str, Any]) -> tuple[str, ...]:
         count = next((number for number in stated if number is not None), 2)
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ModelFileError(f"num_labels: expected a positive integer, got {count!r}.")
+        if count > _MAX_LABELS:
+            raise ModelFileError(f"num_labels: expected at most {_MAX_LABELS}, got {count}.")
         return tuple(f"LABEL_{i}" for i in range(count))
     try:
         by_id = {int(key): str(name) for key, name in id2label.items()}

@@ -8,8 +8,9 @@ could, and it deletes older steps right after its own commit.
 
 from __future__ import annotations
 
-import sys
+import dataclasses
 import threading
+import time
 from pathlib import PurePath
 from typing import Any
 
@@ -17,11 +18,60 @@ import jax
 import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError
+from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import verify_manifest, write_manifest
 from flaxbert.storage.store import DamagedError, store_for
 from flaxbert.storage.workdir import read_json, write_json
+from flaxbert.terminal import say
 
 _STATE, _RUN = "state", "run.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """A checkpoint, compared with its manifest."""
+
+    step: int
+    size: int  # bytes
+    damage: str  # "" = valid
+    seconds: float  # what reading it took
+
+
+def examine(directory: PurePath) -> list[Examined]:
+    """Verifies every checkpoint of a run, oldest first; changes nothing and takes no lock.
+
+    One that the run deletes meanwhile is left out.
+    """
+    store = store_for(directory)
+    if not store.is_directory(directory):
+        return []
+    found = []
+    for step in steps_in(directory):
+        path, start = directory / str(step), time.perf_counter()
+        damage, size = "", 0
+        try:
+            size = sum(store.sizes(path).values())
+            verify_manifest(path)
+        except (DamagedError, OSError) as error:
+            damage = str(error)
+            if not store.is_committed(path):
+                continue
+        found.append(Examined(step, size, damage, time.perf_counter() - start))
+    return found
+
+
+def read_run(directory: PurePath, step: int) -> dict[str, Any]:
+    """Returns what a run recorded about itself in its checkpoint at `step`."""
+    return read_json(directory / str(step) / _RUN)
+
+
+def steps_in(directory: PurePath) -> list[int]:
+    """Returns the steps of the checkpoints in a run's `checkpoints/`, oldest first."""
+    return sorted(
+        int(name)
+        for name in store_for(directory).names(directory)
+        if name.isdecimal() and str(int(name)) == name
+    )
 
 
 class Checkpoints:
@@ -71,8 +121,7 @@ class Checkpoints:
         path = self._store.for_orbax(directory / _STATE)
         # Compared first: Orbax casts other types in silence, and reads on in the background after
         # it has raised for a shape.
-        found = self._orbax.metadata(path).item_metadata
-        stored = _layout(found.tree if found is not None else {})
+        stored = _layout(declared(self._orbax, directory / _STATE))
         asked = _layout(abstract_state)
         names = sorted(stored.keys() | asked.keys())
         different = [name for name in names if stored.get(name) != asked.get(name)]
@@ -83,11 +132,16 @@ class Checkpoints:
                 f"({len(different)} arrays differ; {name}: expected {asked.get(name, 'none')}, "
                 f"found {stored.get(name, 'none')})."
             )
-        return self._orbax.restore(path, abstract_state)
+        try:
+            return self._orbax.restore(path, abstract_state)
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise  # the device's memory
+            raise unreadable(directory, error) from error
 
     def read_run(self, step: int) -> dict[str, Any]:
         """Returns what `save` was told about the run at that step."""
-        return read_json(self._directory / str(step) / _RUN)
+        return read_run(self._directory, step)
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
         """Starts a save; returns once the state is copied, so that it may be donated again.
@@ -137,26 +191,18 @@ class Checkpoints:
         try:
             self._store.remove(self._directory / str(step))
         except OSError as error:  # the new one is committed: no reason to stop; tried again later
-            print(
-                f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}",
-                file=sys.stderr,
-            )
+            say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
 
     def _steps(self) -> list[int]:
-        return sorted(
-            int(name)
-            for name in self._store.names(self._directory)
-            if name.isdecimal() and str(int(name)) == name
-        )
+        return steps_in(self._directory)
 
     def _set_aside(self, step: int, reason: Exception) -> str:
         name = f"damaged-{step}"
         target = self._directory / name
         self._store.set_aside(self._directory / str(step), target)
-        print(
+        say(
             f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, going "
-            "back to an older one",
-            file=sys.stderr,
+            "back to an older one"
         )
         return name
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+# A branch, tag or commit, as git allows them; it becomes a path in the cache.
+_REVISION = re.compile(r"(?!.*(\.\.|//|/\.|\.lock$))[A-Za-z0-9_][A-Za-z0-9._/+@#=-]{0,199}")
 
 CARD = "README.md"  # a repository's card: free text under a YAML header
 
@@ -47,6 +51,9 @@ def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
     Raises:
       HubError: no such repository or revision, no access, or no connection and not in the cache.
     """
+    if revision and not _REVISION.fullmatch(revision):
+        raise HubError(f"{revision[:80]!r} is no revision. Name a branch, a tag or a whole commit.")
+
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub import utils as hub
 
@@ -100,6 +107,33 @@ def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
     finally:
         hub.logging.set_verbosity(verbosity)
     return Path(folder)
+
+
+def unreachable(seconds: float) -> str:
+    """Returns why the hub cannot be reached, "" if it answers; waits no longer than `seconds`.
+
+    Raises:
+      HubError: HF_HUB_OFFLINE is set, so nobody is asked.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        raise HubError("HF_HUB_OFFLINE is set")
+    reasons: list[str] = []
+
+    def ask() -> None:
+        try:  # any answer will do; no token is sent
+            get_session().request("HEAD", constants.ENDPOINT, timeout=seconds)
+            reasons.append("")
+        except Exception as error:  # httpx's, and what an endpoint that is no URL raises
+            reasons.append(_reason(error))
+
+    # A thread, since looking up a name has no time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return reasons[0] if reasons else f"no answer in {seconds:.0f} s"
 
 
 def card_header(folder: Path) -> dict[str, Any]:

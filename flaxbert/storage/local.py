@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import TextIO
 
 from flaxbert.storage.lock import locked
+from flaxbert.storage.plain import refuse_links
 from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store
 
 
@@ -72,6 +73,9 @@ class LocalDisk(Store):
     def sizes(self, path: PurePath) -> dict[str, int]:
         return {name: file.stat().st_size for name, file in files_in(Path(path)).items()}
 
+    def refuse_links(self, path: PurePath) -> None:
+        refuse_links(Path(path))
+
     def remove(self, path: PurePath) -> None:
         path = Path(path)
         if path.is_dir() and not path.is_symlink():
@@ -111,8 +115,7 @@ class LocalDisk(Store):
             self.remove(left)
 
     def set_aside(self, path: PurePath, target: PurePath) -> None:
-        if Path(target).exists():
-            shutil.rmtree(target)
+        self.remove(target)
         Path(path).rename(target)
 
     def stage(self, target: PurePath) -> Path:
@@ -180,8 +183,10 @@ def files_in(directory: Path) -> dict[str, Path]:
     """Returns relative name -> path of every file, looking at entries without following them.
 
     Raises:
-      DamagedError: a link, or anything else that is no plain file.
+      DamagedError: a link, or anything else that is no plain file; the directory itself, too.
     """
+    if not stat.S_ISDIR(directory.lstat().st_mode):
+        raise DamagedError(f"{directory.name} is no directory, or a link to one")
     found: dict[str, Path] = {}
     pending = [directory]
     while pending:

@@ -38,3 +38,24 @@ def locked(path: Path) -> Iterator[None]:
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def holder(path: Path) -> str | None:
+    """Returns who holds the lock, None if nobody does; never takes it, not even for a moment.
+
+    Raises:
+      OSError: it cannot be told without taking it: no Linux, or a lock of another machine.
+    """
+    if not path.exists():
+        return None
+    found = path.stat()
+    # "1: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF": the device is major:minor in hexadecimal.
+    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+        fields = line.split()
+        if len(fields) < 6 or fields[1] != "FLOCK" or "->" in fields:
+            continue
+        major, minor, inode = fields[5].split(":")
+        device = os.makedev(int(major, 16), int(minor, 16))
+        if int(inode) == found.st_ino and device == found.st_dev:
+            return path.read_text(encoding="utf-8").strip() or f"pid {fields[4]}"
+    return None

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from flaxbert.errors import ModelFileError
+from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.local import files_in
 from flaxbert.storage.manifest import NAME, verify_manifest, write_manifest
 from flaxbert.storage.store import DamagedError
@@ -57,25 +58,12 @@ def describe_parameters(directory: Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shape and dtype of every array by its path, "a/b/c"; no array is read.
 
     Raises:
-      ModelFileError: Orbax cannot read the description.
+      ModelFileError: Orbax cannot read the description, or its chunks exceed its shapes.
     """
     import orbax.checkpoint as ocp
 
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            found = checkpointer.metadata(directory.absolute()).item_metadata
-        if found is None:  # Orbax only logs that it could not read it
-            raise ValueError(f"{_MARKER} is missing or damaged")
-        leaves = jax.tree_util.tree_leaves_with_path(found.tree)
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="/"): jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype
-            )
-            for path, leaf in leaves
-            if getattr(leaf, "shape", None) is not None and getattr(leaf, "dtype", None) is not None
-        }
-    except Exception as error:  # whatever Orbax, TensorStore and their parsers raise
-        raise _unreadable(directory, error) from error
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return declared(checkpointer, directory)
 
 
 def load_parameters(
@@ -114,7 +102,7 @@ def load_parameters(
                 ),
             )
     except Exception as error:  # whatever Orbax, TensorStore and their parsers raise
-        raise _unreadable(directory, error) from error
+        raise unreadable(directory, error) from error
     arrays = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -124,8 +112,3 @@ def load_parameters(
         if array is None or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             raise ModelFileError(f"{directory}: {path} is not as its description says.")
     return arrays
-
-
-def _unreadable(directory: Path, error: Exception) -> ModelFileError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return ModelFileError(f"{directory}: cannot be read by Orbax: {lines[0][:200]}")

@@ -93,6 +93,9 @@ class Store(abc.ABC):
           DamagedError: a link, or anything else that is no plain file.
         """
 
+    def refuse_links(self, path: PurePath) -> None:  # noqa: B027 - an object store has no links
+        """Raises ConfigError for a workdir of which an entry leads out of it."""
+
     @abc.abstractmethod
     def remove(self, path: PurePath) -> None:
         """Removes a directory or file, if there is one."""

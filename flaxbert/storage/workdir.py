@@ -17,6 +17,9 @@ from typing import Any
 from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.store import TEMPORARY, Store, location, store_for
 
+# A file of JSON becomes objects many times its size; the largest known, a tokenizer, has 20 MB.
+_MAX_JSON_BYTES = 2**27
+
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
@@ -88,7 +91,8 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
     """Returns the workdir at `path`, created if there is nothing yet.
 
     Raises:
-      ConfigError: the path is a file, a URL, not writable, or a folder with somebody else's files.
+      ConfigError: the path is a file, a URL, not writable, a folder with somebody else's files, or
+        one with links in it.
     """
     if "://" in os.fspath(path):
         raise ConfigError(f"--workdir: expected a local directory, got {os.fspath(path)!r}.")
@@ -107,6 +111,7 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
             f"--workdir: {root} is not empty and holds no config.json of a run "
             f"(found {', '.join(foreign[:5])}). Name a new or empty directory."
         )
+    workdir.store.refuse_links(root)
     return workdir
 
 
@@ -114,11 +119,12 @@ def existing_workdir(path: str | os.PathLike[str]) -> Workdir:
     """Returns the workdir of a run that has started.
 
     Raises:
-      ConfigError: there is no run at `path`.
+      ConfigError: there is no run at `path`, or it has links in it.
     """
     workdir = Workdir(location(path))
     if not _is_run(workdir):
         raise ConfigError(f"--workdir: {path} holds no config.json of a run.")
+    workdir.store.refuse_links(workdir.root)
     return workdir
 
 
@@ -155,10 +161,15 @@ def read_json(path: PurePath) -> Any:
     """Reads a JSON file.
 
     Raises:
-      ModelFileError: it is missing, unreadable or not JSON.
+      ModelFileError: it is missing, unreadable, not JSON, or far too large.
     """
     try:
+        # On a disk a file of holes costs nothing; an object store has none.
+        if isinstance(path, Path) and (size := path.stat().st_size) > _MAX_JSON_BYTES:
+            raise ModelFileError(f"{path}: has {size} bytes, expected at most {_MAX_JSON_BYTES}.")
         return json.loads(store_for(path).read(path).decode())
+    except ModelFileError:
+        raise
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 from flaxbert.errors import ModelFileError
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params, init_params
+from flaxbert.storage.plain import refuse_outside
 from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
 from flaxbert.weights import formats, table
 from flaxbert.weights.orbax_folder import description_of
@@ -39,6 +40,7 @@ def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
     if not directory.is_dir():
         what = "is not a folder; name the one that holds it" if directory.exists() else "is missing"
         raise ModelFileError(f"{directory}: {what}.")
+    refuse_outside(directory)
     for name in _CONFIG_NAMES:
         if (directory / name).is_file():
             values = read_json(directory / name)

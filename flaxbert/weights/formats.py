@@ -13,6 +13,7 @@ from pathlib import Path
 from flaxbert.errors import ModelFileError
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params
+from flaxbert.storage.plain import refuse_outside
 from flaxbert.weights import (
     flax_file,
     orbax_folder,
@@ -119,8 +120,10 @@ def assemble(config: BertConfig, directory: Path) -> tuple[Assembled, list[str]]
     """Reads the weights of a model folder, and says what else was there.
 
     Raises:
-      ModelFileError: no weights that can be read, or weights that are damaged or do not fit.
+      ModelFileError: no weights that can be read, or weights that are damaged, do not fit, or
+        stand outside of the folder.
     """
+    refuse_outside(directory)
     present = [form for form in FORMATS if form.is_in(directory)]
     if not present:
         raise ModelFileError(f"{directory}: {_why_none(directory)}")

@@ -47,6 +47,7 @@ def assemble_orbax(config: BertConfig, directory: Path) -> Assembled:
     Raises:
       ModelFileError: damaged, or another model than the config says.
     """
+    directory = directory.resolve()  # named by its user, so it may itself be a link
     if is_checkpoint(directory):
         try:
             verify_manifest(directory)

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flaxbert.data.tokenize as tokenize
-from flaxbert.data.tokenize import Tokenizer, Tokens, files_in, resolve_max_length
+from flaxbert.data.tokenize import Tokenizer, Tokens, resolve_max_length
+from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ConfigError, ModelFileError
 
 VOCAB = 30522  # of the embedded checkpoint
@@ -452,3 +453,33 @@ def test_max_length_out_of_range(asked, maximum, said):
         resolve_max_length(asked, maximum)
     assert said in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_settings_that_name_other_files_are_not_followed(minilm, tmp_path, where):
+    """transformers would open them: they may lie anywhere."""
+    shutil.copy(minilm / "vocab.txt", tmp_path)
+    trap = tmp_path / "elsewhere"
+    trap.mkdir()
+    lines = (minilm / "vocab.txt").read_text().splitlines()
+    (trap / "other.txt").write_text("\n".join([*lines[:106], *reversed(lines[106:])]))
+    names = ("tokenizer_file", "vocab_file", "merges_file", "gguf_file", "chat_template_path")
+    settings = dict.fromkeys(names, str(trap / "other.txt")) | {
+        "auto_map": {"AutoTokenizer": ["made--up/code.Evil", None]},
+        "fast_tokenizer_files": ["../elsewhere/tokenizer.4.0.0.json"],
+        "name_or_path": str(trap),
+    }
+    (tmp_path / where).write_text(json.dumps(settings))
+    tokenizer = Tokenizer(tmp_path, vocab_size=30522, pad_token_id=0)
+    expected = Tokenizer(minilm, vocab_size=30522, pad_token_id=0)
+    texts = ["a gripping film", "Straße"]
+    got = tokenizer.encode(texts, None, max_length=64)
+    assert got.digest() == expected.encode(texts, None, max_length=64).digest()
+
+
+def test_a_tokenizer_file_that_fills_the_memory_is_refused(minilm, tmp_path):
+    shutil.copy(minilm / "vocab.txt", tmp_path)
+    with (tmp_path / "added_tokens.json").open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(ModelFileError, match=r"added_tokens.json: has 1099511627776 bytes"):
+        Tokenizer(tmp_path, vocab_size=30522, pad_token_id=0)

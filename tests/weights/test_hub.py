@@ -125,3 +125,18 @@ def test_a_revision_of_a_folder_is_refused(tmp_path):
     for name in (str(tmp_path), "embedded:minilm"):
         with pytest.raises(ConfigError, match="is for hub ids"):
             resolve_model(name, "main")
+
+
+@pytest.mark.parametrize(
+    "revision", ["../../x", "a/../b", "/etc", "-x", "a\x00b", "a\nb", "x" * 300, "a//b", ".git"]
+)
+def test_a_revision_that_would_lead_out_of_the_cache(no_hub, revision):
+    with pytest.raises(ModelFileError, match="is no revision"):
+        resolve_model("some/model", revision)
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/12", "feature/a_b-c", "0" * 40])
+def test_a_revision_as_git_allows_them_is_asked_for(empty_cache, revision):
+    with pytest.raises(ModelFileError) as caught:
+        resolve_model("some/model", revision)
+    assert "is no revision" not in str(caught.value)

@@ -1,0 +1,153 @@
+"""Versions: what is installed, whether the packages agree, and pairs that are known to go wrong.
+
+Ranges are read from the installed packages' own metadata, so no range stands here a second time.
+The surprising thing: a pair that pip accepts can still be a bad one; those are the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+import flaxbert
+from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
+
+SUBJECT = "versions"
+_SHOWN = (
+    "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "flax", "optax",
+    "orbax-checkpoint", "tensorstore", "numpy", "transformers", "tokenizers", "datasets",
+    "huggingface-hub", "safetensors", "pyarrow",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What the conditions of the table look at."""
+
+    versions: dict[str, Version]
+    python: Version
+    gpu: bool  # an NVIDIA GPU is in the machine
+
+    def between(self, name: str, low: str, high: str) -> bool:
+        """Whether low <= version < high; False for what is not installed."""
+        found = self.versions.get(name)
+        return found is not None and Version(low) <= found < Version(high)
+
+
+@dataclasses.dataclass(frozen=True)
+class BadPair:
+    """A combination that installs and goes wrong."""
+
+    is_here: Callable[[Machine], bool]
+    status: str
+    said: str
+    do: str
+
+
+def _other_plugin(machine: Machine, name: str) -> bool:
+    plugin, jaxlib = machine.versions.get(name), machine.versions.get("jaxlib")
+    return plugin is not None and jaxlib is not None and plugin.release[:3] != jaxlib.release[:3]
+
+
+# Sources: the release notes and issues of jax, jaxlib, XLA and flax.
+BAD_PAIRS = (
+    BadPair(
+        lambda m: m.between("jax", "0.11.1", "99") and m.between("flax", "0", "0.12.9"),
+        FAILURE,
+        "flax before 0.12.9 does not import with jax 0.11.1 and later",
+        'pip install "flax>=0.12.9,<0.13" (Python 3.12 or later), or "jax<0.11"',
+    ),
+    BadPair(
+        lambda m: m.gpu and m.between("jaxlib", "0.10.2", "0.11.1"),
+        WARNING,
+        "on GPUs jaxlib 0.10.2 to 0.11.0 compiles the embedding's gradient to a loop that is 450 "
+        "to 2000 times slower (XLA issue 46225)",
+        'with Python 3.12 or later: pip install -U "jax[cuda12]>=0.11.2,<0.13"',
+    ),
+    BadPair(
+        lambda m: m.between("jaxlib", "0.11.1", "0.11.2"),
+        WARNING,
+        "jaxlib 0.11.1 copies whole buffers for small updates in loops (slow on CPUs)",
+        'pip install -U "jax>=0.11.2,<0.13"',
+    ),
+    BadPair(
+        lambda m: _other_plugin(m, "jax-cuda12-plugin") or _other_plugin(m, "jax-cuda13-plugin"),
+        FAILURE,
+        "the CUDA plugin has another version than jaxlib: JAX leaves it out and computes on the "
+        "CPU",
+        'install both together: pip install -U "jax[cuda12]"',
+    ),
+    BadPair(
+        lambda m: any(n in m.versions and m.versions[n].is_prerelease for n in ("jax", "jaxlib")),
+        WARNING,
+        "a development version of jax: wrong sums over devices were seen in some of them (jax "
+        "issue 40830)",
+        'pip install -U "jax<0.13", without --pre',
+    ),
+)
+
+
+def check(gpu: bool) -> Iterator[Finding]:
+    """Yields the versions, and every disagreement; `gpu` says that an NVIDIA GPU is here."""
+    versions = _installed()
+    shown = {"python": platform.python_version(), "flaxbert": flaxbert.__version__}
+    shown |= {name: str(versions[name]) for name in _SHOWN if name in versions}
+    yield Finding(
+        SUBJECT, OK, ", ".join(f"{name} {number}" for name, number in shown.items()), facts=shown
+    )
+    wrong = list(disagreements(versions))
+    for said in wrong:
+        yield Finding(SUBJECT, FAILURE, said, "pip install -U flaxbert puts its packages right")
+    if not wrong:
+        yield Finding(SUBJECT, OK, "every package is in the range that flaxbert was tested with")
+    machine = Machine(versions, Version(platform.python_version()), gpu)
+    for pair in BAD_PAIRS:
+        if pair.is_here(machine):
+            yield Finding(SUBJECT, pair.status, pair.said, pair.do)
+
+
+def disagreements(versions: dict[str, Version]) -> Iterator[str]:
+    """Yields "jax 0.9.0: flaxbert needs >=0.10", for flaxbert and what it is built on."""
+    for owner, requirements in (
+        ("flaxbert", _own_requirements()),
+        *((name, metadata.requires(name) or []) for name in _SHOWN if name in versions),
+    ):
+        for text in requirements:
+            try:
+                wanted = Requirement(text)
+            except InvalidRequirement:
+                continue
+            if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+                continue
+            found = versions.get(wanted.name.lower().replace("_", "-"))
+            if found is None:
+                if owner == "flaxbert":
+                    yield f"{wanted.name} is not installed: flaxbert needs {text}"
+            elif not wanted.specifier.contains(found, prereleases=True):
+                yield f"{wanted.name} {found}: {owner} needs {wanted.specifier}"
+
+
+def _own_requirements() -> list[str]:
+    try:
+        return metadata.requires("flaxbert") or []
+    except metadata.PackageNotFoundError:  # a clone that was never installed
+        project = Path(flaxbert.__file__).parents[1] / "pyproject.toml"
+        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+
+
+def _installed() -> dict[str, Version]:
+    found: dict[str, Version] = {}
+    for distribution in metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        try:
+            found.setdefault(name, Version(distribution.version))  # the first one is imported
+        except (InvalidVersion, TypeError):
+            continue
+    return found

@@ -1,0 +1,54 @@
+"""python -m flaxbert.doctor [--workdir=DIR] [--json]
+
+Looks at versions, devices, environment, disk, caches and the hub, and at a run if one is named:
+what is right, what is odd, what will fail and what to do. It changes nothing, and a run that is
+going on does not notice. Exit code 0 without failures (warnings are none), else that of the first
+one: 2 for the installation, 4 for a disk, cache or checkpoint, 70 for wrong numbers.
+--json prints the same for an issue report, without home directory, tokens or passwords.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from flaxbert import cli
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", "", "A run to look at.", flag_values=values)
+    flags.DEFINE_bool("json", False, "JSON, for an issue report.", flag_values=values)
+
+
+def main(values: Any, stop: cli.StopSignal) -> None:
+    from flaxbert.diagnose import caches, devices, machine, versions, workdir
+    from flaxbert.diagnose.report import as_json, as_lines, exit_code, guarded
+
+    path = values.workdir
+    gpu, tpu = devices.has_nvidia(), devices.has_tpu()
+    local = Path(path) if path and "://" not in path else None
+    checks = [
+        (versions.SUBJECT, lambda: versions.check(gpu)),
+        (devices.SUBJECT, lambda: devices.check(gpu=gpu, tpu=tpu)),
+        (machine.ENVIRONMENT, machine.check_environment),
+        (machine.DISK, lambda: machine.check_disk(local)),
+        (caches.CACHE, caches.check_cache),
+        (caches.HUB, caches.check_hub),
+    ]
+    if path:
+        checks.append((workdir.SUBJECT, lambda: workdir.check(path)))
+    findings = [finding for subject, check in checks for finding in guarded(subject, check)]
+    if values.json:
+        print(as_json(findings))
+    else:
+        print("\n".join(as_lines(findings)))
+    sys.stdout.flush()
+    if code := exit_code(findings):
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags, __doc__)

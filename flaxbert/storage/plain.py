@@ -1,0 +1,70 @@
+"""Folders that others made: which of their entries may be followed.
+
+A link in a folder that was unpacked or cloned can lead to any file of its reader: to be read as a
+vocabulary and copied into an export, or to be written. The surprising thing: links are still common
+in one place, the hub's cache, whose folders consist of them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from flaxbert.errors import ConfigError, ModelFileError
+
+_SUBFOLDERS = ("params", "state")  # the only ones of a model folder that are ever opened
+
+
+def refuse_links(root: Path) -> None:
+    """Refuses a workdir that holds a link, a pipe or a device anywhere: none is ours.
+
+    The workdir itself may be a link: its user named it.
+
+    Raises:
+      ConfigError: names the entry.
+    """
+    for path, mode in _walk(root):
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+            raise ConfigError(
+                f"--workdir: {path} is {what}. Nothing in a workdir may lead out of it: put the "
+                "files themselves there, or remove it."
+            )
+
+
+def refuse_outside(directory: Path) -> None:
+    """Refuses a model folder with a link to a file that is not in it.
+
+    The hub's cache is made of links from snapshots/COMMIT/ to blobs/ beside it; these are followed.
+
+    Raises:
+      ModelFileError: names the link.
+    """
+    home = directory.resolve()
+    inside = [home]
+    if home.parent.name == "snapshots":
+        inside.append(home.parent.parent / "blobs")
+    with os.scandir(home) as entries:
+        links = [entry for entry in entries if entry.is_symlink()]
+    for entry in links:
+        target = Path(os.path.realpath(entry.path))
+        if target.is_dir() and entry.name not in _SUBFOLDERS:
+            continue  # never opened
+        if not any(target.is_relative_to(folder) for folder in inside):
+            raise ModelFileError(
+                f"{directory}: {entry.name} is a link to {target}, outside of the folder. Put a "
+                "copy of the file there instead."
+            )
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, int]]:
+    """Yields every entry below a folder and its mode, following none; one may vanish meanwhile."""
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            try:
+                yield path, path.lstat().st_mode
+            except FileNotFoundError:
+                continue
