@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError
 from flaxbert.storage.manifest import verify_manifest, write_manifest
-from flaxbert.storage.store import DamagedError, store_for
+from flaxbert.storage.store import DamagedError, is_step, store_for
 from flaxbert.storage.workdir import read_json, write_json
 
 _STATE, _RUN = "state", "run.json"
@@ -143,11 +143,7 @@ class Checkpoints:
             )
 
     def _steps(self) -> list[int]:
-        return sorted(
-            int(name)
-            for name in self._store.names(self._directory)
-            if name.isdecimal() and str(int(name)) == name
-        )
+        return sorted(int(name) for name in self._store.names(self._directory) if is_step(name))
 
     def _set_aside(self, step: int, reason: Exception) -> str:
         name = f"damaged-{step}"
