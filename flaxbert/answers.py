@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from flaxbert.data.check import Labels
 from flaxbert.errors import ConfigError, InterruptedRun
+from flaxbert.storage.store import is_url
 from flaxbert.terminal import printable_json
 
 Answer = dict[str, Any]
@@ -90,6 +91,8 @@ def check_output(path: str, source: str = "") -> None:
     Raises:
       ConfigError: another ending than .jsonl or .csv, no such directory, or the input itself.
     """
+    if is_url(path):
+        raise ConfigError(f"--output: {path}: name a local file, then copy it.")
     output = Path(path)
     if output.suffix.lower() not in SUFFIXES:
         raise ConfigError(

@@ -92,7 +92,7 @@ class FlaxBertForSequenceClassification:
         dtype: str = "float32",
         seed: int = 0,
     ) -> FlaxBertForSequenceClassification:
-        """Loads a folder, a hub id or "embedded:minilm".
+        """Loads a folder, gs://bucket/folder, a hub id or "embedded:minilm".
 
         Args:
           path_or_id: where the model is.

@@ -16,6 +16,7 @@ from absl import flags
 
 from flaxbert import cli
 from flaxbert.errors import ConfigError
+from flaxbert.storage.store import is_url, location, store_for
 
 if TYPE_CHECKING:
     # Imported where they are used: JAX takes seconds, flags and errors should not.
@@ -28,7 +29,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "from",
         "",
-        "Model folder, hub id, embedded:minilm, a workdir or its checkpoints/<step>.",
+        "Model folder, hub id, embedded:minilm, a workdir or its checkpoints/<step>; or gs://.",
         flag_values=values,
     )
     flags.DEFINE_string("to", "", "New or empty folder.", flag_values=values)
@@ -39,10 +40,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
-    source, target = str(values["from"].value), Path(values.to)
+    source, target = str(values["from"].value), values.to
     for name in ("from", "to"):
         if not values[name].value:
             raise ConfigError(f"--{name} is missing. {(__doc__ or '').splitlines()[0]}")
+    if is_url(target):
+        raise ConfigError(f"--to: {target}: write to a local folder, then copy it.")
+    target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--to: {target} exists and is not an empty folder.")
 
@@ -52,6 +56,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     from flaxbert.weights.hub import resolve_model
     from flaxbert.weights.orbax_folder import description_of
 
+    source = _fetched(source) if is_url(source) else source
     holds_weights = Path(source).is_dir() and any(f.is_in(Path(source)) for f in formats.FORMATS)
     if (Path(source) / "model" / "config.json").is_file() and not holds_weights:
         source = str(Path(source) / "model")  # a workdir: its best model
@@ -68,6 +73,14 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         write_model(staged, read.config, read.params, tokenizer_files, format=values.format)
         staged.replace(target)
     cli.say(f"{target}: written, {_summary(read)}")
+
+
+def _fetched(url: str) -> str:
+    """Returns a local copy of a model in a bucket; of a workdir only model/ is copied."""
+    store, folder = store_for(url), location(url)
+    names = store.names(folder)
+    inside = folder / "model" if {"model", "config.json"} <= set(names) else folder
+    return str(store.local_copy(inside))
 
 
 def _summary(read: Loaded) -> str:

@@ -32,6 +32,15 @@ class ModelFileError(FlaxbertError, OSError):
     exit_code = 4
 
 
+class StorageError(FlaxbertError, RuntimeError):
+    """An object store that refuses, or does not answer.
+
+    No OSError: what cannot be read for now must not be taken for damaged.
+    """
+
+    exit_code = 4
+
+
 class NonFiniteError(FlaxbertError, ArithmeticError):
     """The loss or its gradient is not finite."""
 

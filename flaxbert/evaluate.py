@@ -16,6 +16,7 @@ from absl import flags
 from flaxbert import cli
 from flaxbert.config import Config, Data, make_config, seed_for
 from flaxbert.errors import ConfigError, DataError
+from flaxbert.storage.store import is_url, on_disk, store_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError("--model needs --data=FILE: a folder does not know its data.")
     if values.data and values["split"].present:
         raise ConfigError("--split and --data exclude each other.")
+    if is_url(values.output):
+        raise ConfigError(f"--output: {values.output}: name a local directory.")
     if values.output and Path(values.output).exists() and not Path(values.output).is_dir():
         raise ConfigError(f"--output: {values.output} is a file; name a directory.")
 
@@ -65,7 +68,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         config = make_config(read_json(workdir.config))
         facts = read_json(workdir.facts)
     else:
-        model = values.model
+        model = on_disk(values.model)
         config = run_config_of(model) or Config(data=Data(max_length=0))
     classifier = Classifier.from_pretrained(
         model,
@@ -203,7 +206,6 @@ def _merge(workdir: Workdir, named: dict[str, Any]) -> None:
 
 def _write_predictions(path: PurePath, classifier: Classifier, logits: np.ndarray) -> None:
     from flaxbert.answers import Numbered
-    from flaxbert.storage.store import store_for
 
     with store_for(path).replacing(path) as file:
         Numbered(file, classifier.labels).write(classifier.readable(logits))

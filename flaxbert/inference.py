@@ -29,6 +29,7 @@ from flaxbert.data.tokenize import Tokenizer, Tokens, resolve_max_length
 from flaxbert.errors import ConfigError, FlaxbertError, ModelFileError
 from flaxbert.loop.predict import make_forward, predict_logits
 from flaxbert.loop.sharding import make_mesh, replicated, row_multiple
+from flaxbert.storage.store import on_disk
 from flaxbert.storage.workdir import read_json
 from flaxbert.tasks import problem_of, task_for
 from flaxbert.weights.orbax_folder import is_checkpoint
@@ -122,7 +123,7 @@ class Classifier:
         max_length: int = 0,
         **options: Any,
     ) -> Classifier:
-        """Loads a trained folder or hub id; `options` are those of `Classifier`.
+        """Loads a trained folder, gs:// or hub id; `options` are those of `Classifier`.
 
         With max_length=0 the folder RUN/model of a run takes the run's own max_length, any other
         model its maximum.
@@ -136,6 +137,7 @@ class Classifier:
           ModelFileError: there is no such model, or it has no trained classifier or tokenizer.
           ConfigError: a value that is out of range.
         """
+        path_or_id = on_disk(path_or_id)
         run = run_config_of(path_or_id)
         model = FlaxBertForSequenceClassification.from_pretrained(
             path_or_id, revision=revision, dtype=dtype
@@ -253,7 +255,7 @@ def _resolve_stride(stride: int, long: str, max_length: int) -> int:
 
 def run_config_of(directory: str | os.PathLike[str]) -> Config | None:
     """Returns the config of the run whose model/ or checkpoint a folder is, or None."""
-    folder = Path(directory).resolve()
+    folder = Path(on_disk(directory)).resolve()
     root = folder.parents[1] if is_checkpoint(folder) else folder.parent
     path = root / "config.json"
     if not folder.is_dir() or not path.is_file():

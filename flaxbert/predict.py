@@ -19,6 +19,7 @@ from absl import flags
 from flaxbert import cli
 from flaxbert.config import Config, Data, make_config, seed_for
 from flaxbert.errors import ConfigError
+from flaxbert.storage.store import on_disk, store_for
 
 if TYPE_CHECKING:
     from flaxbert.data.check import Labels
@@ -64,7 +65,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         facts = read_json(workdir.facts)
         config = make_config(read_json(workdir.config))
     else:
-        model = values.model
+        model = on_disk(values.model)
         config = run_config_of(model) or Config(data=Data(max_length=0))
     data = cli.with_columns(sources.with_task(config.data), values)
 
@@ -169,7 +170,6 @@ def _open_writers(
     """Returns {name for the user: writer}."""
     from flaxbert import answers
     from flaxbert.loop.results import predictions_name
-    from flaxbert.storage.store import store_for
 
     writers: dict[str, Any] = {}
     if values.output == "-":

@@ -28,6 +28,10 @@ MAY_IMPORT = {
 ONLY_IN = {
     "transformers": {"data/tokenize.py"},
     "orbax": {"storage/checkpoint.py", "storage/parameters.py"},
+    "gcsfs": set(),  # by fsspec's registry
+    "fsspec": {"storage/bucket.py"},
+    "tensorstore": {"storage/lease.py"},
+    "etils": {"storage/objects.py"},
     "huggingface_hub": {"storage/hub.py", "diagnose/caches.py"},
     "datasets": {"data/hub.py"},
     "torch": set(),

@@ -18,6 +18,7 @@ from flaxbert.data.decode import STANDARD_INPUT, read_lines, read_standard_input
 from flaxbert.data.formats import Reader, Row
 from flaxbert.data.rows import Rows, near_name
 from flaxbert.errors import DataError
+from flaxbert.storage.store import is_url
 
 READERS: dict[str, Reader] = {
     ".csv": formats.read_csv,
@@ -126,6 +127,8 @@ def _collect(path: Path, names: list[str], bad: BadRows) -> tuple[dict[str, list
 
 
 def _reader(path: Path, also: tuple[str, ...] = ()) -> Reader:
+    if is_url(path):
+        raise DataError(f"{path}: data are read from local files. Copy it: gcloud storage cp")
     kind = _kind(path)
     if kind in READERS:
         return READERS[kind]

@@ -63,6 +63,8 @@ class Writer:
             self._file.write(json.dumps(line) + "\n")
             self._board.add_scalar(f"{split}/{name}", number, step, now)
         self._file.flush()
+        if split == "validation":  # it took long, and somebody may be watching from elsewhere
+            self.sync()
 
     def line(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
@@ -77,6 +79,7 @@ class Writer:
     def sync(self) -> None:
         """Makes all lines durable: called before a checkpoint that counts them as written."""
         self._file.flush()
+        self._board.flush()
         self._spool.push()
 
     def close(self) -> None:

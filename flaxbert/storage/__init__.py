@@ -1,1 +1,1 @@
-"""What lies on disk: the workdir, its lock, checkpoints with manifests, and the embedded wheels."""
+"""Where a run's files are, on disk or in a bucket: workdir, lock, checkpoints; and the hub."""

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from flaxbert.errors import ModelFileError
 from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import verify_manifest, write_manifest
-from flaxbert.storage.store import DamagedError, store_for
+from flaxbert.storage.store import DamagedError, is_step, store_for
 from flaxbert.storage.workdir import read_json, write_json
 from flaxbert.terminal import say
 
@@ -67,11 +67,7 @@ def read_run(directory: PurePath, step: int) -> dict[str, Any]:
 
 def steps_in(directory: PurePath) -> list[int]:
     """Returns the steps of the checkpoints in a run's `checkpoints/`, oldest first."""
-    return sorted(
-        int(name)
-        for name in store_for(directory).names(directory)
-        if name.isdecimal() and str(int(name)) == name
-    )
+    return sorted(int(name) for name in store_for(directory).names(directory) if is_step(name))
 
 
 class Checkpoints:

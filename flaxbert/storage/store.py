@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
+from flaxbert.errors import ConfigError
+
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"  # of model/: its digest is what a checkpoint knows the folder by
 TEMPORARY = ".tmp"
@@ -163,13 +165,48 @@ class Store(abc.ABC):
         """
 
 
+def is_step(name: str) -> bool:
+    """Whether a name under checkpoints/ is that of a checkpoint."""
+    return name.isdecimal() and str(int(name)) == name
+
+
 def location(path: str | os.PathLike[str]) -> PurePath:
-    """Returns the path of a directory on disk."""
+    """Returns the path of a directory, on disk or of a gs:// URL.
+
+    Raises:
+      ConfigError: a malformed URL, or one of another kind.
+    """
+    text = os.fspath(path)
+    if is_url(path):
+        from flaxbert.storage.objects import url_path  # here, as below: it imports this file
+
+        return url_path(text)
+    if "://" in text:
+        raise ConfigError(f"{text!r}: expected a local directory or gs://bucket/folder.")
     return Path(path)
+
+
+def on_disk(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Returns a local folder with what a gs:// URL holds; anything else as it is.
+
+    Raises:
+      ModelFileError: there is nothing at the URL.
+    """
+    return store_for(path).local_copy(location(path)) if is_url(path) else path
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is in an object store."""
+    return os.fspath(path).startswith("gs:")
 
 
 def store_for(path: str | os.PathLike[str]) -> Store:
     """Returns the store that a path is in."""
-    from flaxbert.storage.local import LocalDisk  # here: it imports this file
+    if is_url(path):
+        from flaxbert.storage.bucket import split_url
+        from flaxbert.storage.objects import object_store
+
+        return object_store(split_url(os.fspath(path))[0])
+    from flaxbert.storage.local import LocalDisk
 
     return LocalDisk()

@@ -91,11 +91,10 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
     """Returns the workdir at `path`, created if there is nothing yet.
 
     Raises:
-      ConfigError: the path is a file, a URL, not writable, a folder with somebody else's files, or
-        one with links in it.
+      ConfigError: the path is a file, not writable, a folder with somebody else's files, or one
+        with links in it; or a URL that is malformed.
+      StorageError: an object store that refuses or does not answer.
     """
-    if "://" in os.fspath(path):
-        raise ConfigError(f"--workdir: expected a local directory, got {os.fspath(path)!r}.")
     root = location(path)
     try:
         store_for(root).make_directory(root)

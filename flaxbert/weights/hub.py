@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, `embedded:minilm`, or a hub id -> a local folder.
+"""Where a model comes from: a folder, gs://, `embedded:minilm` or a hub id -> a local folder.
 
 The surprising thing: only data files are ever fetched, and the weights of one format only, the
 safest that there is. No program of a repository is fetched; no format's reader can run code.
@@ -12,6 +12,7 @@ from pathlib import Path
 from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
 from flaxbert.storage.hub import HubError, fetch, is_hub_id
+from flaxbert.storage.store import is_url, on_disk
 from flaxbert.weights.formats import weight_patterns
 
 EMBEDDED = "embedded:minilm"
@@ -34,9 +35,11 @@ def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Pat
       ConfigError: a revision of something that is no hub id.
       ModelFileError: there is no such folder, and it is no hub id or the hub cannot be reached.
     """
+    if is_url(path) and not revision:
+        path = on_disk(path)
     name = os.fspath(path)
-    if revision and (name == EMBEDDED or os.path.exists(name)):
-        raise ConfigError(f"a revision ({revision!r}) is for hub ids; {name} is a local folder.")
+    if revision and (name == EMBEDDED or is_url(name) or os.path.exists(name)):
+        raise ConfigError(f"a revision ({revision!r}) is for hub ids; {name} is a folder.")
     if name == EMBEDDED:
         return minilm_directory(), EMBEDDED
     if name and os.path.exists(name):  # unlike Path.exists, False for a name that is too long

@@ -1,0 +1,240 @@
+"""One bucket of Google Cloud Storage: objects listed, read, put, copied and deleted, by gcsfs.
+
+Every call ends within a bounded time, says that it waits, and fails with one line. gcsfs tries
+again by itself after errors that pass (six times, half a minute in all). The surprising thing:
+nothing here is cached; gcsfs would otherwise answer from listings of its own that others' writes do
+not reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import importlib.util
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flaxbert.errors import ConfigError, StorageError
+
+SCHEME = "gs://"
+_URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/(.*))?", re.DOTALL)
+
+# A request that is tried again has ended by then (gcsfs waits 31 to 36 s between six attempts);
+# bytes get time of their own, at a speed that any usable line has.
+_PATIENCE, _SLOWEST = 120.0, 2**20
+_REPORT_AFTER, _REPORT_EVERY = 5.0, 20.0
+_CHUNK = 2**26  # bytes of a large object that are in memory at once
+_TOGETHER = 16  # requests under way at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """An object as listed; another generation is another content."""
+
+    size: int
+    generation: str
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Returns bucket and object name of gs://bucket/name.
+
+    Raises:
+      ConfigError: it is malformed, or has characters that clients read in different ways.
+    """
+    matched = _URL.fullmatch(url)
+    if matched is None:
+        raise ConfigError(f"{url!r}: expected gs://bucket/folder, with the bucket in lower case.")
+    name = (matched[2] or "").rstrip("/")
+    wrong = sorted({c for c in name if c in "*?[]#\\" or not c.isprintable()})
+    if wrong or any(part in ("", ".", "..") for part in name.split("/") if name):
+        what = f"the characters {' '.join(map(repr, wrong))}" if wrong else "empty or dotted parts"
+        raise ConfigError(f"{url!r}: folders in a bucket must not have {what}. Name another.")
+    return matched[1], name
+
+
+class Bucket:
+    """A bucket; names are those of objects in it, without gs:// and without the bucket."""
+
+    def __init__(self, name: str) -> None:
+        """Raises ConfigError if gcsfs is not installed."""
+        self.name = name
+        self._fs = _filesystem()
+
+    def list(self, prefix: str) -> dict[str, Listed]:
+        """Returns every object below the folder `prefix`, by its name relative to it."""
+        start = f"{self.name}/{prefix}/" if prefix else f"{self.name}/"
+
+        async def listing() -> dict[str, Any]:
+            # A listing of the bucket itself tells a missing bucket from an empty folder.
+            return await self._fs._find(start.rstrip("/"), detail=True, update_cache=False)
+
+        try:
+            found = self._call(listing, f"listing {SCHEME}{start}")
+        except FileNotFoundError as error:
+            raise StorageError(f"{SCHEME}{self.name}: there is no such bucket.") from error
+        # What ends in "/" is a folder that the console made, and holds nothing.
+        return {
+            name[len(start) :]: Listed(int(entry["size"]), str(entry.get("generation", "")))
+            for name, entry in found.items()
+            if name.startswith(start) and not name.endswith("/")
+        }
+
+    def size(self, name: str) -> int | None:
+        """Returns the bytes of an object, None if there is none."""
+        path = f"{self.name}/{name}"
+        try:
+            entry = self._call(lambda: self._fs._info(path), f"looking for {SCHEME}{path}")
+        except FileNotFoundError:
+            return None
+        return int(entry["size"]) if entry["type"] == "file" else None
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError if there is no such object."""
+        path = f"{self.name}/{name}"
+        return self._call(lambda: self._fs._cat_file(path), f"reading {SCHEME}{path}")
+
+    def chunks(self, name: str) -> Iterable[bytes]:
+        """Yields an object piece by piece."""
+        path, size = f"{self.name}/{name}", self.size(name)
+        if size is None:
+            raise FileNotFoundError(2, os.strerror(2), f"{SCHEME}{path}")
+        for start in range(0, size, _CHUNK):
+            end = min(start + _CHUNK, size)
+            yield self._call(
+                lambda start=start, end=end: self._fs._cat_file(path, start=start, end=end),
+                f"reading {SCHEME}{path}",
+                end - start,
+            )
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copies an object to a local file."""
+        with target.open("wb") as file:
+            for chunk in self.chunks(name):
+                file.write(chunk)
+
+    def put(self, name: str, data: bytes) -> None:
+        path = f"{self.name}/{name}"
+        self._call(
+            lambda: self._fs._pipe_file(path, data, consistency="md5"),
+            f"writing {SCHEME}{path}",
+            len(data),
+        )
+
+    def upload(self, name: str, source: Path) -> None:
+        """Puts a local file."""
+        path = f"{self.name}/{name}"
+        self._call(
+            lambda: self._fs._put_file(str(source), path, consistency="md5"),
+            f"writing {SCHEME}{path}",
+            source.stat().st_size,
+        )
+
+    def copy(self, names: dict[str, str], size: int = 0) -> None:
+        """Copies objects inside the bucket, {from: to}; their bytes stay there."""
+        self._all(
+            [(f"{self.name}/{old}", f"{self.name}/{new}") for old, new in names.items()],
+            lambda pair: self._fs._cp_file(*pair),
+            "copying",
+            size,
+        )
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes objects; one that is not there any more is no error."""
+
+        async def delete(path: str) -> None:
+            with contextlib.suppress(FileNotFoundError):  # also where an answer was lost
+                await self._fs._rm_file(path)
+
+        self._all([f"{self.name}/{name}" for name in names], delete, "deleting")
+
+    def _all(self, items: list[Any], make: Callable[[Any], Any], what: str, size: int = 0) -> None:
+        for start in range(0, len(items), _TOGETHER):
+            some = items[start : start + _TOGETHER]
+
+            async def together(some: list[Any] = some) -> None:
+                await asyncio.gather(*(make(item) for item in some))
+
+            self._call(together, f"{what} {len(items)} objects in {SCHEME}{self.name}", size)
+
+    def _call(self, make: Callable[[], Any], what: str, size: int = 0) -> Any:
+        """Runs a coroutine of gcsfs, within `_PATIENCE` and the time that `size` bytes take.
+
+        Raises:
+          FileNotFoundError: there is no such object.
+          StorageError: it was refused, or the store did not answer.
+        """
+        begun, given = time.monotonic(), _PATIENCE + size / _SLOWEST
+        future = asyncio.run_coroutine_threadsafe(_awaited(make), self._fs.loop)
+        wait = _REPORT_AFTER
+        try:
+            while True:
+                try:
+                    return future.result(timeout=wait)
+                except concurrent.futures.TimeoutError:
+                    if future.done():  # gcsfs's own
+                        return future.result()
+                passed, wait = time.monotonic() - begun, _REPORT_EVERY
+                if passed > given:
+                    raise StorageError(f"{what}: no answer within {passed:.0f} s.")
+                print(
+                    f"flaxbert: {what}: still waiting after {passed:.0f} s; errors that pass are "
+                    f"tried again, for {given:.0f} s at most",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        except (StorageError, FileNotFoundError):
+            raise
+        except Exception as error:  # whatever gcsfs, aiohttp and google.auth raise
+            raise StorageError(f"{what}: {_reason(error)}") from error
+        finally:
+            future.cancel()
+
+
+async def _awaited(make: Callable[[], Any]) -> Any:
+    return await make()
+
+
+def _filesystem() -> Any:
+    """Returns gcsfs, told not to cache and not to print tracebacks.
+
+    Orbax, by etils.epath, gets it from the same registry and so with the same settings.
+    """
+    # It would ask for the bucket's kind over gRPC, for features that nothing here uses.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    # TensorStore, in Orbax: a connection that has died is given up, then tried again.
+    os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "20")
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ConfigError('gs:// needs gcsfs, which is not installed: pip install "flaxbert[gcs]"')
+    import fsspec.config  # here: reading it takes a second, and few runs are in a bucket
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    settings = {"use_listings_cache": False, "requests_timeout": 60}
+    fsspec.config.conf["gcs"] = settings | fsspec.config.conf.get("gcs", {})
+    return fsspec.filesystem("gcs")
+
+
+def _reason(error: Exception) -> str:
+    """Returns one line: what is wrong, and for refusals what to do."""
+    code = getattr(error, "code", None)
+    text = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+    kind = type(error).__module__
+    if code == 401 or kind.startswith("google.auth"):
+        return (
+            f"no valid credentials ({text}). Run `gcloud auth application-default login`, or set "
+            "GOOGLE_APPLICATION_CREDENTIALS."
+        )
+    if isinstance(error, OSError) and str(error).startswith("Forbidden"):
+        return f"permission denied ({text}). Ask for the role Storage Object User on the bucket."
+    if kind.startswith("aiohttp"):
+        return f"the store cannot be reached ({text})."
+    return f"{text}."

@@ -1,0 +1,253 @@
+"""One writer at a time in a bucket: an object that its holder renews, and that runs out.
+
+The object is only ever written on condition that its generation is the one last seen, so of two
+that try at once one fails. The surprising thing: no clock is compared with another's. A lease has
+run out once the waiter has seen the same generation for as long as a lease lasts, by its own
+clock; the holder, by its own, stops writing before that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flaxbert.errors import ConfigError, StorageError
+
+# Long enough for a slow minute of the network or of the machine, short enough that a spot machine
+# that comes back after a SIGKILL waits no longer than it takes to compile.
+LEASE_SECONDS = 60.0
+_RENEWALS = 3  # in that time
+_MARGIN = 0.25  # of it; the holder stops writing that much earlier, for what is under way
+# Nobody reaches the store for that long: the run ends, it could not save anyway.
+_GIVE_UP = 10 * LEASE_SECONDS
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    holder: dict[str, Any] | None  # None: there is no lease
+    generation: bytes
+
+
+class Lease:
+    """The lease `name` of a bucket, for this process."""
+
+    def __init__(
+        self,
+        bucket: str,
+        name: str,
+        seconds: float = LEASE_SECONDS,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
+        """`on_lost` is called in another thread, once, when somebody else has the lease."""
+        self._where = f"gs://{bucket}/{name}"
+        self._seconds = seconds
+        self._on_lost = on_lost or _end_at_once
+        self._key = name
+        self._store = _open(bucket, seconds)
+        self._token = uuid.uuid4().hex
+        self._guard = threading.Lock()  # one request at a time; also of what follows
+        self._generation = b""
+        self._renewed = 0.0  # when the last successful renewal was sent
+        self._lost = ""
+        self._stop = threading.Event()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Lease]:
+        """Holds it while the block runs.
+
+        Raises:
+          ConfigError: another process holds it and is alive; names its pid and host.
+          StorageError: the store does not answer; or, at the end, somebody else has taken it.
+        """
+        self._acquire()
+        renewing = threading.Thread(target=self._renew_for_ever, name="lease", daemon=True)
+        renewing.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            renewing.join()
+            if not self._lost:
+                self._release()
+        if self._lost:
+            raise StorageError(self._lost)
+
+    def check(self) -> None:
+        """Called before every write: returns if the lease is held for sure.
+
+        Raises:
+          StorageError: somebody else has it, or nobody can tell.
+        """
+        if not self._lost and self._age() > (1 - _MARGIN) * self._seconds:
+            with self._guard:
+                try:
+                    self._renew()
+                except ValueError as error:
+                    raise StorageError(
+                        f"{self._where}: cannot be renewed ({_line(error)}), so nothing is "
+                        "written any more."
+                    ) from error
+        if self._lost:
+            raise StorageError(self._lost)
+
+    def _acquire(self) -> None:
+        """Takes the lease if there is none, or once it has run out."""
+        watched: bytes | None = None
+        since = 0.0
+        while True:
+            seen = self._look()
+            if seen.holder is None or (
+                seen.generation == watched and _now() - since > self._seconds_of(seen.holder)
+            ):
+                if self._write(seen.generation):
+                    return
+                continue  # somebody was faster
+            holder = seen.holder
+            who = f"pid {holder.get('pid', '?')} on {holder.get('host', '?')}"
+            if watched is None:
+                print(
+                    f"flaxbert: {self._where} is held by {who}; if it is not alive any more, its "
+                    f"lease runs out in {self._seconds_of(holder):.0f} s: waiting",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            elif seen.generation != watched:
+                folder = self._where.rpartition("/")[0]
+                raise ConfigError(
+                    f"--workdir: {folder} is in use by {who}. Wait for it to end, or name another "
+                    "directory."
+                )
+            if watched is None:
+                watched, since = seen.generation, _now()
+            time.sleep(self._seconds / 60)
+
+    def _seconds_of(self, holder: dict[str, Any]) -> float:
+        """Returns how long the holder's lease lasts: it may be of another version."""
+        stated = holder.get("seconds")
+        if not isinstance(stated, (int, float)) or not 0 < stated <= 10 * LEASE_SECONDS:
+            return self._seconds
+        return float(stated)
+
+    def _renew_for_ever(self) -> None:
+        wait = self._seconds / _RENEWALS
+        while not self._stop.wait(wait):
+            with self._guard:
+                if self._lost:
+                    break
+                try:
+                    self._renew()
+                    wait = self._seconds / _RENEWALS
+                except ValueError as error:
+                    wait = self._seconds / _RENEWALS / 4
+                    self._complain(error)
+        if self._lost and not self._stop.is_set():
+            self._on_lost(self._lost)
+
+    def _complain(self, error: ValueError) -> None:
+        if self._age() > _GIVE_UP / LEASE_SECONDS * self._seconds:
+            self._lost = f"{self._where}: could not be renewed for {self._age():.0f} s."
+        elif self._age() > self._seconds / _RENEWALS * 2:
+            print(
+                f"flaxbert: WARNING: {self._where} could not be renewed for {self._age():.0f} s: "
+                f"{_line(error)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _renew(self) -> None:
+        """Raises ValueError if the store does not answer."""
+        if self._write(self._generation):
+            return
+        # Refused: the generation is another. An answer that was lost leaves one of our own.
+        seen = self._look()
+        if seen.holder is not None and seen.holder.get("token") == self._token:
+            self._generation = seen.generation
+            if not self._write(self._generation):
+                raise ValueError("it changes while it is renewed")
+            return
+        holder = seen.holder or {}
+        who = f"pid {holder['pid']} on {holder['host']}" if "pid" in holder else "somebody"
+        self._lost = f"{self._where}: was taken over by {who}; this run has stopped, unsaved."
+
+    def _write(self, generation: bytes) -> bool:
+        """Writes the lease if it has this generation still; returns whether it had."""
+        body = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "token": self._token,
+            "seconds": self._seconds,
+            "expires": time.time() + self._seconds,  # for people; nothing compares it
+        }
+        sent = _now()
+        stamp = self._wait(
+            self._store.write(self._key, json.dumps(body).encode(), if_equal=generation)
+        )
+        if not stamp.generation:
+            return False
+        self._generation, self._renewed = stamp.generation, sent
+        return True
+
+    def _look(self) -> _Seen:
+        found = self._wait(self._store.read(self._key))
+        if found.state != "value":
+            return _Seen(None, found.stamp.generation)
+        try:
+            holder = json.loads(found.value)
+        except ValueError:
+            holder = {}
+        return _Seen(holder if isinstance(holder, dict) else {}, found.stamp.generation)
+
+    def _release(self) -> None:
+        try:
+            self._wait(self._store.write(self._key, None, if_equal=self._generation))
+        except ValueError as error:
+            print(
+                f"flaxbert: WARNING: {self._where} could not be released ({_line(error)}); it runs "
+                f"out in {self._seconds:.0f} s",
+                file=sys.stderr,
+            )
+
+    def _wait(self, future: Any) -> Any:
+        """Raises ValueError if there is no answer before the lease is due again."""
+        try:
+            return future.result(timeout=self._seconds / _RENEWALS)
+        except TimeoutError as error:
+            future.cancel()
+            raise ValueError("no answer in time") from error
+
+    def _age(self) -> float:
+        return _now() - self._renewed
+
+
+def _open(bucket: str, seconds: float) -> Any:
+    import tensorstore  # here: it is slow to import, and only runs in a bucket need it
+
+    context = tensorstore.Context(
+        {"gcs_request_retries": {"max_retries": 3, "initial_delay": "500ms", "max_delay": "4s"}}
+    )
+    spec = {"driver": "gcs", "bucket": bucket, "path": ""}
+    return tensorstore.KvStore.open(spec, context=context).result(timeout=seconds)
+
+
+def _now() -> float:
+    """Seconds of a clock that also runs while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _end_at_once(why: str) -> None:
+    """Ends the process: threads of Orbax may be writing, and no exception reaches them."""
+    print(f"flaxbert: error: {why}", file=sys.stderr, flush=True)
+    os._exit(StorageError.exit_code)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no answer"])[0].split(" [http")[0][:200]

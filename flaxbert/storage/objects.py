@@ -1,0 +1,303 @@
+"""A run's files in a bucket, gs://bucket/folder.
+
+A put is atomic and seen at once by everybody, but nothing can be renamed or appended to. So of a
+folder that must be whole one object vouches for all others: it is deleted first and written last.
+For a checkpoint that is its manifest, for model/ its weights. The surprising thing: a `<step>/`
+without a manifest is therefore litter, never a damaged checkpoint, and is deleted at the next
+start. A damaged one is copied to `damaged-<step>/` before it is deleted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+from typing import TextIO
+
+from etils import epath
+
+from flaxbert.errors import ModelFileError, StorageError
+from flaxbert.storage.bucket import SCHEME, Bucket, Listed, split_url
+from flaxbert.storage.lease import Lease
+from flaxbert.storage.store import MANIFEST, TEMPORARY, WEIGHTS, Spool, Store, is_step
+
+_VOUCHING = (MANIFEST, WEIGHTS)
+_ATTEMPTS = 3  # to copy a folder that is written meanwhile
+
+
+@functools.cache
+def object_store(bucket: str) -> ObjectStore:
+    """Returns the store of a bucket; one each, for it knows the lease that is held."""
+    return ObjectStore(bucket)
+
+
+class ObjectStore(Store):
+    """All that a run does with files, in a bucket."""
+
+    def __init__(self, bucket: str) -> None:
+        self._bucket = Bucket(bucket)
+        self._lease: Lease | None = None
+
+    # Files
+
+    def is_file(self, path: PurePath) -> bool:
+        return self._bucket.size(self._name(path)) is not None
+
+    def read(self, path: PurePath) -> bytes:
+        try:
+            return self._bucket.read(self._name(path))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(2, os.strerror(2), str(path)) from error
+
+    def write(self, path: PurePath, data: bytes) -> None:
+        self._check()
+        self._bucket.put(self._name(path), data)
+
+    @contextlib.contextmanager
+    def replacing(self, path: PurePath) -> Iterator[TextIO]:
+        with tempfile.NamedTemporaryFile("w+", encoding="utf-8", newline="") as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            self._check()
+            self._bucket.upload(self._name(path), Path(file.name))
+
+    def sha256(self, path: PurePath) -> str:
+        digest = hashlib.sha256()
+        for chunk in self._bucket.chunks(self._name(path)):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def spool(self, path: PurePath) -> Spool:
+        return _Uploaded(self, path)
+
+    # Directories
+
+    def make_directory(self, path: PurePath) -> None:
+        """There are none; but it shows now, not after an hour, that the bucket is not there."""
+        self._bucket.list(self._name(path))
+
+    def is_directory(self, path: PurePath) -> bool:
+        return bool(self._list(path))
+
+    def names(self, path: PurePath) -> list[str]:
+        return sorted({name.split("/")[0] for name in self._list(path)})
+
+    def sizes(self, path: PurePath) -> dict[str, int]:
+        return {name: entry.size for name, entry in sorted(self._list(path).items())}
+
+    def remove(self, path: PurePath) -> None:
+        """Removes what vouches for the rest first: half a checkpoint is none."""
+        self._check()
+        names = list(self._list(path))
+        first = [name for name in names if name in _VOUCHING]
+        for some in (first, [name for name in names if name not in first]):
+            self._bucket.delete(self._name(path / name) for name in some)
+
+    def local_copy(self, path: PurePath) -> Path:
+        """Copies the folder, and what else of its run belongs to it, to a temporary folder.
+
+        It is removed when the process ends. The listing before and after must be the same, or it
+        is copied once more: somebody may be switching it.
+
+        Raises:
+          ModelFileError: there is no such folder, or it has names that lead out of it.
+          StorageError: it does not stop changing, or the disk has no room.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="flaxbert-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        target = folder / self._bucket.name / self._name(path)
+        for attempt in range(_ATTEMPTS):
+            time.sleep(attempt)
+            before = self._list(path)
+            if not before:
+                raise ModelFileError(f"{path}: there is nothing there.")
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                self._fetch(path, before, target)
+            except FileNotFoundError:
+                continue
+            if self._list(path) == before:
+                break
+        else:
+            raise StorageError(f"{path}: changed while it was copied. Try again.")
+        for other in _belonging(path):
+            for name in [""] if self.is_file(other) else self._list(other):
+                file = other / name if name else other
+                self._fetch_file(file, folder / self._bucket.name / self._name(file))
+        return target
+
+    # Checkpoints
+
+    def for_orbax(self, path: PurePath) -> epath.Path:
+        return epath.Path(path)
+
+    def is_committed(self, path: PurePath) -> bool:
+        return self.is_file(path / MANIFEST)
+
+    def begin(self, path: PurePath) -> PurePath:
+        """Returns the very path; what a failed save left there goes."""
+        self.remove(path)
+        return path
+
+    def settle(self, path: PurePath) -> None:
+        """Every object is durable once it was put."""
+
+    def commit(self, begun: PurePath, path: PurePath) -> None:
+        """The manifest is there."""
+
+    def sweep(self, path: PurePath) -> None:
+        """Removes the steps without a manifest."""
+        files = self._list(path)
+        for step in sorted({name.split("/")[0] for name in files}):
+            if is_step(step) and f"{step}/{MANIFEST}" not in files:
+                self.remove(path / step)
+
+    def set_aside(self, path: PurePath, target: PurePath) -> None:
+        self.remove(target)
+        self._copy(path, target)
+        self.remove(path)
+
+    # The folder of the best model
+
+    def stage(self, target: PurePath) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="flaxbert-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder / target.name
+
+    def replace_directory(self, new: Path, target: PurePath, *, committed: bool) -> None:
+        if committed and WEIGHTS in self._list(target):
+            self._copy(target, _previous(target))
+        files = {f.relative_to(new).as_posix(): f for f in new.rglob("*") if f.is_file()}
+        self._switch(target, set(files))
+        for name in sorted(files, key=lambda name: (name in _VOUCHING, name)):
+            self._check()
+            self._bucket.upload(self._name(target / name), files[name])
+        shutil.rmtree(new.parent, ignore_errors=True)
+
+    def choose_directory(self, target: PurePath, is_right: Callable[[PurePath], bool]) -> bool:
+        if is_right(target):
+            return True
+        previous = _previous(target)
+        if not is_right(previous):
+            return False
+        self._copy(previous, target)
+        self.remove(previous)
+        return True
+
+    def forget_previous(self, target: PurePath) -> None:
+        self.remove(_previous(target))
+
+    # One writer
+
+    @contextlib.contextmanager
+    def locked(self, path: PurePath) -> Iterator[None]:
+        with Lease(self._bucket.name, self._name(path)).held() as lease:
+            self._lease = lease
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def _check(self) -> None:
+        """Whoever lost the lease writes no more."""
+        if self._lease is not None:
+            self._lease.check()
+
+    def _name(self, path: PurePath) -> str:
+        return split_url(os.fspath(path))[1]
+
+    def _list(self, path: PurePath) -> dict[str, Listed]:
+        return self._bucket.list(self._name(path))
+
+    def _switch(self, target: PurePath, names: set[str]) -> None:
+        """Readies a folder to be written anew: without what vouches, without what goes."""
+        self._check()
+        present = self._list(target)
+        first = [name for name in present if name in _VOUCHING]
+        gone = [name for name in present if name not in names and name not in first]
+        for some in (first, gone):
+            self._bucket.delete(self._name(target / name) for name in some)
+
+    def _copy(self, path: PurePath, target: PurePath) -> None:
+        """Copies a folder over another; what vouches for the rest goes last."""
+        files = self._list(path)
+        self._switch(target, set(files))
+        for last in (False, True):
+            names = [name for name in files if (name in _VOUCHING) is last]
+            size = sum(files[name].size for name in names)
+            self._check()
+            self._bucket.copy({self._name(path / n): self._name(target / n) for n in names}, size)
+
+    def _fetch(self, path: PurePath, listed: dict[str, Listed], target: Path) -> None:
+        for name in listed:
+            parts = name.split("/")
+            if any(part in ("", ".", "..") or "\0" in part for part in parts):
+                raise ModelFileError(f"{path}: holds an object named {name!r}, no name of a file.")
+        target.mkdir(parents=True)
+        size, free = sum(e.size for e in listed.values()), shutil.disk_usage(target).free
+        if size > free:
+            raise StorageError(
+                f"{path}: has {size} bytes, and {target} has room for {free}. Set TMPDIR to a "
+                "larger disk."
+            )
+        for name in listed:
+            self._fetch_file(path / name, target.joinpath(*name.split("/")))
+
+    def _fetch_file(self, path: PurePath, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._bucket.fetch(self._name(path), target)
+
+
+class _Uploaded(Spool):
+    """Files that grow in a temporary folder; each push puts those that have changed."""
+
+    def __init__(self, store: ObjectStore, path: PurePath) -> None:
+        self._store, self._parent = store, path.parent
+        self._temporary = tempfile.TemporaryDirectory(prefix="flaxbert-")
+        self.directory = Path(self._temporary.name)
+        if store.is_file(path):
+            (self.directory / path.name).write_bytes(store.read(path))
+        self._pushed = self._states()
+
+    def push(self) -> None:
+        states = self._states()
+        for name, state in states.items():
+            if self._pushed.get(name) != state:
+                self._store.write(self._parent / name, (self.directory / name).read_bytes())
+                self._pushed[name] = state
+
+    def close(self) -> None:
+        with self._temporary:
+            self.push()
+
+    def _states(self) -> dict[str, tuple[int, int]]:
+        found = {path.name: path.stat() for path in sorted(self.directory.iterdir())}
+        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
+
+def _previous(target: PurePath) -> PurePath:
+    return target.with_name(f"{target.name}.previous{TEMPORARY}")
+
+
+def _belonging(path: PurePath) -> list[PurePath]:
+    """Returns what of a run its model/ or checkpoints/<step> is read with."""
+    if not path.name.isdecimal():
+        return [path.parent / "config.json"]
+    return [path.parents[1] / "config.json", path.parents[1] / "source"]
+
+
+def url_path(url: str) -> PurePath:
+    """Returns the path of a gs:// URL.
+
+    Raises:
+      ConfigError: it is malformed.
+    """
+    bucket, name = split_url(url)
+    return epath.Path(f"{SCHEME}{bucket}/{name}")
