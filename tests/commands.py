@@ -86,7 +86,8 @@ def final_state(workdir: Path) -> dict[str, np.ndarray]:
     import jax
     import orbax.checkpoint as ocp
 
-    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    saved = [path for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+    newest = max(saved, key=lambda path: int(path.name))
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore((newest / "state").absolute())
     return {

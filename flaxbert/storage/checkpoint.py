@@ -97,6 +97,7 @@ class Checkpoints:
         for step in reversed(self._steps()):
             try:
                 verify_manifest(self._directory / str(step))
+                self._check_number(step)
                 return step
             except (DamagedError, OSError) as error:
                 damaged.append(self._set_aside(step, error))
@@ -182,6 +183,12 @@ class Checkpoints:
                 self._delete(old)
         except BaseException as error:  # raised again in the training thread, by wait()
             self._error = error
+
+    def _check_number(self, step: int) -> None:
+        """A checkpoint copied to another number verifies, and is not that update's."""
+        held = self.read_run(step).get("step", step)
+        if held != step:
+            raise DamagedError(f"it holds the state after update {held}")
 
     def _delete(self, step: int) -> None:
         try:

@@ -236,6 +236,15 @@ def test_damaged_ones_do_not_count_as_kept(checkpoints, tmp_path, capsys):
     assert _names(directory) == ["6", "9", "damaged-6"]
 
 
+def test_a_checkpoint_under_another_number_is_set_aside(checkpoints, tmp_path, capsys):
+    directory = tmp_path / "checkpoints"
+    _save(checkpoints, 3, 6)
+    shutil.copytree(directory / "3", directory / "9")
+    assert checkpoints.newest_valid() == 6
+    assert _names(directory) == ["3", "6", "damaged-9"]
+    assert "checkpoint 9 is damaged (it holds the state after update 3)" in capsys.readouterr().err
+
+
 def test_all_damaged_is_an_error_and_stays_one(checkpoints, tmp_path, capsys):
     directory = tmp_path / "checkpoints"
     _save(checkpoints, 3, 6)
