@@ -67,6 +67,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     from flaxbert.loop import control
     from flaxbert.loop.optim import make_schedule
     from flaxbert.loop.predict import make_forward
+    from flaxbert.loop.recorded import check_recorded
     from flaxbert.loop.sharding import make_mesh, row_multiple, state_shardings
     from flaxbert.loop.step import abstract_state, init_state, make_train_step
     from flaxbert.loop.writer import Writer
@@ -77,7 +78,10 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
 
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
     newest = checkpoints.newest_valid() if workdir.started else None
-    stored = {} if newest is None else checkpoints.read_run(newest)
+    stored = {}
+    if newest is not None:
+        place = workdir.checkpoints / str(newest)
+        stored = check_recorded(checkpoints.read_run(newest), place, newest)
 
     # Model files and data: what is known before a device is asked.
     prepared = prepare(

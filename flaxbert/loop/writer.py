@@ -105,6 +105,6 @@ def cut_back(metrics: Path, step: int, evaluated: int = 0) -> None:
             last = evaluated if values["split"] == "validation" else step
             if values["step"] <= last:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     write_atomically(metrics, "".join(kept).encode())

@@ -50,4 +50,5 @@ def declared(checkpointer: Any, directory: PurePath) -> dict[str, jax.ShapeDtype
 def unreadable(directory: PurePath, error: Exception) -> ModelFileError:
     """Returns one readable line for whatever Orbax or TensorStore raised."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return ModelFileError(f"{directory}: cannot be read by Orbax: {lines[0][:200]}")
+    said = lines[0].partition(" See full TensorStore details")[0]
+    return ModelFileError(f"{directory}: cannot be read by Orbax: {said[:200]}")

@@ -103,6 +103,8 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
         raise ConfigError(f"--workdir: {root} is a file; name a directory.") from error
     except OSError as error:
         raise ConfigError(f"--workdir: cannot use {root}: {error.strerror}.") from error
+    except ValueError as error:  # a NUL, or what no file system's encoding can say
+        raise ConfigError(f"--workdir: {str(root)!a} is no name of a directory.") from error
     workdir = Workdir(root)
     foreign = [name for name in present if name != ".lock" and not name.endswith(TEMPORARY)]
     if foreign and not _is_run(workdir):
@@ -123,7 +125,6 @@ def existing_workdir(path: str | os.PathLike[str]) -> Workdir:
     workdir = Workdir(location(path))
     if not _is_run(workdir):
         raise ConfigError(f"--workdir: {path} holds no config.json of a run.")
-    workdir.store.refuse_links(workdir.root)
     return workdir
 
 
@@ -142,6 +143,7 @@ def _is_run(workdir: Workdir) -> bool:
     """Whether config.json is that of a run: a model folder has a file of that name too."""
     if not workdir.started:
         return False
+    workdir.store.refuse_links(workdir.root)
     stored = read_json(workdir.config)
     return isinstance(stored, dict) and {"train", "optim", "checkpoint"} <= stored.keys()
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from flaxbert.model.config import BertConfig
+from flaxbert.terminal import printable
 
 
 def model_card(config: BertConfig, facts: dict[str, Any], results: dict[str, Any]) -> str:
     """Returns a model card; `facts` are name -> value, `results` metric -> number."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    rows = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items())
     scores = "\n".join(
         f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |"
         for name, value in results.items()
     )
-    labels = ", ".join(f"{index} = {name}" for index, name in enumerate(config.id2label))
+    labels = ", ".join(f"{index} = {_cell(name)}" for index, name in enumerate(config.id2label))
     table = f"| | |\n|---|---|\n{rows}\n"
     scored = f"\n## Validation\n\n| metric | value |\n|---|---|\n{scores}\n" if scores else ""
     return f"""---
@@ -37,3 +38,8 @@ Labels: {labels}.
 ## Training
 
 {table}{scored}"""
+
+
+def _cell(value: Any) -> str:
+    """A name that others chose stays in its cell, whatever it holds."""
+    return printable(" ".join(str(value).splitlines())).replace("|", "\\|")

@@ -6,6 +6,7 @@ import dataclasses
 
 import yaml
 
+from flaxbert.model.config import BertConfig
 from flaxbert.weights.card import model_card
 from tests.folders import CONFIG
 
@@ -34,3 +35,10 @@ def test_without_results_there_is_no_table_of_them():
     card = model_card(dataclasses.replace(CONFIG, id2label=("a", "b")), {"seed": 1}, {})
     assert "Validation" not in card
     assert card.count("|---|") == 1
+
+
+def test_names_that_others_chose_stay_in_their_cells():
+    config = BertConfig(id2label=("a\n\n## b", "c|d\x1b[31m"))
+    card = model_card(config, {"data": "x|y\n---"}, {})
+    assert "Labels: 0 = a  ## b, 1 = c\\|d\\x1b[31m." in card
+    assert "| data | x\\|y --- |" in card and "\x1b" not in card
