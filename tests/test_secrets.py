@@ -12,6 +12,7 @@ import gzip
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import urllib.parse
@@ -21,6 +22,9 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT, start, train_flags
+
+# URLs with a user and a password: what stands between :// and @ must not be seen.
+URLS = ("HF_ENDPOINT", "HTTPS_PROXY")
 
 NAMES = (
     "HF_TOKEN",
@@ -120,16 +124,29 @@ def test_a_leak_is_found(name):
             assert not _leaks({form: data}, others)
 
 
+def stop_while_training(process: subprocess.Popen) -> None:
+    """Sends SIGTERM once the process says that it has compiled; what it said so far stays."""
+    assert process.stderr is not None
+    lines = []
+    while "compiled" not in (line := process.stderr.readline()):
+        assert line, "".join(lines)
+        lines.append(line)
+    process.send_signal(signal.SIGTERM)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_no_secret_in_any_output_byte(tiny_bert, reviews, tmp_path):
     canaries = _canaries()
     folders = [tmp_path / name for name in ("out", "home", "tmp", "compiled")]
     out, home, temporary, compiled = folders
     for folder in folders:
         folder.mkdir()
+    urls = {name: f"user{secrets.token_hex(4)}:{secrets.token_hex(12)}" for name in URLS}
     environment = {
         **canaries,
+        # Port 9 of this machine: nobody answers.
+        **{name: f"http://{user}@127.0.0.1:9" for name, user in urls.items()},
         "HOME": str(home),
         "HF_HOME": str(home / "hf"),
         "TMPDIR": str(temporary),
@@ -138,9 +155,9 @@ def test_no_secret_in_any_output_byte(tiny_bert, reviews, tmp_path):
     }
     said: dict[str, bytes] = {}
 
-    def run(name: str, code: int, process: subprocess.Popen) -> str:
+    def run(name: str, code: int | None, process: subprocess.Popen) -> str:
         stdout, stderr = process.communicate(timeout=200)
-        assert process.returncode == code, stderr
+        assert code is None or process.returncode == code, stderr
         said[f"{name}'s stdout"], said[f"{name}'s stderr"] = stdout.encode(), stderr.encode()
         return stderr
 
@@ -168,9 +185,28 @@ def test_no_secret_in_any_output_byte(tiny_bert, reviews, tmp_path):
     traceback = run("crash", 70, crash)
     assert "Traceback (most recent call last)" in traceback and "provoked" in traceback
 
+    interrupted = start(
+        "train", *flags("stopped", reviews["train"], train__steps=500), env=environment
+    )
+    stop_while_training(interrupted)
+    assert "stopped by a signal" in run("interrupted train", 75, interrupted)
+    for name in ("doctor", "doctor --json"):
+        look = [f"--workdir={out / 'crash'}", *name.split()[1:]]
+        run(name, 0, start("doctor", *look, env=environment))
+        assert "HF_TOKEN" in said[f"{name}'s stdout"].decode()
+    online = environment | {"HF_HUB_OFFLINE": "0"}
+    run("doctor online", 0, start("doctor", "--json", env=online))
+    absent = ["--model=someone/model", f"--input={reviews['test']}", "--output=-"]
+    assert "cannot be reached" in run("no hub", 4, start("predict", *absent, env=online))
+    bucket = ["--config=configs/text.py", "--workdir=gs://bucket/run", *trained[2:]]
+    run("a bucket", None, start("train", *bucket, env=environment))
+    run("no file", 4, start("convert", f"--from={out}", f"--to={out / 'none'}", env=environment))
+
     files = _files(*folders)
     written = {Path(name).name for name in files}
     assert {"config.json", "run.json", "model.safetensors", "answers.jsonl", "README.md"} <= written
     assert any(name.startswith("events.out.tfevents") for name in written)
     assert (out / "crash" / "checkpoints" / "2").is_dir() and any(compiled.iterdir())
-    assert _leaks(said | files, canaries) == []
+    assert {"facts.json", "metrics.jsonl", "manifest.json", "data_report.json"} <= written
+    passwords = {name: user.partition(":")[2] for name, user in urls.items()}
+    assert _leaks(said | files, canaries | passwords) == []
