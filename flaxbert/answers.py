@@ -94,6 +94,11 @@ def check_output(path: str, source: str = "") -> None:
     if is_url(path):
         raise ConfigError(f"--output: {path}: name a local file, then copy it.")
     output = Path(path)
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("a NUL")
+    except ValueError as error:
+        raise ConfigError(f"--output: {path!a} is no name of a file.") from error
     if output.suffix.lower() not in SUFFIXES:
         raise ConfigError(
             f"--output: expected a name ending in {' or '.join(SUFFIXES)}, or - for JSON lines on "
