@@ -36,6 +36,7 @@ from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.storage.lock import holder, locked
 from flaxbert.storage.workdir import Workdir, write_json
 from tests.commands import call
+from tests.gcs_server import BUCKET, shared_server
 from tests.hub_server import hub_server
 
 
@@ -532,6 +533,24 @@ def test_a_lock_that_cannot_be_told(run, monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", no_linux)
     assert "cannot be told here" in _said(_look(run))
+
+
+@pytest.mark.xdist_group("bucket")  # one server a process
+def test_a_run_in_a_bucket_is_only_read(finished):
+    server = shared_server()
+    server.reset()
+    for path in finished.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            server.put(f"runs/one/{path.relative_to(finished)}", path.read_bytes())
+    found = list(workdir.check(f"gs://{BUCKET}/runs/one"))
+    told = _said(found)
+    assert _worst(found) == OK, told
+    assert "checkpoint 4 is valid" in told and "goes on after update 4 of 96" in told
+    assert "model/ is the best model, of update 2" in told
+    assert {request.kind for request in server.requests} <= {"read", "list", "stat", "bucket"}
+    server.put("runs/one/checkpoints/4/run.json", b"{}")
+    assert "checkpoint 4 is damaged" in _said(workdir.check(f"gs://{BUCKET}/runs/one"), FAILURE)
+    server.reset()
 
 
 # --- the command ---

@@ -33,8 +33,10 @@ def check(path: str) -> Iterator[Finding]:
         yield Finding(SUBJECT, FAILURE, str(error), code=error.exit_code)
         return
     yield Finding(SUBJECT, OK, f"{workdir.root}: config.json is that of a run")
-    if isinstance(workdir.root, Path):  # a lease on an object store is told by the run itself
+    if isinstance(workdir.root, Path):
         yield _lock(workdir.root / ".lock")
+    else:  # a lease is only told from a forgotten one by waiting
+        yield Finding(SUBJECT, OK, "in a bucket: the next start tells whether it is in use")
     examined = examine(workdir.checkpoints)
     for checkpoint in examined:
         yield _checkpoint(checkpoint)

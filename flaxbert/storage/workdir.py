@@ -103,6 +103,8 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
         raise ConfigError(f"--workdir: {root} is a file; name a directory.") from error
     except OSError as error:
         raise ConfigError(f"--workdir: cannot use {root}: {error.strerror}.") from error
+    except ConfigError:
+        raise
     except ValueError as error:  # a NUL, or what no file system's encoding can say
         raise ConfigError(f"--workdir: {str(root)!a} is no name of a directory.") from error
     workdir = Workdir(root)
