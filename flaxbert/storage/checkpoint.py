@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from flaxbert.errors import ModelFileError
+from flaxbert.errors import ModelFileError, StorageError
 from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import verify_manifest, write_manifest
 from flaxbert.storage.store import DamagedError, is_step, store_for
@@ -151,7 +151,8 @@ class Checkpoints:
         if self._store.is_committed(path):
             return  # a resumed run that has nothing left to do
         begun = self._store.begin(path)
-        self._orbax.save(self._store.for_orbax(begun / _STATE), state)
+        with self._store.telling(f"saving {path}"):
+            self._orbax.save(self._store.for_orbax(begun / _STATE), state)
         self._commit = threading.Thread(
             target=self._finish, args=(path, begun, run), name="checkpoint-commit"
         )
@@ -175,7 +176,8 @@ class Checkpoints:
 
     def _finish(self, path: PurePath, begun: PurePath, run: dict[str, Any]) -> None:
         try:
-            self._orbax.wait_until_finished()
+            with self._store.telling(f"saving {path}"):
+                self._orbax.wait_until_finished()
             write_json(begun / _RUN, run)
             write_manifest(begun)
             self._store.commit(begun, path)
@@ -193,7 +195,8 @@ class Checkpoints:
     def _delete(self, step: int) -> None:
         try:
             self._store.remove(self._directory / str(step))
-        except OSError as error:  # the new one is committed: no reason to stop; tried again later
+        # The new one is committed: no reason to stop. It is tried again at the next.
+        except (OSError, StorageError) as error:
             say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
 
     def _steps(self) -> list[int]:
