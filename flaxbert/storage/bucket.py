@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxbert.errors import ConfigError, StorageError
+from flaxbert.terminal import say
 
 SCHEME = "gs://"
 _URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/(.*))?", re.DOTALL)
@@ -184,16 +185,14 @@ class Bucket:
                 passed, wait = time.monotonic() - begun, _REPORT_EVERY
                 if passed > given:
                     raise StorageError(f"{what}: no answer within {passed:.0f} s.")
-                print(
+                say(
                     f"flaxbert: {what}: still waiting after {passed:.0f} s; errors that pass are "
                     f"tried again, for {given:.0f} s at most",
-                    file=sys.stderr,
-                    flush=True,
                 )
         except (StorageError, FileNotFoundError):
             raise
         except Exception as error:  # whatever gcsfs, aiohttp and google.auth raise
-            raise StorageError(f"{what}: {_reason(error)}") from error
+            raise StorageError(f"{what}: {reason_for(error)}") from error
         finally:
             future.cancel()
 
@@ -217,23 +216,39 @@ def _filesystem() -> Any:
         raise ConfigError('gs:// needs gcsfs, which is not installed: pip install "flaxbert[gcs]"')
     import fsspec.config  # here: reading it takes a second, and few runs are in a bucket
 
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    # They, and Orbax (absl) around them, log with tracebacks what they also raise.
+    for name in ("gcsfs", "asyncio", "google.auth", "absl"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _drop_late_callbacks()
     settings = {"use_listings_cache": False, "requests_timeout": 60}
     fsspec.config.conf["gcs"] = settings | fsspec.config.conf.get("gcs", {})
     return fsspec.filesystem("gcs")
 
 
-def _reason(error: Exception) -> str:
+def _drop_late_callbacks() -> None:
+    """Where one of many writes fails, Orbax closes its event loop, and TensorStore still tells it
+    of the others: Python would print a traceback for each."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def reason_for(error: Exception) -> str:
     """Returns one line: what is wrong, and for refusals what to do."""
-    code = getattr(error, "code", None)
-    text = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+    code, whole = getattr(error, "code", None), str(error).strip()
+    # gcsfs has its message last; TensorStore's is followed by the answer in brackets.
+    text = (whole or type(error).__name__).splitlines()[-1].split(" [")[0][:300]
     kind = type(error).__module__
-    if code == 401 or kind.startswith("google.auth"):
+    if code == 401 or "http_response_code='401'" in whole or kind.startswith("google.auth"):
         return (
             f"no valid credentials ({text}). Run `gcloud auth application-default login`, or set "
             "GOOGLE_APPLICATION_CREDENTIALS."
         )
-    if isinstance(error, OSError) and str(error).startswith("Forbidden"):
+    if whole.startswith("Forbidden") or "http_response_code='403'" in whole:
         return f"permission denied ({text}). Ask for the role Storage Object User on the bucket."
     if kind.startswith("aiohttp"):
         return f"the store cannot be reached ({text})."

@@ -8,6 +8,7 @@ could, and it deletes older steps right after its own commit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -15,13 +16,14 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from flaxbert.errors import ModelFileError
+from flaxbert.errors import ModelFileError, StorageError
 from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import verify_manifest, write_manifest
 from flaxbert.storage.store import DamagedError, is_step, store_for
@@ -156,10 +158,8 @@ class Checkpoints:
         if self._store.is_committed(path):
             return  # a resumed run that has nothing left to do
         begun = self._store.begin(path)
-        try:
+        with _in_words(path), self._store.telling(f"saving {path}"):
             self._orbax.save(self._store.for_orbax(begun / _STATE), state)
-        except Exception as error:
-            raise _readable(path, error) from error
         self._commit = threading.Thread(
             target=self._finish, args=(path, begun, run), name="checkpoint-commit"
         )
@@ -183,15 +183,16 @@ class Checkpoints:
 
     def _finish(self, path: PurePath, begun: PurePath, run: dict[str, Any]) -> None:
         try:
-            self._orbax.wait_until_finished()
-            write_json(begun / _RUN, run)
-            write_manifest(begun)
-            self._store.commit(begun, path)
+            with _in_words(path):
+                with self._store.telling(f"saving {path}"):
+                    self._orbax.wait_until_finished()
+                write_json(begun / _RUN, run)
+                write_manifest(begun)
+                self._store.commit(begun, path)
             for old in self._steps()[: -self._keep]:
                 self._delete(old)
         except BaseException as error:  # raised again in the training thread, by wait()
-            self._error = _readable(path, error)
-            self._error.__cause__ = error
+            self._error = error
 
     def _check_number(self, step: int) -> None:
         """A checkpoint copied to another number verifies, and is not that update's."""
@@ -202,7 +203,8 @@ class Checkpoints:
     def _delete(self, step: int) -> None:
         try:
             self._store.remove(self._directory / str(step))
-        except OSError as error:  # the new one is committed: no reason to stop; tried again later
+        # The new one is committed: no reason to stop. It is tried again at the next.
+        except (OSError, StorageError) as error:
             say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
 
     def _steps(self) -> list[int]:
@@ -219,21 +221,28 @@ class Checkpoints:
         return name
 
 
-def _readable(path: PurePath, error: BaseException) -> BaseException:
-    """Returns a disk's error in words; any other one unchanged.
+@contextlib.contextmanager
+def _in_words(path: PurePath) -> Iterator[None]:
+    """Tells a disk's error in words; any other one goes through.
 
     TensorStore's errors come as a ValueError of a page with the number somewhere in it.
+
+    Raises:
+      ModelFileError: the disk failed.
     """
-    found = re.search(r"\[os_error_code='(\d+)'\]", str(error))
-    number = int(found[1]) if found else getattr(error, "errno", None)
-    if number is None:
-        return error
-    where = getattr(error, "filename", None) or path
-    return ModelFileError(
-        f"{where}: the checkpoint after update {path.name} could not be saved: "
-        f"{os.strerror(number)}. Those before it are kept; once the disk is in order the same "
-        "command goes on from the newest."
-    )
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number is None:
+            raise
+        where = getattr(error, "filename", None) or path
+        raise ModelFileError(
+            f"{where}: the checkpoint after update {path.name} could not be saved: "
+            f"{os.strerror(number)}. Those before it are kept; once the disk is in order the same "
+            "command goes on from the newest."
+        ) from error
 
 
 def _be_quiet() -> None:

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -21,11 +20,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flaxbert.errors import ConfigError, StorageError
+from flaxbert.terminal import say
 
 # Long enough for a slow minute of the network or of the machine, short enough that a spot machine
 # that comes back after a SIGKILL waits no longer than it takes to compile.
 LEASE_SECONDS = 60.0
 _RENEWALS = 3  # in that time
+_LEAST_PATIENCE = 5.0  # seconds for an answer, however short the lease
 _MARGIN = 0.25  # of it; the holder stops writing that much earlier, for what is under way
 # Nobody reaches the store for that long: the run ends, it could not save anyway.
 _GIVE_UP = 10 * LEASE_SECONDS
@@ -114,11 +115,9 @@ class Lease:
             holder = seen.holder
             who = f"pid {holder.get('pid', '?')} on {holder.get('host', '?')}"
             if watched is None:
-                print(
+                say(
                     f"flaxbert: {self._where} is held by {who}; if it is not alive any more, its "
                     f"lease runs out in {self._seconds_of(holder):.0f} s: waiting",
-                    file=sys.stderr,
-                    flush=True,
                 )
             elif seen.generation != watched:
                 folder = self._where.rpartition("/")[0]
@@ -156,11 +155,9 @@ class Lease:
         if self._age() > _GIVE_UP / LEASE_SECONDS * self._seconds:
             self._lost = f"{self._where}: could not be renewed for {self._age():.0f} s."
         elif self._age() > self._seconds / _RENEWALS * 2:
-            print(
+            say(
                 f"flaxbert: WARNING: {self._where} could not be renewed for {self._age():.0f} s: "
                 f"{_line(error)}",
-                file=sys.stderr,
-                flush=True,
             )
 
     def _renew(self) -> None:
@@ -210,16 +207,15 @@ class Lease:
         try:
             self._wait(self._store.write(self._key, None, if_equal=self._generation))
         except ValueError as error:
-            print(
+            say(
                 f"flaxbert: WARNING: {self._where} could not be released ({_line(error)}); it runs "
                 f"out in {self._seconds:.0f} s",
-                file=sys.stderr,
             )
 
     def _wait(self, future: Any) -> Any:
         """Raises ValueError if there is no answer before the lease is due again."""
         try:
-            return future.result(timeout=self._seconds / _RENEWALS)
+            return future.result(timeout=max(_LEAST_PATIENCE, self._seconds / _RENEWALS))
         except TimeoutError as error:
             future.cancel()
             raise ValueError("no answer in time") from error
@@ -245,7 +241,7 @@ def _now() -> float:
 
 def _end_at_once(why: str) -> None:
     """Ends the process: threads of Orbax may be writing, and no exception reaches them."""
-    print(f"flaxbert: error: {why}", file=sys.stderr, flush=True)
+    say(f"flaxbert: error: {why}")
     os._exit(StorageError.exit_code)
 
 

@@ -23,8 +23,8 @@ from typing import TextIO
 
 from etils import epath
 
-from flaxbert.errors import ModelFileError, StorageError
-from flaxbert.storage.bucket import SCHEME, Bucket, Listed, split_url
+from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
+from flaxbert.storage.bucket import SCHEME, Bucket, Listed, reason_for, split_url
 from flaxbert.storage.lease import Lease
 from flaxbert.storage.store import MANIFEST, TEMPORARY, WEIGHTS, Spool, Store, is_step
 
@@ -137,6 +137,15 @@ class ObjectStore(Store):
 
     def for_orbax(self, path: PurePath) -> epath.Path:
         return epath.Path(path)
+
+    @contextlib.contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FlaxbertError:
+            raise
+        except Exception as error:  # whatever gcsfs and TensorStore raise
+            raise StorageError(f"{what}: {reason_for(error)}") from error
 
     def is_committed(self, path: PurePath) -> bool:
         return self.is_file(path / MANIFEST)

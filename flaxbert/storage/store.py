@@ -124,6 +124,14 @@ class Store(abc.ABC):
         """Returns the path as Orbax wants it."""
 
     @abc.abstractmethod
+    def telling(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Around Orbax: what its clients raise becomes our one line.
+
+        Raises:
+          StorageError: an object store that refuses or does not answer.
+        """
+
+    @abc.abstractmethod
     def is_committed(self, path: PurePath) -> bool:
         """Whether a checkpoint stands at `path`, damaged perhaps."""
 

@@ -390,6 +390,37 @@ def test_a_save_that_fails_leaves_the_older_one(gcs, checkpoints):
     _assert_restores(checkpoints, 6)
 
 
+# TensorStore calls back into a loop that Orbax has closed; bucket.py hides it outside of pytest.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_orbax_s_clients_raise_is_one_line_too(gcs, checkpoints):
+    """gcsfs writes its descriptions, TensorStore its arrays."""
+    _save(checkpoints, 3)
+    for part in ("_CHECKPOINT_METADATA", "ocdbt.process_0"):
+        gcs.on_request = lambda r, part=part: (
+            failure(403, "quota") if r.kind == "write" and part in r.name else None
+        )
+        with pytest.raises(StorageError, match=r"saving .*permission denied.*quota") as caught:
+            _save(checkpoints, 6)
+        assert "\n" not in str(caught.value)
+    gcs.on_request = lambda r: failure(403, "no") if "/d/" in r.name else None
+    with pytest.raises(ModelFileError, match="cannot be read by Orbax"):
+        checkpoints.restore(3, _abstract(_state()))
+    gcs.on_request = lambda request: None
+    assert checkpoints.newest_valid() == 3
+
+
+def test_an_old_one_that_cannot_be_deleted_is_no_reason_to_stop(gcs, checkpoints, capsys):
+    _save(checkpoints, 3, 6)
+    gcs.on_request = lambda r: (
+        failure(403, "no") if r.kind == "delete" and "/3/" in r.name else None
+    )
+    _save(checkpoints, 9)
+    assert "checkpoint 3 could not be deleted" in capsys.readouterr().err
+    gcs.on_request = lambda request: None
+    _save(checkpoints, 12)
+    assert _steps(gcs) == ["12", "9"]
+
+
 # The folder of the best model
 
 
@@ -568,7 +599,7 @@ def test_one_that_ran_out_is_taken_over_and_not_before(gcs, capsys):
     assert "pid 7 on elsewhere" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"seconds": 1e9}', b'{"seconds": "x"}'])
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"seconds": 1e9}'])
 def test_any_content_is_a_lease_that_runs_out(gcs, body):
     gcs.put("runs/one/.lock", body)
     with _lease().held():
@@ -576,10 +607,10 @@ def test_any_content_is_a_lease_that_runs_out(gcs, body):
 
 
 def test_a_holder_with_a_longer_lease_is_given_its_time(gcs):
-    gcs.put("runs/one/.lock", b'{"seconds": 1.5}')
+    gcs.put("runs/one/.lock", b'{"seconds": 1.2}')
     begun = time.monotonic()
     with _lease().held():
-        assert time.monotonic() - begun > 1.5
+        assert time.monotonic() - begun > 1.2
 
 
 def test_whoever_lost_it_writes_no_more(gcs, root):
@@ -649,7 +680,7 @@ def test_of_two_that_take_over_at_once_one_wins(gcs):
         try:
             with _lease().held():
                 results.append("held")
-                time.sleep(FAST * 3)
+                time.sleep(FAST * 2)
         except ConfigError:
             results.append("refused")
 

@@ -1,0 +1,321 @@
+"""Real commands with a workdir in a bucket: killed, stopped, started twice, and read from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Done, start, train_flags
+from tests.gcs_server import BUCKET, GcsServer, failure, gcs_server
+from tests.soak.resume import compare
+
+pytestmark = pytest.mark.slow
+
+URL = f"gs://{BUCKET}/runs/one"
+PREFIX = "runs/one/"
+
+# Requests at which the run dies, in the order of a run of six updates with an evaluation and a
+# checkpoint every two: kind, object, and how many of those go through first. Each start dies at the
+# next of them, before the request is done.
+KILLS = [
+    ("write", "config.json", 0),
+    ("write", "source/facts.json", 0),
+    ("write", "model/tokenizer.json", 0),
+    ("write", "model/model.safetensors", 0),
+    ("write", "metrics.jsonl", 1),
+    ("write", "checkpoints/2/state/", 2),
+    ("write", "checkpoints/2/run.json", 0),
+    ("write", "checkpoints/2/manifest.json", 0),
+    ("copy", "model/config.json", 0),
+    ("delete", "model/model.safetensors", 0),
+    ("write", "model/model.safetensors", 0),
+    ("write", "checkpoints/4/state/manifest.ocdbt", 0),
+    ("write", "checkpoints/4/manifest.json", 0),
+    ("delete", "checkpoints/2/manifest.json", 0),
+    ("delete", "checkpoints/2/state/", 1),
+    ("write", "train_results.json", 0),
+    ("write", "all_results.json", 0),
+]
+
+
+@pytest.fixture
+def gcs():
+    with gcs_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def flags(tiny_bert, reviews):
+    """The flags of a run, for a workdir. The loss on the validation data falls every time."""
+    return lambda workdir, **fields: train_flags(
+        tiny_bert,
+        reviews["train"],
+        workdir,
+        data__validation=reviews["dev"],
+        train__eval_every=2,
+        train__best_metric="loss",
+        train__accumulate=2,
+        optim__learning_rate=1e-4,
+        checkpoint__every=2,
+        checkpoint__keep=1,
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(flags, tmp_path_factory) -> Path:
+    """The same run on disk, which nobody touched."""
+    workdir = tmp_path_factory.mktemp("whole") / "work"
+    done = _run(None, "train", *flags(workdir))
+    assert done.code == 0, done.err
+    assert done.err.count("best so far") == 3
+    return workdir
+
+
+def _run(server: GcsServer | None, command: str, *arguments: object, timeout=200) -> Done:
+    process = start(command, *arguments, env=server.environment if server else {})
+    out, err = process.communicate(timeout=timeout)
+    assert "Traceback" not in err, err
+    return Done(process.returncode, out, err)
+
+
+def _on_disk(server: GcsServer, folder: Path) -> Path:
+    """Returns a local copy of the workdir in the bucket."""
+    for name, data in server.objects.items():
+        if name.startswith(PREFIX):
+            path = folder / name.removeprefix(PREFIX)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    return folder
+
+
+def _run_and_signal(server: GcsServer, number: int, at, *arguments: object) -> Done:
+    """Starts a training and signals it when `at(request)` says so; a kill is before the request."""
+    process = start("train", *arguments, env=server.environment)
+    sent = []
+
+    def hook(request):
+        if not sent and at(request):
+            sent.append(request)
+            os.kill(process.pid, number)
+        return failure(403, "died") if sent and number == signal.SIGKILL else None
+
+    server.on_request = hook
+    out, err = process.communicate(timeout=200)
+    server.on_request = lambda request: None
+    assert sent, f"never came to it:\n{err}"
+    return Done(process.returncode, out, err)
+
+
+def _nth(kind: str, name: str, before: int):
+    left = [before]
+
+    def at(request) -> bool:
+        if request.kind != kind or not request.name.startswith(PREFIX + name):
+            return False
+        left[0] -= 1
+        return left[0] < 0
+
+    return at
+
+
+def _expire(server: GcsServer) -> None:
+    """As if the lease of the killed process had run out; that takes a minute, see below."""
+    if PREFIX + ".lock" in server.objects:
+        server.delete(PREFIX + ".lock")
+
+
+@pytest.mark.timeout(900)
+def test_sigkill_at_every_kind_of_request(gcs, flags, whole, tmp_path):
+    for kind, name, before in KILLS:
+        at = _nth(kind, name, before)
+        done = _run_and_signal(gcs, signal.SIGKILL, at, *flags(URL))
+        assert done.code == -signal.SIGKILL, (name, done.err)
+        assert "WARNING" not in done.err, (name, done.err)
+        _expire(gcs)
+    done = _run(gcs, "train", *flags(URL))
+    assert done.code == 0, done.err
+    assert compare(whole, _on_disk(gcs, tmp_path / "work")) == []
+    left = {name.removeprefix(PREFIX).split("/")[0] for name in gcs.objects}
+    assert left == {path.name for path in whole.iterdir() if "tfevents" not in path.name} - {
+        ".lock"
+    } | {name for name in left if "tfevents" in name}
+    steps = {name.split("/")[3] for name in gcs.objects if "/checkpoints/" in name}
+    assert steps == {"4", "6"}  # killed right after the last commit: 4 was not deleted any more
+    assert "finished" in _run(gcs, "train", *flags(URL)).err
+
+
+@pytest.mark.timeout(600)
+def test_sigterm_saves_and_the_same_command_goes_on(gcs, flags, whole, tmp_path):
+    at = _nth("write", "checkpoints/2/state/", 0)
+    done = _run_and_signal(gcs, signal.SIGTERM, at, *flags(URL))
+    assert done.code == 75, done.err
+    assert PREFIX + ".lock" not in gcs.objects  # released: the next start does not wait
+    done = _run(gcs, "train", *flags(URL))
+    assert done.code == 0 and "resuming" in done.err, done.err
+    assert compare(whole, _on_disk(gcs, tmp_path / "work")) == []
+
+
+@pytest.mark.timeout(600)
+def test_a_store_with_bad_days_changes_nothing(gcs, flags, whole, tmp_path):
+    """Every 15th request fails once, by turns with 503, 429 and 500; the clients try again."""
+
+    def sometimes(request):
+        turn, rest = divmod(request.number, 15)
+        return failure((503, 429, 500)[turn % 3], "busy") if rest == 0 else None
+
+    gcs.on_request = sometimes
+    done = _run(gcs, "train", *flags(URL), timeout=500)
+    assert done.code == 0, done.err
+    assert compare(whole, _on_disk(gcs, tmp_path / "work")) == []
+
+
+@pytest.mark.timeout(600)
+def test_two_trainers_on_one_workdir(gcs, flags, whole, tmp_path):
+    """The second one is refused once the first has renewed its lease, 20 s at most; a killed one's
+    runs out after a minute."""
+    go, first_at_work = [], []
+
+    def hold(request):
+        if request.name.endswith("checkpoints/2/manifest.json"):
+            first_at_work.append(request)
+            while not go:
+                time.sleep(0.1)
+        return None
+
+    gcs.on_request = hold
+    first = start("train", *flags(URL), env=gcs.environment)
+    while not first_at_work:
+        time.sleep(0.1)
+        assert first.poll() is None
+    second = _run(gcs, "train", *flags(URL))
+    assert second.code == 2, second.err
+    assert f"in use by pid {first.pid}" in second.err
+    first.kill()
+    first.communicate()
+    gcs.on_request = lambda request: failure(403, "died") if not go else None
+    go.append(True)
+    begun = time.monotonic()
+    third = _run(gcs, "train", *flags(URL))
+    assert third.code == 0, third.err
+    assert f"held by pid {first.pid}" in third.err and "runs out in 60 s" in third.err
+    assert time.monotonic() - begun > 60
+    assert compare(whole, _on_disk(gcs, tmp_path / "work")) == []
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_lost_its_lease_stops_at_once(gcs, flags):
+    """A holder is stopped (as a machine that sleeps is), loses the lease, and wakes up."""
+    process = start("train", *flags(URL, train__steps=5000), env=gcs.environment)
+    try:
+        while PREFIX + "checkpoints/4/manifest.json" not in gcs.objects:
+            time.sleep(0.1)
+            assert process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        gcs.put(PREFIX + ".lock", b'{"pid": 7, "host": "elsewhere", "token": "x"}')
+        time.sleep(50)  # longer than it may write without asking
+        taken = gcs.objects
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 4, err
+    assert "taken over by pid 7 on elsewhere" in err and "Traceback" not in err
+    # What was under way may have ended, uncommitted.
+    manifests = {name for name in gcs.objects if name.endswith("manifest.json")}
+    assert manifests == {name for name in taken if name.endswith("manifest.json")}
+    assert gcs.objects[PREFIX + ".lock"] == taken[PREFIX + ".lock"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", ["state/_CHECKPOINT_METADATA", "state/ocdbt", "run.json"])
+def test_a_quota_that_is_used_up_is_one_line(gcs, flags, part):
+    gcs.on_request = lambda request: (
+        failure(403, "quota exceeded")
+        if request.kind == "write" and f"checkpoints/2/{part}" in request.name
+        else None
+    )
+    done = _run(gcs, "train", *flags(URL))
+    assert done.code == 4, done.err
+    last = done.err.splitlines()[-1]
+    assert "permission denied" in last and "quota exceeded" in last
+    assert PREFIX + ".lock" not in gcs.objects
+
+
+@pytest.mark.timeout(600)
+def test_evaluate_predict_and_convert_from_a_bucket(gcs, flags, whole, reviews, tmp_path):
+    for path in whole.rglob("*"):
+        if path.is_file():
+            gcs.put(PREFIX + path.relative_to(whole).as_posix(), path.read_bytes())
+    stored = json.loads((whole / "eval_results.json").read_text())
+    gcs.delete(PREFIX + "eval_results.json")
+    done = _run(gcs, "evaluate", f"--workdir={URL}")
+    assert done.code == 0, done.err
+    again = json.loads(gcs.objects[PREFIX + "eval_results.json"])
+    assert again["eval_loss"] == pytest.approx(stored["eval_loss"], abs=1e-6)  # float32 sums
+    outputs = {}
+    for name, source in {"disk": f"--workdir={whole}", "run": f"--workdir={URL}",
+                         "model": f"--model={URL}/model",
+                         "checkpoint": f"--model={URL}/checkpoints/6"}.items():  # fmt: skip
+        output = tmp_path / f"{name}.jsonl"
+        done = _run(gcs, "predict", source, f"--input={reviews['test']}", f"--output={output}")
+        assert done.code == 0, done.err
+        outputs[name] = output.read_bytes()
+    assert len(set(outputs.values())) == 1  # update 6 is the best one here
+    for name, source in {"a": URL, "b": URL + "/model", "c": URL + "/checkpoints/6"}.items():
+        done = _run(gcs, "convert", f"--from={source}", f"--to={tmp_path / name}")
+        assert done.code == 0, done.err
+        weights = (tmp_path / name / "model.safetensors").read_bytes()
+        assert weights == (whole / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.timeout(600)
+def test_a_model_in_a_bucket_is_trained_further(gcs, flags, tiny_bert, tmp_path):
+    for path in tiny_bert.iterdir():
+        gcs.put(f"models/tiny/{path.name}", path.read_bytes())
+    workdir = tmp_path / "work"
+    done = _run(
+        gcs, "train", *flags(workdir, train__steps=2, model__path=f"gs://{BUCKET}/models/tiny")
+    )
+    assert done.code == 0, done.err
+    assert (workdir / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train", "--config=configs/quickstart.py", "--workdir=gs:/b/run"], 2, "gs://bucket"),
+        (["train", "--config=configs/quickstart.py", "--workdir=s3://b/run"], 2, "gs://bucket"),
+        (["train", "--config=configs/quickstart.py", "--workdir=gs://other-bucket/run"], 4,
+         "no such bucket"),
+        (["train", "--config=configs/text.py", f"--config.data.train=gs://{BUCKET}/a.csv"], 3,
+         "read from local files"),
+        (["evaluate", f"--workdir={URL}"], 2, "no config.json of a run"),
+        (["predict", f"--model={URL}/model", "--input=-", "--output=-"], 4, "nothing there"),
+        (["predict", "--model=embedded:minilm", "--input=-", f"--output={URL}/a.csv"], 2,
+         "local file"),
+        (["convert", f"--from={URL}", "--to=out"], 4, "nothing there"),
+        (["convert", "--from=embedded:minilm", f"--to={URL}"], 2, "local folder"),
+    ],
+)  # fmt: skip
+def test_mistakes(gcs, arguments, code, said, tmp_path):
+    done = _run(gcs, *arguments)
+    assert (done.code, said in done.err) == (code, True), done.err
+    assert not gcs.objects
+
+
+@pytest.mark.timeout(300)
+def test_a_store_that_cannot_be_reached_ends_in_bounded_time(tmp_path):
+    with gcs_server() as server:
+        environment = server.environment  # of a port where nobody listens any more
+    process = start("train", "--config=configs/quickstart.py", f"--workdir={URL}", env=environment)
+    begun = time.monotonic()
+    _, err = process.communicate(timeout=150)
+    assert process.returncode == 4, err
+    assert "still waiting" in err and "cannot be reached" in err and "Traceback" not in err
+    assert time.monotonic() - begun < 120  # six attempts take 31 to 36 s
