@@ -7,6 +7,11 @@ or start the state, train, write the results.
 
 from __future__ import annotations
 
+from flaxbert import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()  # before the slower imports
+
 import contextlib
 import difflib
 import functools
@@ -142,8 +147,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     writer = Writer(
         workdir.metrics, step=progress.step, total=plans.total, evaluated=progress.evaluated
     )
-    with _closing(checkpoints), _closing(writer):
-        stop.defer()
+    with stop.deferred(), _closing(checkpoints), _closing(writer):
         state = control.train(state, progress, cadence, hooks, checkpoints, writer)
     write_results(workdir, prepared, progress, cadence, hooks, state["params"])
 
