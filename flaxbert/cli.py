@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 2 usage or config; 3 data; 4 model file or checkpoint; 5 loss not finite;
 70 internal; 75 interrupted, every finished update saved. The surprising thing: this file imports
-neither JAX nor anything that does, so that signal handlers stand before the slow imports begin.
+neither JAX nor anything that does, so that a wrong flag is told at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import dataclasses
 import difflib
 import os
 import re
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,59 +24,12 @@ from ml_collections import config_flags
 
 from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError
+from flaxbert.interrupt import StopSignal, install
 from flaxbert.terminal import say
 
 INTERNAL_ERROR = 70
 
 CONFIG_FLAG = "config"
-
-
-class StopSignal:
-    """SIGTERM and SIGINT. Until `defer` the first one raises; afterwards it only sets a flag.
-
-    A second one ends the process at once, as an unhandled signal does.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._deferred = False
-
-    def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def defer(self) -> None:
-        """From here on there is something to save: callers poll `requested`."""
-        self._deferred = True
-
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Raises only at the end of the block, or where `check` is called in it.
-
-        Around what runs callbacks inside C++ code: an exception that a signal raises in one of
-        them is printed and lost.
-        """
-        self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
-        self.check()
-
-    def check(self) -> None:
-        """Raises InterruptedRun if a signal has come."""
-        if self.requested:
-            raise InterruptedRun("stopped by a signal")
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.requested:  # at once, unsaved, and therefore not with the code for "saved"
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.requested = True
-        if not self._deferred:
-            raise InterruptedRun("stopped by a signal; there was nothing to save")
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"flaxbert: stopping after this batch; once more stops at once\n")
 
 
 def run(
@@ -94,11 +46,11 @@ def run(
     """
     # transformers tells everybody without PyTorch that models will not be available: not ours.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    stop = StopSignal()
-    stop.install()
+    stop = install()
     try:
         main(_parse(define, description), stop)
     except (Exception, InterruptedRun) as error:
+        stop.over = True
         code = getattr(error, "exit_code", None)
         if code is None and isinstance(error, OSError) and error.errno is not None:
             say(f"flaxbert: error: {error.strerror}: {error.filename}")
@@ -119,6 +71,8 @@ def run(
         else:
             say(f"flaxbert: error: {error}")
         _exit(code)
+    finally:
+        stop.over = True
 
 
 def define_config(values: flags.FlagValues) -> None:

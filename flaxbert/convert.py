@@ -8,6 +8,12 @@ model without a classifier stays one without.
 
 from __future__ import annotations
 
+from flaxbert import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()  # before the slower imports
+
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +73,10 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         cli.say(f"{source}: {note}")
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary,
+        interrupt.undoing(lambda: shutil.rmtree(temporary, ignore_errors=True)),
+    ):
         staged = Path(temporary) / "model"  # whole before it stands at --to
         tokenizer_files = files_in(description_of(folder))
         write_model(staged, read.config, read.params, tokenizer_files, format=values.format)

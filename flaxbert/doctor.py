@@ -9,6 +9,11 @@ one: 2 for the installation, 4 for a disk, cache or checkpoint, 70 for wrong num
 
 from __future__ import annotations
 
+from flaxbert import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()  # before the slower imports
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -8,6 +8,11 @@ these files, and the predictions, written there.
 
 from __future__ import annotations
 
+from flaxbert import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()  # before the slower imports
+
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +81,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         **cli.inference_options(values, facts.get("dtype", "float32")),
     )
     splits = _read(values, config, classifier, facts)
-    with stop.deferred():
-        computed = {suffix: _evaluate(classifier, s, config, stop) for suffix, s in splits.items()}
+    computed = {suffix: _evaluate(classifier, s, config) for suffix, s in splits.items()}
     report: dict[str, Any] = {}
     for suffix, (logits, _) in computed.items():
         labels = splits[suffix].examples.labels
@@ -144,7 +148,7 @@ def _read(
 
 
 def _evaluate(
-    classifier: Classifier, split: Split, config: Config, stop: cli.StopSignal
+    classifier: Classifier, split: Split, config: Config
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the logits of every example, and loss, metrics and speed."""
     from flaxbert.data.tokenize import resolve_max_length
@@ -164,12 +168,7 @@ def _evaluate(
             f"({how[classifier.long]}{windows})"
         )
     with Meter(len(tokens), "windows" if windows else "rows") as meter:
-
-        def after_batch(sequences: int) -> None:
-            meter(sequences)
-            stop.check()
-
-        stopwatch = Stopwatch(after_batch)
+        stopwatch = Stopwatch(meter)
         logits = classifier.compute(tokens, stopwatch)
         labels = split.examples.labels
         results = scores(classifier.task, logits, labels, config.loss)

@@ -11,7 +11,8 @@ from typing import Any
 
 from flaxbert import cli
 from flaxbert.config import Config
-from flaxbert.loop.control import Cadence, Hooks, Progress
+from flaxbert.loop.control import Cadence, Hooks
+from flaxbert.loop.progress import Progress
 from flaxbert.loop.results import named_for, train_results
 from flaxbert.model.heads import Params
 from flaxbert.prepare import Prepared
@@ -127,5 +128,6 @@ def write_results(
     write_json(workdir.all_results, merged)
     cli.say(
         f"done: {train['train_samples_per_second']:.1f} sequences/s in training, "
-        f"{progress.wall_seconds:.0f} s in the loop; model in {workdir.model}"
+        f"{progress.wall_seconds:.0f} s in the loop; {progress.least_grace}; model in "
+        f"{workdir.model}"
     )

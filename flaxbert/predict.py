@@ -7,6 +7,11 @@ output; one line per input in its order. A split also gives RUN/predict_results_
 
 from __future__ import annotations
 
+from flaxbert import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()  # before the slower imports
+
 import contextlib
 import dataclasses
 import itertools
@@ -87,28 +92,19 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     for suffix, part in parts.items():
         with contextlib.ExitStack() as stack:
             writers = _open_writers(stack, values, classifier.labels, workdir, config, suffix)
-            _predict(classifier, part, writers, stop)
+            _predict(classifier, part, writers)
 
 
-def _predict(
-    classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any], stop: cli.StopSignal
-) -> None:
+def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
     from flaxbert.data.check import check_texts
     from flaxbert.progress import Meter
 
     count = empty = long = 0
     with Meter(unit="windows" if classifier.long == "window" else "rows") as meter:
-
-        def after_batch(sequences: int) -> None:
-            meter(sequences)
-            stop.check()
-
         for rows in chunks:
             empty += check_texts(rows)
-            # Not around the reading: standard input may wait for ever.
-            with stop.deferred():
-                tokens = classifier.encode(rows.texts, rows.pairs)
-                records = classifier.readable(classifier.compute(tokens, after_batch))
+            tokens = classifier.encode(rows.texts, rows.pairs)
+            records = classifier.readable(classifier.compute(tokens, meter))
             for writer in writers.values():
                 writer.write(records)
             count += len(records)

@@ -7,6 +7,11 @@ or start the state, train, write the results.
 
 from __future__ import annotations
 
+from flaxbert import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()  # before the slower imports
+
 import contextlib
 import difflib
 import functools
@@ -126,13 +131,12 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
         dtype=facts["dtype"],
     )
     _announce(config, prepared, plans, mesh, facts["dtype"], state)
+    forward = make_forward(bert, mesh=mesh, dtype=facts["dtype"])
     hooks = control.Hooks(
         batch=functools.partial(_train_batch, config, prepared.train, plans.train),
         update=_compile(step, state, config, plans, prepared.train),
         learning_rate=lambda step: float(learning_rate(step)),
-        evaluate=_evaluation(
-            config, prepared, plans, make_forward(bert, mesh=mesh, dtype=facts["dtype"]), task, stop
-        ),
+        evaluate=_evaluation(config, prepared, plans, forward, task, stop, state["params"]),
         export=functools.partial(export_model, workdir, config, prepared, facts),
         started=begun,
         run_facts=facts,
@@ -142,8 +146,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     writer = Writer(
         workdir.metrics, step=progress.step, total=plans.total, evaluated=progress.evaluated
     )
-    with _closing(checkpoints), _closing(writer):
-        stop.defer()
+    with stop.deferred(), _closing(checkpoints), _closing(writer):
         state = control.train(state, progress, cadence, hooks, checkpoints, writer)
     write_results(workdir, prepared, progress, cadence, hooks, state["params"])
 
@@ -297,8 +300,15 @@ def _train_batch(
 
 
 def _evaluation(
-    config: Config, prepared: Prepared, plans: Plans, forward: Any, task: Task, stop: cli.StopSignal
+    config: Config,
+    prepared: Prepared,
+    plans: Plans,
+    forward: Any,
+    task: Task,
+    stop: cli.StopSignal,
+    params: Params,
 ) -> Callable[[Params], dict[str, Any]] | None:
+    """Returns evaluate(params), its shapes compiled: later, a signal would have to wait for it."""
     from flaxbert.data.batches import inference_batches
     from flaxbert.loop.evaluate import evaluate
     from flaxbert.loop.results import merged
@@ -306,6 +316,13 @@ def _evaluation(
     shapes = plans.validation
     if shapes is None:
         return None
+    start, seen = time.perf_counter(), set()
+    for examples in prepared.validation.values():
+        for batch in inference_batches(examples, shapes):
+            if batch["input_ids"].shape not in seen:
+                seen.add(batch["input_ids"].shape)
+                forward(params, batch).block_until_ready()
+    cli.say(f"compiled evaluation in {time.perf_counter() - start:.1f} s")
 
     def evaluate_all(params: Params) -> dict[str, Any]:
         results = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import sys
 import pytest
 
 from flaxbert import cli
-from flaxbert.errors import InterruptedRun
 from tests.commands import ROOT, call, start, train_flags
 
 
@@ -157,23 +155,6 @@ def test_shipped_configs_are_found_from_anywhere(tmp_path, capsys, monkeypatch):
 def test_default_workdir():
     assert cli.config_name(["--config=configs/glue.py:sst2"]) == "glue-sst2"
     assert cli.config_name(["--config", "configs/quickstart.py"]) == "quickstart"
-
-
-def test_stop_signal_raises_until_deferred_then_only_notes():
-    stop = cli.StopSignal()
-    stop.install()
-    with pytest.raises(InterruptedRun):
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
-    stop = cli.StopSignal()
-    stop.install()
-    stop.defer()
-    os.kill(os.getpid(), signal.SIGINT)
-    for _ in range(100):
-        if stop.requested:
-            break
-    with pytest.raises(InterruptedRun):
-        stop.check()
 
 
 def test_real_process_from_another_folder(tmp_path, tiny_bert, reviews):

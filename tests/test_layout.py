@@ -15,14 +15,15 @@ MAY_IMPORT = {
     "errors": set(),
     "terminal": set(),
     "tasks": set(),
-    "storage": set(),
+    "storage": {"interrupt"},
     "model": set(),
     "data": {"tasks", "storage"},
     "weights": {"model", "storage"},
     "loop": {"model", "tasks", "storage"},
     "classifier": {"model", "weights", "data"},
+    "interrupt": set(),
     "diagnose": {"storage"},
-    "cli": set(),
+    "cli": {"interrupt"},
 }
 
 ONLY_IN = {

@@ -2,67 +2,30 @@
 
 The order after update k never changes: log, evaluate (a new best model leaves as a folder), save.
 So a checkpoint at k has seen everything that was due at k, and a resume starts with update k + 1.
-The surprising thing: device results are read late. Sums wait in a list until a log line, an
-evaluation or a checkpoint needs them, so the device never waits for Python.
+The surprising thing: Python is ahead of the device (loop/in_flight.py), so an update whose loss is
+not finite is noticed late; the step itself has left the parameters alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from flaxbert.errors import InterruptedRun, NonFiniteError
-from flaxbert.loop.step import Batch, State
+from flaxbert.loop.in_flight import InFlight
+from flaxbert.loop.progress import Clock, Progress, Sums
+from flaxbert.loop.step import Batch, State, all_finite
 from flaxbert.loop.writer import Writer
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.tasks import is_better
 
 # What an evaluation says beside its metrics, also of a second set (samples_mm).
 _NOT_METRICS = ("samples", "runtime", "steps_per_second")
-
-
-@dataclasses.dataclass
-class Sums:
-    """Running totals over updates; all but the seconds are a function of the run alone."""
-
-    updates: int = 0
-    loss: float = 0.0  # sum over updates of each update's mean loss
-    gradient_norm: float = 0.0
-    examples: int = 0
-    real_tokens: int = 0
-    computed_tokens: int = 0
-    seconds: float = 0.0  # evaluation and compilation apart; used for log lines
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a run stands; run.json of a checkpoint holds exactly this (and who wrote it)."""
-
-    step: int = 0  # finished updates
-    window: Sums = dataclasses.field(default_factory=Sums)  # since the last log line
-    total: Sums = dataclasses.field(default_factory=Sums)
-    steady_seconds: float = 0.0  # without the first update of each start
-    steady_examples: int = 0
-    wall_seconds: float = 0.0  # everything included; what a kill cut off after a save is not seen
-    best: dict[str, Any] | None = None  # {"step", "value", "results"}
-    evaluated: int = 0  # update after which the last evaluation ran
-    results: dict[str, Any] | None = None  # of the last evaluation
-    evaluations_without_gain: int = 0
-    nonfinite_in_a_row: int = 0
-    nonfinite_updates: int = 0
-    stopped_early: bool = False
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Progress:
-        fields = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in values.items() if name in fields}
-        for name in ("window", "total"):
-            known[name] = Sums(**known[name])
-        return cls(**known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,29 +73,83 @@ def train(
     Raises:
       NonFiniteError: too many updates in a row had a loss or gradient that is not finite.
       InterruptedRun: asked to stop; every finished update is saved.
+      OSError: a checkpoint could not be written, also where a stop asked for it.
     """
-    clock = _Clock(progress, hooks.started)
+    clock = Clock(progress, hooks.started)
     exported = _Exported()
-    warm_up = progress.step + 1
-    pending: list[tuple[dict[str, jax.Array], dict[str, int]]] = []
+    begun_at, warm_up = progress.step, progress.step + 1
+
+    def read(update: int, sums: dict[str, Any], counts: dict[str, int]) -> None:
+        _add(progress, sums, counts)
+        if not sums["finite"]:
+            _tell_skipped(update, sums, progress, cadence, writer)
+            if progress.nonfinite_in_a_row >= cadence.nonfinite_limit:
+                first = update - progress.nonfinite_in_a_row + 1
+                give_up(
+                    f"not finite in {progress.nonfinite_in_a_row} updates in a row (from update "
+                    f"{first} on; the last: {_described(sums)}), all skipped: parameters are those "
+                    "from before them",
+                    "look at their data, or lower optim.learning_rate, or use model.dtype=float32",
+                )
+
+    def give_up(what: str, todo: str) -> NoReturn:
+        checkpoints.wait()
+        saved = checkpoints.last_commit.step if checkpoints.last_commit else begun_at
+        stands = f"checkpoint {saved}, from before that" if saved else "there is no checkpoint yet"
+        raise NonFiniteError(
+            f"{what}. What stands: {stands}. The same command would meet the same updates again: "
+            f"{todo}, in another workdir."
+        )
+
+    in_flight = InFlight(read)
 
     def settle() -> None:
-        """Reads all waiting sums, which waits for the device."""
-        for sums, counts in pending:
-            _add(progress, jax.device_get(sums), counts, cadence)
-        pending.clear()
+        """Waits for the device: `progress` knows all updates afterwards."""
+        in_flight.settle()
+        progress.longest_update = max(progress.longest_update, in_flight.longest)
         clock.tick(warm=progress.step > warm_up)
+
+    def check_parameters() -> None:
+        if not all_finite(state):
+            give_up(
+                f"parameters are not finite any more after update {progress.step}, though every "
+                "gradient was",
+                "lower optim.learning_rate or optim.weight_decay",
+            )
 
     def save() -> None:
         settle()
+        check_parameters()
         writer.sync()
         clock.wall()
+        begun = time.perf_counter()
         facts = dataclasses.asdict(progress)
         checkpoints.save(progress.step, state, {**hooks.run_facts, **facts})
+        progress.saving_seconds += time.perf_counter() - begun
         exported.since_save = False
 
+    def note_commit() -> None:
+        """Tells the least grace period once it can be known, while the run goes on."""
+        if checkpoints.last_commit is not None:
+            first = not progress.longest_save
+            progress.longest_save = max(progress.longest_save, checkpoints.last_commit.seconds)
+            if first:
+                progress.longest_update = max(progress.longest_update, in_flight.longest)
+                writer.line(progress.least_grace)
+
+    def stop() -> NoReturn:
+        if not progress.step:
+            raise InterruptedRun("stopped by a signal before the first update: nothing to save")
+        save()
+        checkpoints.wait()
+        note_commit()
+        raise InterruptedRun(
+            f"stopped by a signal: update {progress.step} of {cadence.total} is saved in "
+            f"{checkpoints.path_of(progress.step)} ({progress.least_grace})"
+        )
+
     def conclude() -> None:
-        """Does what is due after the update just finished, and stops if asked to."""
+        """Does what is due after the update just sent."""
         step, last = progress.step, progress.step == cadence.total
         try:
             if hooks.evaluate is not None and (step % cadence.eval_every == 0 or last):
@@ -141,27 +158,26 @@ def train(
                     results = hooks.evaluate(state["params"])
                     clock.restart()
                     if _judge(results, progress, cadence, writer):
+                        check_parameters()
                         checkpoints.wait()
                         _export(state["params"], results, cadence, progress, hooks, exported)
         except InterruptedRun:
-            save()  # the evaluation was dropped; a resume starts with it
-            checkpoints.wait()
-            raise
-        last = last or progress.stopped_early
-        if step % cadence.save_every == 0 or last:
+            stop()  # the evaluation is dropped; a resume starts with it
+        if step % cadence.save_every == 0 or last or progress.stopped_early:
             save()
-        if hooks.interrupted() and not last:
-            save()
-            checkpoints.wait()
-            raise InterruptedRun(f"stopped by a signal after update {step} of {cadence.total}")
 
     if progress.step:
         conclude()  # a resume: the interruption may have come in the middle of it
     while progress.step < cadence.total and not progress.stopped_early:
         batch, counts = hooks.batch(progress.step)
+        in_flight.make_room()
+        note_commit()
+        if hooks.interrupted():
+            stop()
+        sent = time.perf_counter()
         state, sums = hooks.update(state, batch)
-        pending.append((sums, counts))
         progress.step += 1
+        in_flight.add(progress.step, sums, counts, sent)
         writer.advance()
         if progress.step == warm_up:
             settle()  # the first update of a start warms caches up: not part of the steady state
@@ -170,33 +186,46 @@ def train(
             _log(progress, cadence, hooks, writer)
         conclude()
     checkpoints.wait()
+    note_commit()
     clock.wall()
     return state
 
 
-def _add(
-    progress: Progress, sums: dict[str, Any], counts: dict[str, int], cadence: Cadence
-) -> None:
+def _add(progress: Progress, sums: dict[str, Any], counts: dict[str, int]) -> None:
     for total in (progress.window, progress.total):
         total.examples += counts["examples"]
         total.real_tokens += counts["real_tokens"]
         total.computed_tokens += counts["computed_tokens"]
-    if not bool(sums["finite"]):
+    if not sums["finite"]:
         progress.nonfinite_updates += 1
         progress.nonfinite_in_a_row += 1
-        if progress.nonfinite_in_a_row >= cadence.nonfinite_limit:
-            raise NonFiniteError(
-                f"the loss or its gradient was not finite in {progress.nonfinite_in_a_row} updates "
-                f"in a row (loss {float(sums['loss'])}, gradient norm "
-                f"{float(sums['gradient_norm'])}). Parameters were left as they were before. Lower "
-                "optim.learning_rate, or use model.dtype=float32."
-            )
         return
     progress.nonfinite_in_a_row = 0
     for total in (progress.window, progress.total):
         total.updates += 1
         total.loss += float(sums["loss"]) / float(sums["normalizer"])
         total.gradient_norm += float(sums["gradient_norm"])
+
+
+def _described(sums: dict[str, Any]) -> str:
+    loss, norm = float(sums["loss"]) / float(sums["normalizer"]), float(sums["gradient_norm"])
+    return f"loss {loss:.4g}, gradient norm {norm:.4g}"
+
+
+def _tell_skipped(
+    update: int, sums: dict[str, Any], progress: Progress, cadence: Cadence, writer: Writer
+) -> None:
+    in_a_row, in_all = progress.nonfinite_in_a_row, progress.nonfinite_updates
+    values = {
+        "skipped_loss": float(sums["loss"]) / float(sums["normalizer"]),
+        "skipped_gradient_norm": float(sums["gradient_norm"]),
+        "skipped_in_a_row": in_a_row,
+        "skipped_updates": in_all,
+    }
+    writer.scalars(update, cadence.epoch(update), "train", values)
+    writer.line(
+        f"update {update}: {_described(sums)}: skipped, {in_a_row} in a row, {in_all} in all"
+    )
 
 
 def _log(progress: Progress, cadence: Cadence, hooks: Hooks, writer: Writer) -> None:
@@ -231,7 +260,12 @@ def _judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer
     metrics = {name: v for name, v in results.items() if not name.startswith(_NOT_METRICS)}
     scalars = metrics | {"samples_per_second": results["samples_per_second"]}
     writer.scalars(step, cadence.epoch(step), "validation", scalars)
-    better = is_better(metric, results[metric], progress.best["value"] if progress.best else None)
+    # NaN logits have an accuracy too: a loss that is not finite is no model to keep.
+    odd = [name for name in ("loss", metric) if not math.isfinite(results[name])]
+    if odd:
+        writer.line(f"validation {odd[0]} is not finite: this model cannot become the best")
+    best = progress.best["value"] if progress.best else None
+    better = not odd and is_better(metric, results[metric], best)
     if better:
         progress.evaluations_without_gain = 0
     else:
@@ -272,35 +306,3 @@ def _export(
         "results": progress.results,
         "weights": digest,
     }
-
-
-class _Clock:
-    """Adds up time: training without compilation and evaluation, and wall time.
-
-    A stretch of training ends at `tick`; `restart` forgets what passed since (an evaluation)."""
-
-    def __init__(self, progress: Progress, started: float) -> None:
-        self._progress = progress
-        self._last = time.perf_counter()
-        self._wall = started
-        self._examples = progress.total.examples
-
-    def tick(self, *, warm: bool) -> None:
-        """Counts the time since the last tick; as steady state once the start is `warm`."""
-        now = time.perf_counter()
-        passed, self._last = now - self._last, now
-        progress = self._progress
-        done = progress.total.examples - self._examples
-        self._examples = progress.total.examples
-        if warm:
-            progress.steady_seconds += passed
-            progress.steady_examples += done
-        progress.window.seconds += passed
-
-    def restart(self) -> None:
-        self._last = time.perf_counter()
-
-    def wall(self) -> None:
-        now = time.perf_counter()
-        self._progress.wall_seconds += now - self._wall
-        self._wall = now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flaxbert.loop.control import Progress
+from flaxbert.loop.progress import Progress
 
 # Not prefixed by the split, as in the Trainer's files.
 _PLAIN = ("epoch", "step")
@@ -14,7 +14,8 @@ def train_results(progress: Progress, samples: int, epoch: float) -> dict[str, A
     """Returns train_loss, train_runtime (seconds, all starts), train_samples and speeds.
 
     train_samples_per_second is the steady state: from the first update after compilation to the
-    last, data, packing, logging and saves included, compilation and evaluation apart.
+    last, data, packing, logging and saves included, compilation and evaluation apart. The longest
+    update and save are what a stop waits for; train_saving_runtime is what saves held training up.
     """
     total, wall = progress.total, max(progress.wall_seconds, 1e-9)
     return {
@@ -27,6 +28,9 @@ def train_results(progress: Progress, samples: int, epoch: float) -> dict[str, A
         "train_steps_per_second": progress.step / wall,
         "train_steps": progress.step,
         "train_nonfinite_updates": progress.nonfinite_updates,
+        "train_longest_update_runtime": progress.longest_update,
+        "train_longest_save_runtime": progress.longest_save,
+        "train_saving_runtime": progress.saving_seconds,
     }
 
 

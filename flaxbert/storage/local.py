@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import TextIO
 
+from flaxbert import interrupt
 from flaxbert.storage.lock import locked
 from flaxbert.storage.plain import refuse_links
 from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store, naming
@@ -44,17 +45,22 @@ class LocalDisk(Store):
     def replacing(self, path: PurePath) -> Iterator[TextIO]:
         path = Path(path).resolve()  # a link keeps pointing to its file
         temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+
+        def undo() -> None:
+            temporary.unlink(missing_ok=True)
+
         try:
             with (
+                interrupt.undoing(undo),
                 naming(temporary),
                 temporary.open("w", encoding="utf-8", newline="") as file,
             ):
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+                temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            undo()
             raise
 
     def sha256(self, path: PurePath) -> str:

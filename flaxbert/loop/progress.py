@@ -1,0 +1,95 @@
+"""Where a run stands: what run.json of a checkpoint holds, and the clock that fills in its times.
+
+The surprising thing: counts and sums are a function of the run alone, so an interrupted run ends
+with the same ones; only what is called seconds, or longest, depends on the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+
+@dataclasses.dataclass
+class Sums:
+    """Running totals over updates; all but the seconds are a function of the run alone."""
+
+    updates: int = 0
+    loss: float = 0.0  # sum over updates of each update's mean loss
+    gradient_norm: float = 0.0
+    examples: int = 0
+    real_tokens: int = 0
+    computed_tokens: int = 0
+    seconds: float = 0.0  # evaluation and compilation apart; used for log lines
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands; run.json of a checkpoint holds exactly this (and who wrote it)."""
+
+    step: int = 0  # finished updates
+    window: Sums = dataclasses.field(default_factory=Sums)  # since the last log line
+    total: Sums = dataclasses.field(default_factory=Sums)
+    steady_seconds: float = 0.0  # without the first update of each start
+    steady_examples: int = 0
+    wall_seconds: float = 0.0  # everything included; what a kill cut off after a save is not seen
+    best: dict[str, Any] | None = None  # {"step", "value", "results"}
+    evaluated: int = 0  # update after which the last evaluation ran
+    results: dict[str, Any] | None = None  # of the last evaluation
+    evaluations_without_gain: int = 0
+    nonfinite_in_a_row: int = 0
+    nonfinite_updates: int = 0
+    stopped_early: bool = False
+    longest_update: float = 0.0  # seconds from sending an update to the device to its end
+    longest_save: float = 0.0  # seconds from the start of the copy to the commit
+    saving_seconds: float = 0.0  # in all, in which a save held training up
+
+    @property
+    def least_grace(self) -> str:
+        """What a stop waits for, for people."""
+        update, save = self.longest_update, self.longest_save
+        return (
+            f"longest update {update:.2f} s, longest save {save:.2f} s: a grace period of "
+            f"{update + save:.1f} s is the least"
+        )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Progress:
+        fields = {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in values.items() if name in fields}
+        for name in ("window", "total"):
+            known[name] = Sums(**known[name])
+        return cls(**known)
+
+
+class Clock:
+    """Adds up time: training without compilation and evaluation, and wall time.
+
+    A stretch of training ends at `tick`; `restart` forgets what passed since (an evaluation)."""
+
+    def __init__(self, progress: Progress, started: float) -> None:
+        self._progress = progress
+        self._last = time.perf_counter()
+        self._wall = started
+        self._examples = progress.total.examples
+
+    def tick(self, *, warm: bool) -> None:
+        """Counts the time since the last tick; as steady state once the start is `warm`."""
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        progress = self._progress
+        done = progress.total.examples - self._examples
+        self._examples = progress.total.examples
+        if warm:
+            progress.steady_seconds += passed
+            progress.steady_examples += done
+        progress.window.seconds += passed
+
+    def restart(self) -> None:
+        self._last = time.perf_counter()
+
+    def wall(self) -> None:
+        now = time.perf_counter()
+        self._progress.wall_seconds += now - self._wall
+        self._wall = now

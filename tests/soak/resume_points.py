@@ -1,0 +1,205 @@
+"""Stops a run after each of its updates and goes on; poisons each update with NaN and infinity.
+
+    python -m tests.soak.resume_points --output=tests/results/resume_points.json
+
+Stops: dropout, accumulation, packing and several epochs are on. A run of 60 updates is asked to
+stop after update k, as a signal asks; the same call again goes on to the end. Everything must equal
+the run that nobody stopped, bit for bit, in float32 and with bfloat16 compute.
+
+Poison: update k of 60 gets a loss or a gradient that is not finite. The final parameters and
+moments must equal those of a run in which that update was computed and then taken back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from tests.commands import train_flags
+from tests.soak.resume import compare
+
+UPDATES = 60
+DTYPES = ("float32", "bfloat16")
+
+
+class StopAfter:
+    """Stands in for the signals of a run: asked to stop once an update has been sent."""
+
+    def __init__(self, update: int) -> None:
+        self._update = update
+        self.sent = 0
+
+    @property
+    def requested(self) -> bool:
+        return self.sent >= self._update
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        yield
+
+    def check(self) -> None:
+        """Evaluations run to their end: the stop comes after the update, not in the middle."""
+
+
+def flags_for(model: Path, train: Path, dev: Path, workdir: Path, dtype: str) -> list[str]:
+    """96 sequences by 16: an epoch is 6 updates; evaluations, checkpoints and log lines fall on
+    edges of epochs and beside them."""
+    return train_flags(
+        model,
+        train,
+        workdir,
+        data__validation=dev,
+        model__dtype=dtype,
+        train__steps=UPDATES,
+        train__accumulate=2,
+        train__eval_every=15,
+        checkpoint__every=18,
+        log__every=7,
+    )
+
+
+def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
+    """Runs `train` in this process; returns whether it was stopped."""
+    from absl import flags as absl_flags
+
+    from flaxbert import cli, train
+    from flaxbert.errors import InterruptedRun
+    from flaxbert.storage.workdir import open_workdir
+
+    values = absl_flags.FlagValues()
+    train.define_flags(values)
+    with mock.patch.object(sys, "argv", ["train", *flags]):
+        values(sys.argv)
+        config = cli.read_config(values)
+    workdir = open_workdir(values.workdir)
+    stop = StopAfter(stop_after)
+    real = train._train_batch
+
+    def counted(*arguments: Any) -> Any:
+        stop.sent = arguments[-1]  # the batch of update k + 1 is made when k have been sent
+        return real(*arguments)
+
+    with (
+        workdir.store.locked(workdir.lock),
+        mock.patch.object(train, "_train_batch", counted),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        try:
+            train.run(config, workdir, stop)  # type: ignore[arg-type]
+        except InterruptedRun:
+            return True
+    return False
+
+
+def stop_everywhere(
+    model: Path, files: dict[str, Path], folder: Path, dtype: str, points: Iterable[int]
+) -> dict[int, list[str]]:
+    """Returns {update: what differed from the run that was not stopped}."""
+    whole = folder / f"whole-{dtype}"
+    assert not run(flags_for(model, files["train"], files["dev"], whole, dtype))
+    outcomes = {}
+    for point in points:
+        workdir = folder / f"stopped-{dtype}-{point}"
+        flags = flags_for(model, files["train"], files["dev"], workdir, dtype)
+        stopped = run(flags, point)
+        saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+        assert stopped and saved == point, (point, stopped, saved)
+        assert not run(flags)
+        outcomes[point] = compare(whole, workdir)
+        shutil.rmtree(workdir)
+    return outcomes
+
+
+KINDS = ("nan in a weight", "infinite loss", "nan in a gradient", "one bad micro-batch")
+
+
+def poison_everywhere(points: Iterable[int]) -> dict[tuple[str, int], list[str]]:
+    """Returns {(kind, update): arrays that differ from the run without that update}."""
+    import jax
+
+    from tests.loop.poison import Loop
+
+    loop = Loop(UPDATES)
+    outcomes = {}
+    for point in points:
+        expected = jax.device_get(loop.run(taken_back=point))
+        for kind in KINDS:
+            state = jax.device_get(loop.run(poisoned=point, kind=kind))
+            pairs = zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(state), strict=True)
+            outcomes[kind, point] = [
+                jax.tree_util.keystr(path)
+                for (path, wanted), found in pairs
+                if np.asarray(wanted).tobytes() != np.asarray(found).tobytes()
+            ]
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--updates", type=int, default=UPDATES - 1, help="the first N points")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    from tests.inputs import write_reviews, write_tiny_bert
+
+    begun = time.monotonic()
+    points = range(1, min(arguments.updates, UPDATES - 1) + 1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        jax.config.update("jax_compilation_cache_dir", str(folder / "cache"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        model, files = write_tiny_bert(folder / "model"), write_reviews(folder / "reviews")
+        stops = {}
+        for dtype in DTYPES:
+            stops[dtype] = stop_everywhere(model, files, folder, dtype, points)
+            print(dtype, f"{time.monotonic() - begun:.0f} s", flush=True)
+        poisons = poison_everywhere(range(1, points[-1] + 2))
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    record = {
+        "what": "stop after every update and go on; every update poisoned: bit-identical outcomes",
+        "command": f"python -m tests.soak.resume_points --updates={points[-1]}",
+        "updates": UPDATES,
+        "stops": {
+            dtype: {
+                "points": len(found),
+                "bit_identical": sum(not different for different in found.values()),
+                "different": {k: v for k, v in found.items() if v},
+            }
+            for dtype, found in stops.items()
+        },
+        "poisons": {
+            "kinds": KINDS,
+            "cases": len(poisons),
+            "bit_identical": sum(not different for different in poisons.values()),
+            "different": {f"{kind}, update {k}": v for (kind, k), v in poisons.items() if v},
+        },
+        "seeds": {"run": 0, "poison": 1},
+        "seconds": round(time.monotonic() - begun),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps({"stops": record["stops"], "poisons": record["poisons"]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
