@@ -96,6 +96,7 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
     with (
         workdir.store.locked(workdir.lock),
         mock.patch.object(train, "_train_batch", counted),
+        _programs(config.model.dtype),
         contextlib.redirect_stderr(io.StringIO()),
     ):
         try:
@@ -103,6 +104,38 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
         except InterruptedRun:
             return True
     return False
+
+
+@contextlib.contextmanager
+def _programs(dtype: str) -> Iterator[None]:
+    """Shares compiled programs between the starts, of which compiling was three quarters; real
+    processes, which compile for themselves, are those of tests/soak/interrupt.py."""
+    from flaxbert.loop import predict, step
+
+    compile_steps = step.compile_steps
+
+    def shared(*arguments: Any) -> Any:
+        shapes = (dtype, *(batch["input_ids"].shape for batch in arguments[2].values()))
+        if shapes not in _STEPS:
+            _STEPS[shapes] = compile_steps(*arguments)
+        return _STEPS[shapes]
+
+    def forward(*arguments: Any, **named: Any) -> Any:
+        key = (*arguments, *named.values())
+        if key not in _FORWARDS:
+            _FORWARDS[key] = make_forward(*arguments, **named)
+        return _FORWARDS[key]
+
+    make_forward = predict.make_forward
+    with (
+        mock.patch.object(step, "compile_steps", shared),
+        mock.patch.object(predict, "make_forward", forward),
+    ):
+        yield
+
+
+_STEPS: dict[Any, Any] = {}
+_FORWARDS: dict[Any, Any] = {}
 
 
 def stop_everywhere(

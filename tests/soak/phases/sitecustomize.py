@@ -1,0 +1,78 @@
+"""Makes a command tell on standard error which phase it enters; Python imports this file by itself
+where its folder is in PYTHONPATH, so the command line is the user's own.
+
+"phase: NAME" is a line; FLAXBERT_TEST_STAY=NAME:SECONDS:HOW makes the first such phase last longer,
+in Python ("python") or inside one call of C code that lets other threads run ("c").
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+# module: {attribute: phase}
+PHASES = {
+    "flaxbert.prepare": {"prepare": "preparing"},
+    "flaxbert.loop.step": {"compile_steps": "compiling"},
+    "flaxbert.data.batches": {"train_batch": "training"},
+    "flaxbert.loop.evaluate": {"evaluate": "evaluating"},
+    "flaxbert.export": {"export_model": "exporting", "write_results": "writing results"},
+    "flaxbert.storage.checkpoint": {
+        "Checkpoints.save": "saving",
+        "Checkpoints.restore": "resuming",
+    },
+}
+
+_stay = os.environ.get("FLAXBERT_TEST_STAY", "").split(":")
+
+
+def _enter(phase: str, step: int | None) -> None:
+    if phase == "training" and step == 0:
+        phase = "first update"
+    told = f"phase: {phase}" + (f" {step}" if step is not None else "")
+    os.write(2, f"{told}\n".encode())
+    if _stay[0] == phase:
+        _, seconds, how = _stay
+        _stay[0] = ""
+        if how == "c":
+            import hashlib
+
+            hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**9)
+        else:
+            import time
+
+            time.sleep(float(seconds))
+
+
+def _told(function, phase: str):
+    def entered(*arguments, **named):
+        _enter(phase, named.get("step") if phase == "training" else None)
+        return function(*arguments, **named)
+
+    return entered
+
+
+class _Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name not in PHASES:
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            for attribute, phase in PHASES[name].items():
+                *owner, last = attribute.split(".")
+                holder = getattr(module, owner[0]) if owner else module
+                setattr(holder, last, _told(getattr(holder, last), phase))
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, _Finder())
