@@ -14,10 +14,15 @@ import time
 from pathlib import Path, PurePath
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import (  # made from protobuf as they are imported
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tqdm import tqdm
 
-from flaxbert.storage.store import store_for
+from flaxbert.storage.store import naming, store_for
 from flaxbert.storage.workdir import write_atomically
 
 
@@ -39,8 +44,9 @@ class Writer:
         self._spool = store_for(metrics).spool(metrics)
         folder = self._spool.directory
         cut_back(folder / metrics.name, step, evaluated)
-        self._file = (folder / metrics.name).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder), purge_step=step + 1, write_to_disk=True)
+        self._metrics = folder / metrics.name
+        self._file = self._metrics.open("a", encoding="utf-8")
+        self._board = _Board(folder, step + 1)
         shown = sys.stderr.isatty() if bar is None else bar
         self._bar = tqdm(
             total=total, initial=step, unit="update", disable=not shown, file=sys.stderr
@@ -49,6 +55,7 @@ class Writer:
     def scalars(self, step: int, epoch: float, split: str, values: dict[str, Any]) -> None:
         """Appends a line per value: step, epoch, split, name, value, time (seconds since 1970)."""
         now = time.time()
+        lines = []
         for name, value in values.items():
             number = float(value)
             line = {
@@ -59,9 +66,11 @@ class Writer:
                 "value": number if math.isfinite(number) else None,
                 "time": now,
             }
-            self._file.write(json.dumps(line) + "\n")
-            self._board.add_scalar(f"{split}/{name}", number, step, now)
-        self._file.flush()
+            lines.append(json.dumps(line) + "\n")
+            self._board.scalar(f"{split}/{name}", number, step, now)
+        with naming(self._metrics):
+            self._file.write("".join(lines))
+            self._file.flush()
 
     def line(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
@@ -75,15 +84,51 @@ class Writer:
 
     def sync(self) -> None:
         """Makes all lines durable: called before a checkpoint that counts them as written."""
-        self._file.flush()
+        with naming(self._metrics):
+            self._file.flush()
+        self._board.flush()
         self._spool.push()
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # the others close even if one cannot
             stack.callback(self._spool.close)
-            stack.callback(self._board.close)
+            stack.enter_context(naming(self._metrics))
             stack.callback(self._file.close)
+            stack.callback(self._board.close)
             stack.callback(self._bar.close)
+
+
+class _Board:
+    """A TensorBoard event file, written where it is told.
+
+    tensorboardX's own writer has a thread for it. A full disk ends that thread, and the run then
+    waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, begins: int) -> None:
+        """Starts a file that replaces the events of step `begins` and later in earlier ones."""
+        with naming(folder):
+            self._writer = EventsWriter(str(folder / "events"))
+        self._path = folder / self._writer._file_name
+        start = SessionLog(status=SessionLog.START)
+        for event in (Event(file_version="brain.Event:2"), Event(session_log=start)):
+            self._write(event, begins, time.time())
+
+    def scalar(self, tag: str, value: float, step: int, now: float) -> None:
+        self._write(Event(summary=summary.scalar(tag, value)), step, now)
+
+    def flush(self) -> None:
+        with naming(self._path):
+            self._writer.flush()
+
+    def close(self) -> None:
+        with naming(self._path):
+            self._writer.close()
+
+    def _write(self, event: Event, step: int, now: float) -> None:
+        event.step, event.wall_time = step, now
+        with naming(self._path):
+            self._writer.write_event(event)
 
 
 def cut_back(metrics: Path, step: int, evaluated: int = 0) -> None:

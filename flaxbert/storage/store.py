@@ -19,7 +19,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
@@ -30,6 +30,17 @@ TEMPORARY = ".tmp"
 
 class DamagedError(Exception):
     """Why a directory does not verify; callers decide what that means."""
+
+
+@contextlib.contextmanager
+def naming(path: PurePath) -> Iterator[None]:
+    """Gives an error of the block the file's name: one of a write or a sync knows only a number."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class Spool(abc.ABC):
