@@ -8,6 +8,9 @@ could, and it deletes older steps right after its own commit.
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import sys
 import threading
 from pathlib import PurePath
@@ -94,14 +97,18 @@ class Checkpoints:
         """Starts a save; returns once the state is copied, so that it may be donated again.
 
         Raises:
-          OSError or others: the *previous* save failed.
+          ModelFileError: the disk failed, in this save or in the *previous* one.
+          others: the previous save failed for another reason.
         """
         self.wait()
         path = self._directory / str(step)
         if self._store.is_committed(path):
             return  # a resumed run that has nothing left to do
         begun = self._store.begin(path)
-        self._orbax.save(self._store.for_orbax(begun / _STATE), state)
+        try:
+            self._orbax.save(self._store.for_orbax(begun / _STATE), state)
+        except Exception as error:
+            raise _readable(path, error) from error
         self._commit = threading.Thread(
             target=self._finish, args=(path, begun, run), name="checkpoint-commit"
         )
@@ -132,7 +139,8 @@ class Checkpoints:
             for old in self._steps()[: -self._keep]:
                 self._delete(old)
         except BaseException as error:  # raised again in the training thread, by wait()
-            self._error = error
+            self._error = _readable(path, error)
+            self._error.__cause__ = error
 
     def _check_number(self, step: int) -> None:
         """A checkpoint copied to another number verifies, and is not that update's."""
@@ -166,6 +174,47 @@ class Checkpoints:
             file=sys.stderr,
         )
         return name
+
+
+def _readable(path: PurePath, error: BaseException) -> BaseException:
+    """Returns a disk's error in words; any other one unchanged.
+
+    TensorStore's errors come as a ValueError of a page with the number somewhere in it.
+    """
+    found = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    if number is None:
+        return error
+    where = getattr(error, "filename", None) or path
+    return ModelFileError(
+        f"{where}: the checkpoint after update {path.name} could not be saved: "
+        f"{os.strerror(number)}. Those before it are kept; once the disk is in order the same "
+        "command goes on from the newest."
+    )
+
+
+def _be_quiet() -> None:
+    """Keeps Orbax from printing what it also raises.
+
+    It logs every failed save with its traceback, and the arrays still being written then call back
+    into an event loop that is closed already.
+    """
+
+    class NotTwice(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            return not (record.exc_info and "orbax" in record.pathname)
+
+    show = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    logging.getLogger("absl").addFilter(NotTwice())
+    sys.unraisablehook = hook
+
+
+_be_quiet()
 
 
 def _layout(tree: Any) -> dict[str, str]:

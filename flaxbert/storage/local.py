@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import TextIO
 
 from flaxbert.storage.lock import locked
-from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store
+from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store, naming
 
 
 class LocalDisk(Store):
@@ -32,7 +32,7 @@ class LocalDisk(Store):
         """Writes beside its name, syncs, then renames over it."""
         path = Path(path)
         temporary = path.with_name(path.name + TEMPORARY)
-        with temporary.open("wb") as file:
+        with naming(temporary), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -44,7 +44,10 @@ class LocalDisk(Store):
         path = Path(path).resolve()  # a link keeps pointing to its file
         temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
         try:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
+            with (
+                naming(temporary),
+                temporary.open("w", encoding="utf-8", newline="") as file,
+            ):
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -97,7 +100,7 @@ class LocalDisk(Store):
     def settle(self, path: PurePath) -> None:
         files = files_in(Path(path)).values()
         for file in files:
-            with file.open("rb") as opened:
+            with naming(file), file.open("rb") as opened:
                 os.fsync(opened.fileno())
         for folder in {file.parent for file in files}:
             sync_directory(folder)
@@ -160,7 +163,7 @@ class _InPlace(Spool):
         self._path = path
 
     def push(self) -> None:
-        with self._path.open("rb") as file:
+        with naming(self._path), self._path.open("rb") as file:
             os.fsync(file.fileno())
 
     def close(self) -> None:
@@ -171,7 +174,8 @@ def sync_directory(path: Path) -> None:
     """Makes renames in a directory durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flaxbert.errors import ConfigError
+from flaxbert.storage.store import naming
 
 
 @contextlib.contextmanager
@@ -33,8 +34,9 @@ def locked(path: Path) -> Iterator[None]:
                 f"--workdir: {path.parent} is in use by {holder}. Wait for it to end, or name "
                 "another directory."
             ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with naming(path):
+            file.seek(0)
+            file.truncate()
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -307,6 +308,22 @@ def test_an_error_of_orbax_itself_surfaces(checkpoints, tmp_path, monkeypatch):
         checkpoints.wait()
     monkeypatch.undo()
     assert _names(tmp_path / "checkpoints") == ["1.tmp"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_disk_s_error_inside_orbax_is_told_in_words(checkpoints, tmp_path, monkeypatch, number):
+    text = f"RESOURCE_EXHAUSTED: a page of it [os_error_code='{number}'] and more"
+
+    def fail():
+        raise ValueError(text)
+
+    monkeypatch.setattr(checkpoints._orbax, "wait_until_finished", fail)
+    with pytest.raises(ModelFileError) as raised:
+        checkpoints.save(7, _state(layers=2), {})
+    monkeypatch.undo()
+    said = f"{tmp_path / 'checkpoints' / '7'}: the checkpoint after update 7 could not be saved: "
+    assert str(raised.value).startswith(f"{said}{os.strerror(number)}. ")
+    assert raised.value.exit_code == 4
 
 
 def test_the_commit_waits_for_nobody_but_wait_does(checkpoints, tmp_path, monkeypatch):
