@@ -13,13 +13,13 @@ import contextlib
 import dataclasses
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tests.commands import Done, start
 
@@ -129,13 +129,13 @@ def run(
     faults: tuple[Fault, ...] = (),
     ask: Callable[[int], bool] | None = None,
     timeout: float = 300.0,
-    **kwargs: Any,
+    file_size: int | None = None,
 ) -> Done:
     """Runs the real command under faults and waits for its end.
 
     With `ask`, a fault "ask" stops the process, which then holds still below `root`: no thread of
     it changes anything there. `ask(number of the call)` looks at the folder and returns True to go
-    on, False to kill it with SIGKILL at that call.
+    on, False to kill it with SIGKILL at that call. `file_size` is the kernel's limit, in bytes.
 
     Raises:
       subprocess.TimeoutExpired: it did not end; it is killed.
@@ -143,16 +143,18 @@ def run(
     log.unlink(missing_ok=True)
     values = environment(library, root, log, faults)
     with contextlib.ExitStack() as stack:
-        server = None
+        server, handed = None, ()
         if ask is not None:
             questions, asked = os.pipe()
             answered, answers = os.pipe()
             stack.callback(os.close, questions)
             stack.callback(os.close, answers)
             values["FAULT_PIPES"] = f"{asked},{answered}"
-            kwargs["pass_fds"] = (asked, answered)
+            handed = (asked, answered)
             server = threading.Thread(target=_answer, args=(questions, answers, ask))
-        process = start(command, *flags, env=values | kwargs.pop("env", {}), **kwargs)
+        process = start(command, *flags, env=values, pass_fds=handed)
+        if file_size is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_size, file_size))
         if server is not None:
             os.close(asked)
             os.close(answered)
