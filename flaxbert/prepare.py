@@ -29,6 +29,7 @@ from flaxbert.data.check import Labels
 from flaxbert.data.pack import Plan
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
+from flaxbert.errors import ModelFileError
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params
 from flaxbert.storage.workdir import Workdir
@@ -36,6 +37,7 @@ from flaxbert.tasks import HF_PROBLEM_TYPES, problem_of, task_for
 from flaxbert.weights.folder import read_config, read_model, with_labels
 from flaxbert.weights.hub import resolve_model
 from flaxbert.weights.orbax_folder import description_of
+from flaxbert.weights.table import flatten, torch_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +134,7 @@ def prepare(
         loaded = read_model(folder, bert, seed_for(config, "init"), ignored)
         for note in (*_label_notes(checkpoint_names, labels.names, loaded.fresh), *loaded.notes):
             cli.say(f"{model.path}: {note}")
+        _refuse_nonfinite(model.path, loaded.params)
         return loaded.params
 
     return Prepared(
@@ -147,6 +150,17 @@ def prepare(
         dataset_revision=read.revision,
         metric=sources.main_metric_of(data.task) or task_for(labels.problem).MAIN_METRIC,
     )
+
+
+def _refuse_nonfinite(path: str, params: Params) -> None:
+    """Raises ModelFileError: every update would be skipped, or NaN would spread with the others."""
+    for name, array in flatten(params).items():
+        odd = int(np.size(array) - np.isfinite(array).sum())
+        if odd:
+            raise ModelFileError(
+                f"{path}: {torch_name(name)[0]} has {odd} of {np.size(array)} numbers that are not "
+                "finite. Fetch the model again, or start from another one."
+            )
 
 
 def _label_notes(

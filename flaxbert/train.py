@@ -28,7 +28,7 @@ from absl import flags
 import flaxbert
 from flaxbert import cli
 from flaxbert.config import Config, make_config, resume_differences, seed_for, to_dict
-from flaxbert.errors import ConfigError, DataError
+from flaxbert.errors import ConfigError, DataError, ModelFileError
 
 if TYPE_CHECKING:
     # Imported where they are used: JAX and transformers take seconds, flags and errors should not.
@@ -87,6 +87,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     if newest is not None:
         place = workdir.checkpoints / str(newest)
         stored = check_recorded(checkpoints.read_run(newest), place, newest)
+        _check_source(workdir, stored)
 
     # Model files and data: what is known before a device is asked.
     prepared = prepare(
@@ -210,6 +211,7 @@ def _run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> di
         "model": config.model.path,
         "model_revision": stored.get("model_revision", prepared.revision),
         "dataset_revision": prepared.dataset_revision,
+        "source": stored.get("source", {}),
         "config": to_dict(config),
         "versions": versions | {name: version(name) for name in names},
     }
@@ -227,7 +229,26 @@ def _start_workdir(
         copy_file(path, workdir.source)
     write_json(workdir.source / "config.json", prepared.bert.to_dict())
     write_json(workdir.data_report, prepared.report)
+    facts["source"] = _source_digests(workdir)
     write_json(workdir.facts, facts)
+
+
+def _source_digests(workdir: Workdir) -> dict[str, str]:
+    """Returns the SHA-256 of what a resume reads instead of the starting checkpoint."""
+    source, store = workdir.source, workdir.store
+    names = [name for name in store.names(source) if source / name != workdir.facts]
+    return {name: store.sha256(source / name) for name in names if store.is_file(source / name)}
+
+
+def _check_source(workdir: Workdir, stored: dict[str, Any]) -> None:
+    """Raises ModelFileError if tokenizer or labels are not those that the run started with."""
+    found, recorded = _source_digests(workdir), stored.get("source", {})
+    names = [name for name, digest in recorded.items() if found.get(name) != digest]
+    if names:
+        raise ModelFileError(
+            f"{workdir.source}: {', '.join(names)}: not the same as when this run was started. "
+            "Bring the old content back, or start in another workdir."
+        )
 
 
 @contextlib.contextmanager

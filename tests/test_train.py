@@ -296,6 +296,85 @@ def test_nonfinite_loss_exits_5_and_is_never_checkpointed(
     kept = [path.name for path in (tmp_path / "work" / "checkpoints").iterdir()]
     assert kept == ["3"]
     assert all(np.isfinite(array).all() for array in final_state(tmp_path / "work").values())
+    assert "(from update 4 on;" in done.err and "checkpoint 3, from before that" in done.err
+
+
+def test_skipped_updates_are_told_and_counted(tiny_bert, reviews, tmp_path, capsys, monkeypatch):
+    from flaxbert.data import batches
+
+    real = batches.train_batch
+
+    def broken(*args, step, **kwargs):
+        batch = real(*args, step=step, **kwargs)
+        if step in (2, 3, 5):  # updates 3, 4 and 6
+            batch["weights"][batch["weights"] > 0] = np.nan
+        return batch
+
+    monkeypatch.setattr(batches, "train_batch", broken)
+    flags = train_flags(
+        tiny_bert, reviews["train"], tmp_path / "work", train__steps=8, checkpoint__every=3
+    )
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0, done.err
+    for line in (
+        "update 3: loss nan, gradient norm nan: skipped, 1 in a row, 1 in all",
+        "update 4: loss nan, gradient norm nan: skipped, 2 in a row, 2 in all",
+        "update 6: loss nan, gradient norm nan: skipped, 1 in a row, 3 in all",
+    ):
+        assert done.err.count(line) == 1
+    skipped = [line for line in metrics_without_times(tmp_path / "work") if "skipped" in line[3]]
+    assert [(line[0], *line[3:]) for line in skipped if line[0] == 4] == [
+        (4, "skipped_loss", None),
+        (4, "skipped_gradient_norm", None),
+        (4, "skipped_in_a_row", 2),
+        (4, "skipped_updates", 2),
+    ]
+    assert {line[0] for line in skipped} == {3, 4, 6}
+    results = json.loads((tmp_path / "work" / "train_results.json").read_text())
+    assert results["train_nonfinite_updates"] == 3
+    # What a grace period must cover: told after the first checkpoint and at the end.
+    assert done.err.count("a grace period of") == 2
+    update, save = (results[f"train_longest_{what}_runtime"] for what in ("update", "save"))
+    assert 0 < update < 60 and 0 < save < 60 and results["train_saving_runtime"] > 0
+
+
+def test_a_model_with_a_nan_is_refused_by_the_parameters_name(tiny_bert, reviews, tmp_path, capsys):
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(tiny_bert, tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.bias"
+    tensors[name][:2] = np.inf, np.nan
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    flags = train_flags(tmp_path / "model", reviews["train"], tmp_path / "work")
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 4, done.err
+    assert f"{name} has 2 of 32 numbers that are not finite" in done.err
+    assert "Traceback" not in done.err and not (tmp_path / "work" / "config.json").exists()
+
+
+def test_an_evaluation_with_nan_never_becomes_the_best():
+    """NaN logits have a finite accuracy: their loss tells."""
+    from flaxbert.loop import control
+
+    class Told(list):
+        scalars = staticmethod(lambda *values: None)
+        line = list.append
+
+    cadence = control.Cadence(10, 5, 1, 1, 1, 0, 3, "accuracy")
+    speeds = {"samples": 4, "samples_per_second": 1.0}
+    progress, told = control.Progress(step=1), Told()
+    for loss, accuracy, better in (
+        (float("nan"), 0.9, False),
+        (0.5, float("nan"), False),
+        (float("inf"), 1.0, False),
+        (0.5, 0.1, True),
+    ):
+        results = {"loss": loss, "accuracy": accuracy, **speeds}
+        assert control._judge(results, progress, cadence, told) is better  # type: ignore[arg-type]
+    assert sum("cannot become the best" in line for line in told) == 3
 
 
 @pytest.mark.slow

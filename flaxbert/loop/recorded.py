@@ -15,12 +15,18 @@ from pathlib import PurePath
 from typing import Any
 
 from flaxbert.errors import ModelFileError
-from flaxbert.loop.control import Progress
+from flaxbert.loop.progress import Progress
 
 _DTYPES = ("float32", "bfloat16")
 _MOST = 2**53  # a float counts up to here
 _BEST = {"step": int, "value": float, "weights": str, "results": dict}
-_FACTS = {"training": dict, "validation": dict, "dtype": str, "model_revision": str}
+_FACTS = {
+    "training": dict,
+    "validation": dict,
+    "source": dict,
+    "dtype": str,
+    "model_revision": str,
+}
 
 
 def check_recorded(values: Any, directory: PurePath, step: int) -> dict[str, Any]:
