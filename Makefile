@@ -41,7 +41,14 @@ test-next:
 
 # Full counts; the result files are committed.
 soak: $(VENV)/.installed-test
-	$(BIN)/python -m tests.soak.resume --kills=10 --output=tests/results/resume.json
+	$(BIN)/python -m tests.soak.resume --kills=100 --output=tests/results/resume.json
+	$(BIN)/python -m tests.soak.resume_points --output=tests/results/resume_points.json
+	$(BIN)/python -m tests.soak.interrupt --signals=40 --output=tests/results/interrupt.json
+	$(BIN)/python -m tests.soak.commit --output=tests/results/commit.json
+	$(BIN)/python -m tests.soak.disk --output=tests/results/disk.json
+	$(BIN)/python -m tests.soak.damage --count=1000 --output=tests/results/damage.json
+	$(BIN)/python -m tests.soak.hour --minutes=60 --output=tests/results/hour.json
+	$(BIN)/python -m tests.soak.names --names=10000 --each=1 --output=tests/results/names.json
 	$(BIN)/python -m tests.soak.tokens --count=100000 --output=tests/results/tokens.json
 	$(BIN)/python -m tests.soak.fuzz_data --files=100000 --commands=200 --output=tests/results/fuzz_data.json
 

@@ -31,7 +31,7 @@ from tests.commands import ROOT, call, start, train_flags
         (["--config=configs/quickstart.py:x"], ["takes no argument"]),
         (["--config=configs/text.py", "--config.train.patience=2"], ["needs validation data"]),
         (["--config=configs/text.py", "--config.mesh.data=0"], ["config.mesh"]),
-        (["--config=configs/quickstart.py", "--workdir=gs://bucket/x"], ["local directory"]),
+        (["--config=configs/quickstart.py", "--workdir=s3://bucket/x"], ["gs://"]),
     ],
 )
 def test_usage_errors_exit_2(flags, words, capsys, tmp_path, monkeypatch):
