@@ -119,7 +119,9 @@ def undoing(undo: Callable[[], None]) -> Iterator[None]:
 def tell(line: str) -> None:
     """Prints a line on standard error, whatever another thread is printing."""
     # Not print, whose lock the main thread may hold. A progress bar's line stays whole.
-    os.write(2, f"{chr(10) if os.isatty(2) else ''}flaxbert: {line}\n".encode())
+    # Nor may a terminal or pipe that is gone end the thread that answers signals.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{chr(10) if os.isatty(2) else ''}flaxbert: {line}\n".encode())
 
 
 _answering: StopSignal | None = None

@@ -235,8 +235,15 @@ def _start_workdir(
 
 def _source_digests(workdir: Workdir) -> dict[str, str]:
     """Returns the SHA-256 of what a resume reads instead of the starting checkpoint."""
+    from flaxbert.storage.store import TEMPORARY
+
     source, store = workdir.source, workdir.store
-    names = [name for name in store.names(source) if source / name != workdir.facts]
+    # A start that was killed may have left a file that its rename never came to.
+    names = [
+        name
+        for name in store.names(source)
+        if source / name != workdir.facts and not name.endswith(TEMPORARY)
+    ]
     return {name: store.sha256(source / name) for name in names if store.is_file(source / name)}
 
 

@@ -392,8 +392,11 @@ def _parts(content_type: str, body: bytes) -> tuple[bytes, bytes]:
     """Returns the two parts of a multipart upload: metadata, data."""
     boundary = re.search(r"boundary=['\"]?([^'\";]+)", content_type)
     assert boundary is not None, content_type
-    pieces = re.split(rb"\r?\n?--" + re.escape(boundary[1].encode()), body)[1:3]
-    metadata, data = (re.split(rb"\r?\n\r?\n", piece, maxsplit=1)[1] for piece in pieces)
+    delimiter = b"--" + boundary[1].encode()
+    # gcsfs ends lines with \n alone. The data may end with \r: it is not part of the delimiter.
+    newline = b"\r\n" if body.startswith(delimiter + b"\r\n") else b"\n"
+    pieces = (newline + body).split(newline + delimiter)[1:3]
+    metadata, data = (piece.split(newline * 2, maxsplit=1)[1] for piece in pieces)
     return metadata, data
 
 

@@ -183,3 +183,11 @@ def test_ctrl_c_reaches_the_whole_group_and_ends_quietly(tmp_path):
     out, told = process.communicate(timeout=60)
     assert (process.returncode, out) == (75, "")
     assert "Traceback" not in told and "goes on" in told
+
+
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
+    def gone(descriptor, data):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(interrupt.os, "write", gone)
+    interrupt.tell("nobody reads this")

@@ -436,3 +436,14 @@ def test_several_labels_in_a_cell(tiny_bert, tmp_path, capsys):
     assert model["id2label"] == {"0": "comedy", "1": "drama", "2": "war"}
     results = json.loads((tmp_path / "work" / "eval_results.json").read_text())
     assert {"eval_f1", "eval_f1_macro", "eval_accuracy"} <= results.keys()
+
+
+def test_litter_of_a_killed_start_is_no_file_of_the_run(tmp_path):
+    from flaxbert.storage.workdir import Workdir
+    from flaxbert.train import _source_digests
+
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("config.json", "facts.json", "facts.json.tmp"):
+        (source / name).write_text("{}")
+    assert list(_source_digests(Workdir(tmp_path))) == ["config.json"]

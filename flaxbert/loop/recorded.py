@@ -8,7 +8,7 @@ field is checked from its first day on.
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from pathlib import PurePath
@@ -67,7 +67,7 @@ def _fits(value: Any, hint: Any) -> bool:
             name in inner and _fits(some, inner[name]) for name, some in value.items()
         )
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value) and abs(value) < _MOST
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if hint is int:
         return type(value) is int and 0 <= value < _MOST
     return isinstance(value, typing.get_origin(hint) or hint)

@@ -115,8 +115,9 @@ def interrupt(
         process.kill()
         code = process.wait()
     listener.join(60)
-    if process.stdout is not None:
-        process.stdout.close()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
     return code, time.monotonic() - sent, "".join(lines)
 
 

@@ -153,6 +153,12 @@ def test_a_large_file_goes_in_pieces(gcs, root, monkeypatch):
     assert _count(gcs, "read") == 5
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n", b"\n--", b"\n\n"])
+def test_every_byte_arrives(root, end):
+    store_for(root).write(root / "file", b"a\n\nb" + end)
+    assert store_for(root).read(root / "file") == b"a\n\nb" + end
+
+
 def test_a_text_file_appears_whole_or_not(gcs, root):
     store = store_for(root)
     with pytest.raises(KeyError), store.replacing(root / "out.txt") as file:
