@@ -50,7 +50,7 @@ def run(
     try:
         main(_parse(define, description), stop)
     except (Exception, InterruptedRun) as error:
-        stop.over = True
+        stop.settle()
         code = getattr(error, "exit_code", None)
         if code is None and isinstance(error, OSError) and error.errno is not None:
             say(f"flaxbert: error: {error.strerror}: {error.filename}")
@@ -72,7 +72,7 @@ def run(
             say(f"flaxbert: error: {error}")
         _exit(code)
     finally:
-        stop.over = True
+        stop.settle()
 
 
 def define_config(values: flags.FlagValues) -> None:

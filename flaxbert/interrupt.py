@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from flaxbert.errors import InterruptedRun
 
-# Seconds for what `undoing` has registered. Kubernetes, Slurm and spot machines kill 30 seconds
+# Seconds for all that `undoing` has registered. Kubernetes, Slurm and spot machines kill 30 seconds
 # after SIGTERM.
 _PATIENCE = 3.0
 
@@ -55,22 +55,31 @@ class StopSignal:
         try:
             yield
         except BaseException:
-            self.over = True  # an error ends the command, whatever was requested
+            self.settle()  # an error ends the command, whatever was requested
             raise
         self.check()
         with self._lock:
             self._deferred = False
         self.check()
 
+    def settle(self) -> None:
+        """The outcome stands: returns, unless a signal that came before is ending the process."""
+        with self._lock:
+            self.over = True
+
     def check(self) -> None:
         """Raises InterruptedRun if a signal has come."""
         if self.requested:
             raise InterruptedRun("stopped by a signal")
 
+    def on_leaving(self, undo: Callable[[], None]) -> None:
+        """Calls `undo` (in another thread) if the process is left in this command."""
+        self._undo.append(undo)
+
     @contextlib.contextmanager
     def undoing(self, undo: Callable[[], None]) -> Iterator[None]:
-        """Calls `undo` (in another thread) if the process is left while the block runs."""
-        self._undo.append(undo)
+        """The same, while the block runs."""
+        self.on_leaving(undo)
         try:
             yield
         finally:
@@ -88,12 +97,16 @@ class StopSignal:
             tell("stopping after this update; a second signal ends at once, unsaved")
 
     def _leave(self) -> None:
-        for undo in reversed(self._undo):
-            thread = threading.Thread(target=undo, daemon=True)
-            thread.start()
-            thread.join(_PATIENCE)
-        tell("stopped by a signal; there was nothing to save. The same command goes on.")
-        os._exit(InterruptedRun.exit_code)
+        try:
+            undoing = [threading.Thread(target=undo, daemon=True) for undo in reversed(self._undo)]
+            for thread in undoing:
+                thread.start()
+            until = time.monotonic() + _PATIENCE
+            for thread in undoing:
+                thread.join(max(0.0, until - time.monotonic()))
+            tell("stopped by a signal; there was nothing to save. The same command goes on.")
+        finally:  # also where no thread can be started any more
+            os._exit(InterruptedRun.exit_code)
 
 
 def install() -> StopSignal:
@@ -114,6 +127,12 @@ def undoing(undo: Callable[[], None]) -> Iterator[None]:
     """`StopSignal.undoing` of the running command; nothing if there is none."""
     with contextlib.nullcontext() if _answering is None else _answering.undoing(undo):
         yield
+
+
+def on_leaving(undo: Callable[[], None]) -> None:
+    """`StopSignal.on_leaving` of the running command; nothing if there is none."""
+    if _answering is not None:
+        _answering.on_leaving(undo)
 
 
 def tell(line: str) -> None:

@@ -124,8 +124,18 @@ def test_an_undo_that_hangs_or_fails_does_not_keep_the_process():
 
 def test_a_signal_does_not_change_a_settled_outcome():
     """The command's error has been told; it is about to exit with its code."""
-    code, told, _ = _run("stop.over = True; time.sleep(0.5); sys.exit(4)", (0.1, signal.SIGTERM))
+    code, told, _ = _run("stop.settle(); time.sleep(0.5); sys.exit(4)", (0.1, signal.SIGTERM))
     assert code == 4 and told == ""
+
+
+def test_an_error_does_not_overtake_a_signal_that_came_before_it():
+    """The process is being left: one outcome is told, not two."""
+    body = (
+        "stop.on_leaving(lambda: time.sleep(0.5)); time.sleep(0.3);"
+        " stop.settle(); print('error: told', file=sys.stderr); sys.exit(4)"
+    )
+    code, told, _ = _run(body, (0.1, signal.SIGTERM))
+    assert code == 75 and "told" not in told
 
 
 def test_an_error_in_a_save_wins_over_the_request():
