@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError
 from flaxbert.interrupt import StopSignal, install
+from flaxbert.quiet import be_quiet
 from flaxbert.terminal import say
 
 INTERNAL_ERROR = 70
@@ -46,6 +47,7 @@ def run(
     """
     # transformers tells everybody without PyTorch that models will not be available: not ours.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    be_quiet()
     stop = install()
     try:
         main(_parse(define, description), stop)

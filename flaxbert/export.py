@@ -11,7 +11,8 @@ from typing import Any
 
 from flaxbert import cli
 from flaxbert.config import Config
-from flaxbert.loop.control import Cadence, Hooks
+from flaxbert.loop.cadence import Cadence
+from flaxbert.loop.control import Hooks
 from flaxbert.loop.progress import Progress
 from flaxbert.loop.results import named_for, train_results
 from flaxbert.model.heads import Params

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from flaxbert.data.batches import Batch, Examples
     from flaxbert.data.pack import Plan
-    from flaxbert.loop.control import Cadence
+    from flaxbert.loop.cadence import Cadence
     from flaxbert.model.heads import Params
     from flaxbert.prepare import Plans, Prepared
     from flaxbert.storage.workdir import Workdir
@@ -72,6 +72,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     from flaxbert.loop import control
     from flaxbert.loop.optim import make_schedule
     from flaxbert.loop.predict import make_forward
+    from flaxbert.loop.progress import Progress
     from flaxbert.loop.recorded import check_recorded
     from flaxbert.loop.sharding import make_mesh, row_multiple, state_shardings
     from flaxbert.loop.step import abstract_state, init_state, make_train_step
@@ -112,11 +113,11 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
 
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
-        state, progress = init_state(prepared.load_params(), mesh), control.Progress()
+        state, progress = init_state(prepared.load_params(), mesh), Progress()
         _start_workdir(config, workdir, prepared, facts)
     else:
         state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
-        progress = control.Progress.from_dict(stored)
+        progress = Progress.from_dict(stored)
         restore_model(workdir, progress)
         cli.say(f"resuming {workdir.root} after update {newest} of {plans.total}")
 
@@ -153,7 +154,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
 
 
 def _cadence(config: Config, plans: Plans, best_metric: str) -> Cadence:
-    from flaxbert.loop.control import Cadence
+    from flaxbert.loop.cadence import Cadence
 
     return Cadence(
         total=plans.total,

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "classifier": {"model", "weights", "data"},
     "interrupt": set(),
     "diagnose": {"storage"},
-    "cli": {"interrupt"},
+    "quiet": set(),
+    "cli": {"interrupt", "quiet"},
 }
 
 ONLY_IN = {

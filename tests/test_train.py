@@ -357,15 +357,17 @@ def test_a_model_with_a_nan_is_refused_by_the_parameters_name(tiny_bert, reviews
 
 def test_an_evaluation_with_nan_never_becomes_the_best():
     """NaN logits have a finite accuracy: their loss tells."""
-    from flaxbert.loop import control
+    from flaxbert.loop.cadence import Cadence
+    from flaxbert.loop.control import judge
+    from flaxbert.loop.progress import Progress
 
     class Told(list):
         scalars = staticmethod(lambda *values: None)
         line = list.append
 
-    cadence = control.Cadence(10, 5, 1, 1, 1, 0, 3, "accuracy")
+    cadence = Cadence(10, 5, 1, 1, 1, 0, 3, "accuracy")
     speeds = {"samples": 4, "samples_per_second": 1.0}
-    progress, told = control.Progress(step=1), Told()
+    progress, told = Progress(step=1), Told()
     for loss, accuracy, better in (
         (float("nan"), 0.9, False),
         (0.5, float("nan"), False),
@@ -373,7 +375,7 @@ def test_an_evaluation_with_nan_never_becomes_the_best():
         (0.5, 0.1, True),
     ):
         results = {"loss": loss, "accuracy": accuracy, **speeds}
-        assert control._judge(results, progress, cadence, told) is better  # type: ignore[arg-type]
+        assert judge(results, progress, cadence, told) is better  # type: ignore[arg-type]
     assert sum("cannot become the best" in line for line in told) == 3
 
 

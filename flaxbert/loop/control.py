@@ -16,33 +16,15 @@ from typing import Any, NoReturn
 
 import jax
 
-from flaxbert.errors import InterruptedRun, NonFiniteError
+from flaxbert.errors import InterruptedRun, ModelFileError, NonFiniteError, StorageError
+from flaxbert.loop import log
+from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.in_flight import InFlight
-from flaxbert.loop.progress import Clock, Progress, Sums
+from flaxbert.loop.progress import Clock, Progress
 from flaxbert.loop.step import Batch, State, all_finite
 from flaxbert.loop.writer import Writer
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.tasks import is_better
-
-# What an evaluation says beside its metrics, also of a second set (samples_mm).
-_NOT_METRICS = ("samples", "runtime", "steps_per_second")
-
-
-@dataclasses.dataclass(frozen=True)
-class Cadence:
-    """When what is due, in updates."""
-
-    total: int
-    per_epoch: int
-    log_every: int
-    eval_every: int
-    save_every: int
-    patience: int
-    nonfinite_limit: int
-    best_metric: str
-
-    def epoch(self, step: int) -> float:
-        return step / self.per_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,193 +55,220 @@ def train(
     Raises:
       NonFiniteError: too many updates in a row had a loss or gradient that is not finite.
       InterruptedRun: asked to stop; every finished update is saved.
-      OSError: a checkpoint could not be written, also where a stop asked for it.
+      ModelFileError, StorageError: a checkpoint could not be written, and not at a second try.
     """
-    clock = Clock(progress, hooks.started)
-    exported = _Exported()
-    begun_at, warm_up = progress.step, progress.step + 1
+    return _Run(state, progress, cadence, hooks, checkpoints, writer).to_the_end()
 
-    def read(update: int, sums: dict[str, Any], counts: dict[str, int]) -> None:
-        _add(progress, sums, counts)
-        if not sums["finite"]:
-            _tell_skipped(update, sums, progress, cadence, writer)
-            if progress.nonfinite_in_a_row >= cadence.nonfinite_limit:
-                first = update - progress.nonfinite_in_a_row + 1
-                give_up(
-                    f"not finite in {progress.nonfinite_in_a_row} updates in a row (from update "
-                    f"{first} on; the last: {_described(sums)}), all skipped: parameters are those "
-                    "from before them",
-                    "look at their data, or lower optim.learning_rate, or use model.dtype=float32",
-                )
 
-    def give_up(what: str, todo: str) -> NoReturn:
-        checkpoints.wait()
-        saved = checkpoints.last_commit.step if checkpoints.last_commit else begun_at
+class _Run:
+    """One start of a run, from a state on."""
+
+    def __init__(
+        self,
+        state: State,
+        progress: Progress,
+        cadence: Cadence,
+        hooks: Hooks,
+        checkpoints: Checkpoints,
+        writer: Writer,
+    ) -> None:
+        self.state, self.progress = state, progress
+        self.cadence, self.hooks = cadence, hooks
+        self.checkpoints, self.writer = checkpoints, writer
+        self.in_flight = InFlight(self.read)
+        self.clock = Clock(progress, hooks.started)
+        self.begun_at = progress.step
+        self.exported_since_save = False  # whether model/ is newer than the last checkpoint
+        self.failed_save: Exception | None = None  # the last one, if it failed
+
+    def to_the_end(self) -> State:
+        progress, cadence = self.progress, self.cadence
+        if progress.step:
+            self.conclude()  # a resume: the interruption may have come in the middle of it
+        while progress.step < cadence.total and not progress.stopped_early:
+            batch, counts = self.hooks.batch(progress.step)
+            self.in_flight.make_room()
+            self.look_after_save()
+            if self.hooks.interrupted():
+                self.stop()
+            self.update(batch, counts)
+            self.conclude()
+        self.save_for_sure()
+        self.clock.wall()
+        return self.state
+
+    def update(self, batch: Batch, counts: dict[str, int]) -> None:
+        """Sends one update to the device, and tells of those that are done when that is due."""
+        progress = self.progress
+        sent = time.perf_counter()
+        self.state, sums = self.hooks.update(self.state, batch)
+        progress.step += 1
+        self.in_flight.add(progress.step, sums, counts, sent)
+        self.writer.advance()
+        if progress.step == self.warm_up:
+            self.settle()  # it warms caches up: not part of the steady state
+        if progress.step % self.cadence.log_every == 0 or progress.step == self.cadence.total:
+            self.settle()
+            log.window(progress, self.cadence, self.hooks.learning_rate, self.writer)
+
+    def conclude(self) -> None:
+        """Does what is due after the update just sent."""
+        progress, cadence = self.progress, self.cadence
+        step, last = progress.step, progress.step == cadence.total
+        try:
+            if self.hooks.evaluate is not None and (step % cadence.eval_every == 0 or last):
+                self.evaluate(self.hooks.evaluate)
+        except InterruptedRun:
+            self.stop()  # the evaluation is dropped; a resume starts with it
+        if step % cadence.save_every == 0 or last or progress.stopped_early:
+            self.save()
+
+    def evaluate(self, evaluate: Callable[[Any], dict[str, Any]]) -> None:
+        self.settle()
+        # A second try must not know half of what follows, nor model/ change during a save.
+        self.save_for_sure()
+        if self.progress.evaluated == self.progress.step:
+            return
+        results = evaluate(self.state["params"])
+        self.clock.restart()
+        if judge(results, self.progress, self.cadence, self.writer):
+            self.check_parameters()
+            self.export(results)
+
+    def export(self, results: dict[str, Any]) -> None:
+        """The new best leaves as a folder, complete before a checkpoint names it."""
+        step, metrics = self.progress.step, log.metrics_of(results)
+        committed = not self.exported_since_save
+        digest = self.hooks.export(self.state["params"], step, metrics, committed)
+        self.exported_since_save = True
+        self.progress.best = {
+            "step": step,
+            "value": results[self.cadence.best_metric],
+            "results": self.progress.results,
+            "weights": digest,
+        }
+
+    # Reading what the device has done
+
+    @property
+    def warm_up(self) -> int:
+        """The first update of this start."""
+        return self.begun_at + 1
+
+    def settle(self) -> None:
+        """Waits for the device: `progress` knows all updates afterwards."""
+        self.in_flight.settle()
+        self.note_longest_update()
+        self.clock.tick(warm=self.progress.step > self.warm_up)
+
+    def note_longest_update(self) -> None:
+        self.progress.longest_update = max(self.progress.longest_update, self.in_flight.longest)
+
+    def read(self, update: int, sums: dict[str, Any], counts: dict[str, int]) -> None:
+        """Counts an update that is done; ends the run if too many were skipped."""
+        progress = self.progress
+        progress.add(sums, counts)
+        if sums["finite"]:
+            return
+        log.skipped(update, sums, progress, self.cadence, self.writer)
+        if progress.nonfinite_in_a_row >= self.cadence.nonfinite_limit:
+            first = update - progress.nonfinite_in_a_row + 1
+            self.give_up(
+                f"not finite in {progress.nonfinite_in_a_row} updates in a row (from update "
+                f"{first} on; the last: {log.described(sums)}), all skipped: parameters are those "
+                "from before them",
+                "look at their data, or lower optim.learning_rate, or use model.dtype=float32",
+            )
+
+    def check_parameters(self) -> None:
+        if not all_finite(self.state):
+            self.give_up(
+                f"parameters are not finite any more after update {self.progress.step}, though "
+                "every gradient was",
+                "lower optim.learning_rate or optim.weight_decay",
+            )
+
+    def give_up(self, what: str, todo: str) -> NoReturn:
+        self.checkpoints.wait()
+        commit = self.checkpoints.last_commit
+        saved = commit.step if commit else self.begun_at
         stands = f"checkpoint {saved}, from before that" if saved else "there is no checkpoint yet"
         raise NonFiniteError(
             f"{what}. What stands: {stands}. The same command would meet the same updates again: "
             f"{todo}, in another workdir."
         )
 
-    in_flight = InFlight(read)
+    # Saving
 
-    def settle() -> None:
-        """Waits for the device: `progress` knows all updates afterwards."""
-        in_flight.settle()
-        progress.longest_update = max(progress.longest_update, in_flight.longest)
-        clock.tick(warm=progress.step > warm_up)
+    def save(self) -> None:
+        """Starts a save of the present state, after the one before has ended."""
+        self.look_after_save(wait=True)
+        self.start_save()
 
-    def check_parameters() -> None:
-        if not all_finite(state):
-            give_up(
-                f"parameters are not finite any more after update {progress.step}, though every "
-                "gradient was",
-                "lower optim.learning_rate or optim.weight_decay",
-            )
-
-    def save() -> None:
-        settle()
-        check_parameters()
-        writer.sync()
-        clock.wall()
+    def start_save(self) -> None:
+        progress = self.progress
+        self.settle()
+        self.check_parameters()
+        self.writer.sync()
+        self.clock.wall()
         begun = time.perf_counter()
-        facts = dataclasses.asdict(progress)
-        checkpoints.save(progress.step, state, {**hooks.run_facts, **facts})
+        facts = {**self.hooks.run_facts, **dataclasses.asdict(progress)}
+        if self.checkpoints.save(progress.step, self.state, facts):
+            self.exported_since_save = False
         progress.saving_seconds += time.perf_counter() - begun
-        exported.since_save = False
 
-    def note_commit() -> None:
+    def save_for_sure(self) -> None:
+        """Waits for the last save, and for a second try."""
+        self.look_after_save(wait=True)
+        self.look_after_save(wait=True)
+
+    def look_after_save(self, *, wait: bool = False) -> None:
+        """Notes that a save has ended; one that failed is told and tried once more, at once.
+
+        Raises:
+          ModelFileError, StorageError: the second try has failed, too.
+        """
+        try:
+            ended = self.checkpoints.wait() if wait else self.checkpoints.check()
+        except (ModelFileError, StorageError) as error:
+            if self.failed_save is not None:
+                raise
+            self.failed_save = error
+            self.writer.line(f"flaxbert: WARNING: {error} Trying once more, now.")
+            self.start_save()
+            return
+        if ended:
+            self.failed_save = None
+            self.note_commit()
+
+    def note_commit(self) -> None:
         """Tells the least grace period once it can be known, while the run goes on."""
-        if checkpoints.last_commit is not None:
-            first = not progress.longest_save
-            progress.longest_save = max(progress.longest_save, checkpoints.last_commit.seconds)
-            if first:
-                progress.longest_update = max(progress.longest_update, in_flight.longest)
-                writer.line(progress.least_grace)
+        progress, commit = self.progress, self.checkpoints.last_commit
+        if commit is None:
+            return
+        first = not progress.longest_save
+        progress.longest_save = max(progress.longest_save, commit.seconds)
+        if first:
+            self.note_longest_update()
+            self.writer.line(progress.least_grace)
 
-    def stop() -> NoReturn:
+    def stop(self) -> NoReturn:
+        progress = self.progress
         if not progress.step:
             raise InterruptedRun("stopped by a signal before the first update: nothing to save")
-        save()
-        checkpoints.wait()
-        note_commit()
+        self.save()
+        self.save_for_sure()
         raise InterruptedRun(
-            f"stopped by a signal: update {progress.step} of {cadence.total} is saved in "
-            f"{checkpoints.path_of(progress.step)} ({progress.least_grace})"
+            f"stopped by a signal: update {progress.step} of {self.cadence.total} is saved in "
+            f"{self.checkpoints.path_of(progress.step)} ({progress.least_grace})"
         )
 
-    def conclude() -> None:
-        """Does what is due after the update just sent."""
-        step, last = progress.step, progress.step == cadence.total
-        try:
-            if hooks.evaluate is not None and (step % cadence.eval_every == 0 or last):
-                settle()
-                if progress.evaluated != step:
-                    results = hooks.evaluate(state["params"])
-                    clock.restart()
-                    if _judge(results, progress, cadence, writer):
-                        check_parameters()
-                        checkpoints.wait()
-                        _export(state["params"], results, cadence, progress, hooks, exported)
-        except InterruptedRun:
-            stop()  # the evaluation is dropped; a resume starts with it
-        if step % cadence.save_every == 0 or last or progress.stopped_early:
-            save()
 
-    if progress.step:
-        conclude()  # a resume: the interruption may have come in the middle of it
-    while progress.step < cadence.total and not progress.stopped_early:
-        batch, counts = hooks.batch(progress.step)
-        in_flight.make_room()
-        note_commit()
-        if hooks.interrupted():
-            stop()
-        sent = time.perf_counter()
-        state, sums = hooks.update(state, batch)
-        progress.step += 1
-        in_flight.add(progress.step, sums, counts, sent)
-        writer.advance()
-        if progress.step == warm_up:
-            settle()  # the first update of a start warms caches up: not part of the steady state
-        if progress.step % cadence.log_every == 0 or progress.step == cadence.total:
-            settle()
-            _log(progress, cadence, hooks, writer)
-        conclude()
-    checkpoints.wait()
-    note_commit()
-    clock.wall()
-    return state
-
-
-def _add(progress: Progress, sums: dict[str, Any], counts: dict[str, int]) -> None:
-    for total in (progress.window, progress.total):
-        total.examples += counts["examples"]
-        total.real_tokens += counts["real_tokens"]
-        total.computed_tokens += counts["computed_tokens"]
-    if not sums["finite"]:
-        progress.nonfinite_updates += 1
-        progress.nonfinite_in_a_row += 1
-        return
-    progress.nonfinite_in_a_row = 0
-    for total in (progress.window, progress.total):
-        total.updates += 1
-        total.loss += float(sums["loss"]) / float(sums["normalizer"])
-        total.gradient_norm += float(sums["gradient_norm"])
-
-
-def _described(sums: dict[str, Any]) -> str:
-    loss, norm = float(sums["loss"]) / float(sums["normalizer"]), float(sums["gradient_norm"])
-    return f"loss {loss:.4g}, gradient norm {norm:.4g}"
-
-
-def _tell_skipped(
-    update: int, sums: dict[str, Any], progress: Progress, cadence: Cadence, writer: Writer
-) -> None:
-    in_a_row, in_all = progress.nonfinite_in_a_row, progress.nonfinite_updates
-    values = {
-        "skipped_loss": float(sums["loss"]) / float(sums["normalizer"]),
-        "skipped_gradient_norm": float(sums["gradient_norm"]),
-        "skipped_in_a_row": in_a_row,
-        "skipped_updates": in_all,
-    }
-    writer.scalars(update, cadence.epoch(update), "train", values)
-    writer.line(
-        f"update {update}: {_described(sums)}: skipped, {in_a_row} in a row, {in_all} in all"
-    )
-
-
-def _log(progress: Progress, cadence: Cadence, hooks: Hooks, writer: Writer) -> None:
-    window, step = progress.window, progress.step
-    seconds = max(window.seconds, 1e-9)
-    values = {
-        "loss": window.loss / window.updates if window.updates else float("nan"),
-        "gradient_norm": window.gradient_norm / window.updates if window.updates else float("nan"),
-        "learning_rate": hooks.learning_rate(step - 1),
-        "padding_share": 1 - window.real_tokens / window.computed_tokens,
-        "nonfinite_updates": progress.nonfinite_updates,
-        "samples_per_second": window.examples / seconds,
-        "tokens_per_second": window.real_tokens / seconds,
-    }
-    writer.scalars(step, cadence.epoch(step), "train", values)
-    skipped = f"  skipped {progress.nonfinite_updates}" if progress.nonfinite_updates else ""
-    writer.line(
-        f"update {step}/{cadence.total}  epoch {cadence.epoch(step):.2f}  "
-        f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}  "
-        f"{values['samples_per_second']:.1f} sequences/s  "
-        f"{values['tokens_per_second']:.0f} tokens/s  "
-        f"padding {100 * values['padding_share']:.1f} %{skipped}"
-    )
-    progress.window = Sums()
-
-
-def _judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer: Writer) -> bool:
+def judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer: Writer) -> bool:
     """Records an evaluation; returns whether it is the best so far, and notes when to stop."""
     step, metric = progress.step, cadence.best_metric
     progress.evaluated = step
     progress.results = {**results, "epoch": cadence.epoch(step), "step": step}
-    metrics = {name: v for name, v in results.items() if not name.startswith(_NOT_METRICS)}
-    scalars = metrics | {"samples_per_second": results["samples_per_second"]}
-    writer.scalars(step, cadence.epoch(step), "validation", scalars)
     # NaN logits have an accuracy too: a loss that is not finite is no model to keep.
     odd = [name for name in ("loss", metric) if not math.isfinite(results[name])]
     if odd:
@@ -272,37 +281,7 @@ def _judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer
         progress.evaluations_without_gain += 1
         if cadence.patience and progress.evaluations_without_gain >= cadence.patience:
             progress.stopped_early = True
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    writer.line(
-        f"validation after update {step}: {shown}  ({results['samples']} examples, "
-        f"{results['samples_per_second']:.0f}/s){'  best so far' if better else ''}"
-    )
+    log.validation(results, better, progress, cadence, writer)
     if progress.stopped_early:
         writer.line(f"stopping early: {metric} has not improved in {cadence.patience} evaluations")
     return better
-
-
-@dataclasses.dataclass
-class _Exported:
-    since_save: bool = False  # whether model/ is newer than the last checkpoint
-
-
-def _export(
-    params: Any,
-    results: dict[str, Any],
-    cadence: Cadence,
-    progress: Progress,
-    hooks: Hooks,
-    exported: _Exported,
-) -> None:
-    """The new best leaves as a folder, complete before a checkpoint names it."""
-    step = progress.step
-    scalars = {name: v for name, v in results.items() if not name.startswith(_NOT_METRICS)}
-    digest = hooks.export(params, step, scalars, not exported.since_save)
-    exported.since_save = True
-    progress.best = {
-        "step": step,
-        "value": results[cadence.best_metric],
-        "results": progress.results,
-        "weights": digest,
-    }

@@ -45,6 +45,22 @@ class Progress:
     longest_save: float = 0.0  # seconds from the start of the copy to the commit
     saving_seconds: float = 0.0  # in all, in which a save held training up
 
+    def add(self, sums: dict[str, Any], counts: dict[str, int]) -> None:
+        """Counts an update: what the step returned, and what its batch held."""
+        for total in (self.window, self.total):
+            total.examples += counts["examples"]
+            total.real_tokens += counts["real_tokens"]
+            total.computed_tokens += counts["computed_tokens"]
+        if not sums["finite"]:
+            self.nonfinite_updates += 1
+            self.nonfinite_in_a_row += 1
+            return
+        self.nonfinite_in_a_row = 0
+        for total in (self.window, self.total):
+            total.updates += 1
+            total.loss += float(sums["loss"]) / float(sums["normalizer"])
+            total.gradient_norm += float(sums["gradient_norm"])
+
     @property
     def least_grace(self) -> str:
         """What a stop waits for, for people."""

@@ -8,15 +8,10 @@ could, and it deletes older steps right after its own commit.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-import os
-import re
-import sys
+import errno
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -31,6 +26,20 @@ from flaxbert.storage.workdir import read_json, write_json
 from flaxbert.terminal import say
 
 _STATE, _RUN = "state", "run.json"
+
+# What a file system answers for files that are damaged or gone. Anything else (no permission, no
+# memory, no handle left, a server that does not answer) may be in order a minute later.
+_DAMAGE = {
+    errno.EIO,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    *(getattr(errno, name, errno.EIO) for name in ("EBADMSG", "ENODATA", "EREMOTEIO", "EUCLEAN")),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +113,8 @@ class Checkpoints:
         `damaged-<step>` with a line on stderr.
 
         Raises:
-          ModelFileError: there are checkpoints and none is valid: never a silent restart.
+          ModelFileError: there are checkpoints and none is valid: never a silent restart. Or one
+            cannot be read for now, which does not make it damaged.
         """
         self._store.make_directory(self._directory)
         self._store.sweep(self._directory)
@@ -116,6 +126,12 @@ class Checkpoints:
                 self._check_number(step)
                 return step
             except (DamagedError, OSError) as error:
+                if passing := _passing(error):
+                    raise ModelFileError(
+                        f"{passing.filename or self.path_of(step)}: cannot be read: "
+                        f"{passing.strerror}. Nothing was changed; once that is in order the same "
+                        "command goes on."
+                    ) from error
                 damaged.append(self._set_aside(step, error))
         if damaged:
             raise ModelFileError(
@@ -156,34 +172,56 @@ class Checkpoints:
         """Returns what `save` was told about the run at that step."""
         return read_run(self._directory, step)
 
-    def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, run: dict[str, Any]) -> bool:
         """Starts a save; returns once the state is copied, so that it may be donated again.
 
+        What goes wrong, already here or later, is raised by the next `check` or `wait`.
+
+        Returns:
+          False if that step is committed already: a resumed run that has nothing left to do.
+
         Raises:
-          ModelFileError: the disk failed, in this save or in the *previous* one.
-          others: the previous save failed for another reason.
+          what `wait` does, of the save before.
         """
         self.wait()
         path = self._directory / str(step)
-        if self._store.is_committed(path):
-            return  # a resumed run that has nothing left to do
-        begun = self._store.begin(path)
         started = time.monotonic()
-        with _in_words(path), self._store.telling(f"saving {path}"):
-            self._orbax.save(self._store.for_orbax(begun / _STATE), state)
+        try:
+            with self._store.telling(f"saving {path}"):
+                if self._store.is_committed(path):
+                    return False
+                begun = self._store.begin(path)
+                self._orbax.save(self._store.for_orbax(begun / _STATE), state)
+        except (OSError, StorageError) as error:
+            self._error = error
+            return True
         self._commit = threading.Thread(
             target=self._finish, args=(step, begun, run, started), name="checkpoint-commit"
         )
         self._commit.start()
+        return True
 
-    def wait(self) -> None:
-        """Waits for a save under way and raises what went wrong in it."""
+    def check(self) -> bool:
+        """Raises what went wrong in the last save; returns False while it is under way."""
+        if self._commit is not None and self._commit.is_alive():
+            return False
+        return self.wait()
+
+    def wait(self) -> bool:
+        """Waits for a save under way and raises what went wrong in it, once; returns True.
+
+        Raises:
+          ModelFileError: the disk failed.
+          StorageError: the object store failed.
+          others: a defect, ours or Orbax's.
+        """
         if self._commit is not None:
             self._commit.join()
             self._commit = None
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        return True
 
     def close(self) -> None:
         """Waits for the last save; the run must not report success before this returns."""
@@ -195,9 +233,8 @@ class Checkpoints:
     def _finish(self, step: int, begun: PurePath, run: dict[str, Any], started: float) -> None:
         path = self.path_of(step)
         try:
-            with _in_words(path):
-                with self._store.telling(f"saving {path}"):
-                    self._orbax.wait_until_finished()
+            with self._store.telling(f"saving {path}"):
+                self._orbax.wait_until_finished()
                 write_json(begun / _RUN, run)
                 write_manifest(begun)
                 self._store.commit(begun, path)
@@ -209,13 +246,14 @@ class Checkpoints:
 
     def _check_number(self, step: int) -> None:
         """A checkpoint copied to another number verifies, and is not that update's."""
-        held = self.read_run(step).get("step", step)
+        run = self.read_run(step)
+        held = run.get("step", step) if isinstance(run, dict) else None
         if held != step:
             raise DamagedError(f"it holds the state after update {held}")
 
     def _delete(self, step: int) -> None:
         try:
-            self._store.remove(self._directory / str(step))
+            self._store.discard(self._directory / str(step))
         # The new one is committed: no reason to stop. It is tried again at the next.
         except (OSError, StorageError) as error:
             say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
@@ -234,52 +272,12 @@ class Checkpoints:
         return name
 
 
-@contextlib.contextmanager
-def _in_words(path: PurePath) -> Iterator[None]:
-    """Tells a disk's error in words; any other one goes through.
-
-    TensorStore's errors come as a ValueError of a page with the number somewhere in it.
-
-    Raises:
-      ModelFileError: the disk failed.
-    """
-    try:
-        yield
-    except Exception as error:
-        found = re.search(r"\[os_error_code='(\d+)'\]", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None)
-        if number is None:
-            raise
-        where = getattr(error, "filename", None) or path
-        raise ModelFileError(
-            f"{where}: the checkpoint after update {path.name} could not be saved: "
-            f"{os.strerror(number)}. Those before it are kept; once the disk is in order the same "
-            "command goes on from the newest."
-        ) from error
-
-
-def _be_quiet() -> None:
-    """Keeps Orbax from printing what it also raises.
-
-    It logs every failed save with its traceback, and the arrays still being written then call back
-    into an event loop that is closed already.
-    """
-
-    class NotTwice(logging.Filter):
-        def filter(self, record: logging.LogRecord) -> bool:
-            return not (record.exc_info and "orbax" in record.pathname)
-
-    show = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            show(unraisable)
-
-    logging.getLogger("absl").addFilter(NotTwice())
-    sys.unraisablehook = hook
-
-
-_be_quiet()
+def _passing(error: Exception) -> OSError | None:
+    """Returns the disk's error if it says nothing about the checkpoint, but about the moment."""
+    cause = error.__cause__ if isinstance(error, ModelFileError) else error
+    if not isinstance(cause, OSError) or cause.errno is None or cause.errno in _DAMAGE:
+        return None
+    return cause
 
 
 def _layout(tree: Any) -> dict[str, str]:

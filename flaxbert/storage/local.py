@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path, PurePath
 from typing import TextIO
 
 from flaxbert import interrupt
+from flaxbert.errors import ModelFileError
 from flaxbert.storage.lock import locked
 from flaxbert.storage.plain import refuse_links
 from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store, naming
@@ -98,8 +100,21 @@ class LocalDisk(Store):
     def for_orbax(self, path: PurePath) -> Path:
         return Path(path).absolute()
 
-    def telling(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """TensorStore's errors come as a ValueError of a page with the number somewhere in it."""
+        try:
+            yield
+        except Exception as error:
+            found = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+            number = int(found[1]) if found else getattr(error, "errno", None)
+            if number is None:
+                raise
+            name = getattr(error, "filename", None)
+            raise ModelFileError(
+                f"{what}: {os.strerror(number)}{f' ({name})' if name else ''}. Checkpoints before "
+                "it are kept; once the disk is in order the same command goes on from the newest."
+            ) from error
 
     def is_committed(self, path: PurePath) -> bool:
         return Path(path).exists()
@@ -121,6 +136,12 @@ class LocalDisk(Store):
     def commit(self, begun: PurePath, path: PurePath) -> None:
         Path(begun).rename(path)
         sync_directory(Path(path).parent)
+
+    def discard(self, path: PurePath) -> None:
+        """Takes its name away first: what is left then is litter of a save."""
+        left = Path(path).with_name(path.name + TEMPORARY)
+        Path(path).rename(left)
+        self.remove(left)
 
     def sweep(self, path: PurePath) -> None:
         for left in Path(path).glob(f"*{TEMPORARY}"):

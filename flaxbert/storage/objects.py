@@ -161,6 +161,9 @@ class ObjectStore(Store):
     def commit(self, begun: PurePath, path: PurePath) -> None:
         """The manifest is there."""
 
+    def discard(self, path: PurePath) -> None:
+        self.remove(path)
+
     def sweep(self, path: PurePath) -> None:
         """Removes the steps without a manifest."""
         files = self._list(path)

@@ -125,9 +125,10 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def telling(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Around Orbax: what its clients raise becomes our one line.
+        """Around a save: what the disk says, or the clients of a store, becomes our one line.
 
         Raises:
+          ModelFileError: the disk failed.
           StorageError: an object store that refuses or does not answer.
         """
 
@@ -146,6 +147,10 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def commit(self, begun: PurePath, path: PurePath) -> None:
         """Makes what `begin` returned the checkpoint `path`; its manifest was written last."""
+
+    @abc.abstractmethod
+    def discard(self, path: PurePath) -> None:
+        """Removes a checkpoint; cut off at any point, it leaves litter, never half of one."""
 
     @abc.abstractmethod
     def sweep(self, path: PurePath) -> None:

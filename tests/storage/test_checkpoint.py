@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ import pytest
 from flaxbert.errors import ModelFileError
 from flaxbert.storage import checkpoint as module
 from flaxbert.storage.checkpoint import Checkpoints
-from flaxbert.storage.manifest import verify_manifest
+from flaxbert.storage.local import LocalDisk
+from flaxbert.storage.manifest import verify_manifest, write_manifest
 
 
 def _state(seed=0, layers=12, width=3):
@@ -148,7 +150,7 @@ def test_the_old_one_goes_after_the_new_one_stands(tmp_path, monkeypatch):
     rmtree = shutil.rmtree
 
     def watched(path, *args, **options):
-        if str(path).endswith("/1"):
+        if str(path).endswith("/1.tmp"):
             verify_manifest(tmp_path / "2")
             removed.append(path)
         rmtree(path, *args, **options)
@@ -268,6 +270,56 @@ def test_names_that_are_no_steps_are_left_alone(checkpoints, tmp_path):
     assert len(_names(directory)) == 6
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("reading", ["manifest", "run.json"])
+def test_what_cannot_be_read_for_now_is_not_taken_for_damaged(
+    checkpoints, tmp_path, monkeypatch, number, reading
+):
+    _save(checkpoints, 3, 6)
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number), "some file")
+
+    with monkeypatch.context() as patched:
+        if reading == "manifest":
+            patched.setattr(LocalDisk, "sha256", refused)
+        else:
+            patched.setattr(module, "verify_manifest", lambda _: None)
+            patched.setattr(LocalDisk, "read", refused)
+        with pytest.raises(ModelFileError, match="some file: cannot be read: ") as caught:
+            checkpoints.newest_valid()
+    assert os.strerror(number) in str(caught.value)
+    assert _names(tmp_path / "checkpoints") == ["3", "6"]
+    assert checkpoints.newest_valid() == 6
+
+
+def test_run_facts_that_are_no_object_are_damage(checkpoints, tmp_path):
+    _save(checkpoints, 3, 6)
+    (tmp_path / "checkpoints" / "6" / "run.json").write_text("[]")
+    write_manifest(tmp_path / "checkpoints" / "6")
+    assert checkpoints.newest_valid() == 3
+
+
+def test_a_deletion_that_was_cut_off_leaves_litter_not_half_a_checkpoint(
+    checkpoints, tmp_path, monkeypatch
+):
+    _save(checkpoints, 1, 2)
+
+    def killed(path, **_):
+        if not Path(path).exists():
+            return
+        (Path(path) / "manifest.json").unlink()
+        raise OSError(errno.EIO, "cut off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        _save(checkpoints, 3)
+    assert _names(tmp_path / "checkpoints") == ["1.tmp", "2", "3"]
+    assert [found.damage for found in module.examine(tmp_path / "checkpoints")] == ["", ""]
+    assert checkpoints.newest_valid() == 3
+    assert _names(tmp_path / "checkpoints") == ["2", "3"]
+
+
 @pytest.mark.parametrize("finish", ["wait", "close", "save"])
 def test_a_failed_save_surfaces(tmp_path, monkeypatch, finish):
     checkpoints = Checkpoints(tmp_path, keep=2)
@@ -318,10 +370,11 @@ def test_a_disk_s_error_inside_orbax_is_told_in_words(checkpoints, tmp_path, mon
         raise ValueError(text)
 
     monkeypatch.setattr(checkpoints._orbax, "wait_until_finished", fail)
+    assert checkpoints.save(7, _state(layers=2), {})
     with pytest.raises(ModelFileError) as raised:
-        checkpoints.save(7, _state(layers=2), {})
+        checkpoints.check()
     monkeypatch.undo()
-    said = f"{tmp_path / 'checkpoints' / '7'}: the checkpoint after update 7 could not be saved: "
+    said = f"saving {tmp_path / 'checkpoints' / '7'}: "
     assert str(raised.value).startswith(f"{said}{os.strerror(number)}. ")
     assert raised.value.exit_code == 4
 

@@ -1,0 +1,37 @@
+"""Keeps libraries from printing what they also raise.
+
+A command tells an error in one line; tracebacks of the same error around it hide that line. The
+surprising thing: it changes the process, so only commands do it, never an import or a library call.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+
+class _NotTwice(logging.Filter):
+    """Drops the traceback of a failed save, which Orbax logs through absl and raises as well."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+
+def be_quiet() -> None:
+    """Silences what Orbax and its event loop print of errors that reach us anyway.
+
+    Where one of many writes fails, Orbax closes its event loop, and TensorStore still tells it of
+    the others: Python would print a traceback for each.
+    """
+    absl = logging.getLogger("absl")
+    if any(isinstance(some, _NotTwice) for some in absl.filters):
+        return
+    absl.addFilter(_NotTwice())
+    show = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = hook
