@@ -10,6 +10,8 @@ import logging
 import sys
 from typing import Any
 
+from absl import logging as absl_logging
+
 
 class _NotTwice(logging.Filter):
     """Drops the traceback of a failed save, which Orbax logs through absl and raises as well."""
@@ -24,7 +26,7 @@ def be_quiet() -> None:
     Where one of many writes fails, Orbax closes its event loop, and TensorStore still tells it of
     the others: Python would print a traceback for each.
     """
-    absl = logging.getLogger("absl")
+    absl = absl_logging.get_absl_logger()  # by name it would be made too early, of another class
     if any(isinstance(some, _NotTwice) for some in absl.filters):
         return
     absl.addFilter(_NotTwice())

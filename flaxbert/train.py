@@ -15,20 +15,17 @@ if __name__ == "__main__":
 import contextlib
 import difflib
 import functools
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-import flaxbert
-from flaxbert import cli
-from flaxbert.config import Config, make_config, resume_differences, seed_for, to_dict
-from flaxbert.errors import ConfigError, DataError, ModelFileError
+from flaxbert import cli, identity
+from flaxbert.config import Config, seed_for
+from flaxbert.errors import ConfigError
 
 if TYPE_CHECKING:
     # Imported where they are used: JAX and transformers take seconds, flags and errors should not.
@@ -63,7 +60,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     """Starts or resumes the run of `config` in an open, locked workdir."""
     begun = time.perf_counter()
     if workdir.started:
-        _check_same_run(config, workdir)
+        identity.check_config(config, workdir)
         if workdir.finished:
             cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
             return
@@ -88,7 +85,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     if newest is not None:
         place = workdir.checkpoints / str(newest)
         stored = check_recorded(checkpoints.read_run(newest), place, newest)
-        _check_source(workdir, stored)
+        identity.check_source(workdir, stored)
 
     # Model files and data: what is known before a device is asked.
     prepared = prepare(
@@ -99,13 +96,8 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     )
     bert, task = prepared.bert, task_for(prepared.labels.problem)
     best_metric = _best_metric(config, task, prepared)
-    facts = _run_facts(config, prepared, stored)
-    for split in ("training", "validation"):
-        if stored and stored[split] != facts[split]:
-            raise DataError(
-                f"config.data: the {split} data differ from those that {workdir.root} was started "
-                "with. Restore them, or start in another workdir."
-            )
+    facts = identity.run_facts(config, prepared, stored)
+    identity.check_data(workdir, stored, facts)
 
     # Shapes: the mesh, rows per update, number of updates.
     mesh = make_mesh(config.mesh, bert)
@@ -114,7 +106,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
         state, progress = init_state(prepared.load_params(), mesh), Progress()
-        _start_workdir(config, workdir, prepared, facts)
+        identity.start_workdir(config, workdir, prepared, facts)
     else:
         state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
         progress = Progress.from_dict(stored)
@@ -168,19 +160,6 @@ def _cadence(config: Config, plans: Plans, best_metric: str) -> Cadence:
     )
 
 
-def _check_same_run(config: Config, workdir: Workdir) -> None:
-    from flaxbert.storage.workdir import read_json
-
-    stored = make_config(read_json(workdir.config))
-    differences = resume_differences(stored, config)
-    if differences:
-        listed = "\n".join(f"  config.{name}: {old!r} -> {new!r}" for name, old, new in differences)
-        raise ConfigError(
-            f"--workdir: {workdir.root} holds a run with another config:\n{listed}\n"
-            "Name another --workdir, or put these fields back."
-        )
-
-
 def _best_metric(config: Config, task: Task, prepared: Prepared) -> str:
     """Returns the metric that picks the best model; refuses an unknown one before training."""
     import numpy as np
@@ -196,67 +175,6 @@ def _best_metric(config: Config, task: Task, prepared: Prepared) -> str:
             f"config.train.best_metric: expected one of {', '.join(names)}, got {asked!r}.{hint}"
         )
     return asked or prepared.metric
-
-
-def _run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> dict[str, Any]:
-    """Returns what run.json records beside the progress; some of it stays the first start's."""
-    from flaxbert.prepare import resolve_dtype
-
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
-    versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
-    return {
-        "training": {"": prepared.train.digest()},
-        "validation": {name: split.digest() for name, split in prepared.validation.items()},
-        "dtype": stored.get("dtype") or resolve_dtype(config.model.dtype),
-        "labels": list(prepared.bert.id2label),
-        "model": config.model.path,
-        "model_revision": stored.get("model_revision", prepared.revision),
-        "dataset_revision": prepared.dataset_revision,
-        "source": stored.get("source", {}),
-        "config": to_dict(config),
-        "versions": versions | {name: version(name) for name in names},
-    }
-
-
-def _start_workdir(
-    config: Config, workdir: Workdir, prepared: Prepared, facts: dict[str, Any]
-) -> None:
-    """Writes config.json first: from then on the folder is this run's."""
-    from flaxbert.storage.workdir import copy_file, write_json
-
-    write_json(workdir.config, to_dict(config))
-    workdir.store.make_directory(workdir.source)
-    for path in prepared.tokenizer_files:
-        copy_file(path, workdir.source)
-    write_json(workdir.source / "config.json", prepared.bert.to_dict())
-    write_json(workdir.data_report, prepared.report)
-    facts["source"] = _source_digests(workdir)
-    write_json(workdir.facts, facts)
-
-
-def _source_digests(workdir: Workdir) -> dict[str, str]:
-    """Returns the SHA-256 of what a resume reads instead of the starting checkpoint."""
-    from flaxbert.storage.store import TEMPORARY
-
-    source, store = workdir.source, workdir.store
-    # A start that was killed may have left a file that its rename never came to.
-    names = [
-        name
-        for name in store.names(source)
-        if source / name != workdir.facts and not name.endswith(TEMPORARY)
-    ]
-    return {name: store.sha256(source / name) for name in names if store.is_file(source / name)}
-
-
-def _check_source(workdir: Workdir, stored: dict[str, Any]) -> None:
-    """Raises ModelFileError if tokenizer or labels are not those that the run started with."""
-    found, recorded = _source_digests(workdir), stored.get("source", {})
-    names = [name for name, digest in recorded.items() if found.get(name) != digest]
-    if names:
-        raise ModelFileError(
-            f"{workdir.source}: {', '.join(names)}: not the same as when this run was started. "
-            "Bring the old content back, or start in another workdir."
-        )
 
 
 @contextlib.contextmanager

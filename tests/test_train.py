@@ -441,8 +441,8 @@ def test_several_labels_in_a_cell(tiny_bert, tmp_path, capsys):
 
 
 def test_litter_of_a_killed_start_is_no_file_of_the_run(tmp_path):
+    from flaxbert.identity import _source_digests
     from flaxbert.storage.workdir import Workdir
-    from flaxbert.train import _source_digests
 
     source = tmp_path / "source"
     source.mkdir()

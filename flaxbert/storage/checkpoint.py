@@ -8,6 +8,7 @@ could, and it deletes older steps right after its own commit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import threading
@@ -101,6 +102,7 @@ class Checkpoints:
         self._orbax = ocp.StandardCheckpointer()
         self._commit: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._litter = False  # whether something failed and may have left some
         self.last_commit: Commit | None = None  # of this process
 
     def path_of(self, step: int) -> PurePath:
@@ -190,10 +192,11 @@ class Checkpoints:
             with self._store.telling(f"saving {path}"):
                 if self._store.is_committed(path):
                     return False
+                self._sweep()  # on a full disk it is the room that is missing
                 begun = self._store.begin(path)
                 self._orbax.save(self._store.for_orbax(begun / _STATE), state)
         except (OSError, StorageError) as error:
-            self._error = error
+            self._error, self._litter = error, True
             return True
         self._commit = threading.Thread(
             target=self._finish, args=(step, begun, run, started), name="checkpoint-commit"
@@ -229,6 +232,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._orbax.close()
+            self._sweep()
 
     def _finish(self, step: int, begun: PurePath, run: dict[str, Any], started: float) -> None:
         path = self.path_of(step)
@@ -241,8 +245,9 @@ class Checkpoints:
             self.last_commit = Commit(step, time.monotonic() - started)
             for old in self._steps()[: -self._keep]:
                 self._delete(old)
+            self._sweep()
         except BaseException as error:  # raised again in the training thread, by wait()
-            self._error = error
+            self._error, self._litter = error, True
 
     def _check_number(self, step: int) -> None:
         """A checkpoint copied to another number verifies, and is not that update's."""
@@ -254,9 +259,17 @@ class Checkpoints:
     def _delete(self, step: int) -> None:
         try:
             self._store.discard(self._directory / str(step))
-        # The new one is committed: no reason to stop. It is tried again at the next.
+        # The new one is committed: no reason to stop. It is tried again.
         except (OSError, StorageError) as error:
+            self._litter = True
             say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
+
+    def _sweep(self) -> None:
+        """Removes what a failure has left. If that fails too, the next one does it, or start."""
+        if self._litter:
+            with contextlib.suppress(OSError, StorageError):
+                self._store.sweep(self._directory)
+                self._litter = False
 
     def _steps(self) -> list[int]:
         return steps_in(self._directory)
