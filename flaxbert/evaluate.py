@@ -150,7 +150,7 @@ def _read(
 def _evaluate(
     classifier: Classifier, split: Split, config: Config
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns the logits of every example, and loss, metrics and speed."""
+    """Returns the logits of every example; loss, metrics, speed, and how many rows are none."""
     from flaxbert.data.tokenize import resolve_max_length
     from flaxbert.loop.evaluate import Stopwatch, scores
     from flaxbert.progress import Meter
@@ -172,7 +172,8 @@ def _evaluate(
         logits = classifier.compute(tokens, stopwatch)
         labels = split.examples.labels
         results = scores(classifier.task, logits, labels, config.loss)
-        return logits, results | stopwatch.results(len(labels))
+        skipped = {"samples_skipped": sum(map(len, split.rows.skipped.values()))}
+        return logits, results | stopwatch.results(len(labels)) | skipped
 
 
 def _kept(workdir: Workdir, name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_output_has_results_report_and_predictions(trained, tmp_path, capsys):
     assert all(isinstance(value, (int, float)) for value in results.values())
     assert {
         "eval_loss", "eval_accuracy", "eval_f1", "eval_matthews_correlation", "eval_runtime",
-        "eval_samples", "eval_samples_per_second", "eval_steps_per_second",
+        "eval_samples", "eval_samples_per_second", "eval_samples_skipped", "eval_steps_per_second",
     } == set(results)  # fmt: skip
 
     lines = (output / "predict_results_gold.txt").read_text().splitlines()
@@ -88,6 +89,22 @@ def test_output_has_results_report_and_predictions(trained, tmp_path, capsys):
         expected = zip(("precision", "recall", "f1", "support"), map(float, scores), strict=True)
         assert report["labels"][name] == pytest.approx(dict(expected))
     assert "actual \\ predicted" in done.err and "(macro)" in done.err
+
+
+def test_rows_that_were_skipped_are_counted_in_the_results(run, tmp_path, capsys):
+    """Scores of a part of the rows must say so wherever they are kept."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["on_bad_row"] = "skip"
+    (copy / "config.json").write_text(json.dumps(config))
+    labels = ["positive", "", "nonsense", "negative", "positive"]
+    source, output = _gold(tmp_path / "gold.csv", labels), tmp_path / "out"
+    flags = [f"--workdir={copy}", f"--data={source}", f"--output={output}"]
+    done = call("evaluate", *flags, capsys=capsys)
+    assert done.code == 0, done.err
+    for text in (done.out, (output / "eval_results.json").read_text()):
+        results = json.loads(text)
+        assert (results["eval_samples"], results["eval_samples_skipped"]) == (3, 2)
 
 
 def test_long_texts_in_windows(trained, tmp_path, capsys):

@@ -26,6 +26,10 @@ from flaxbert.storage.store import naming, store_for
 from flaxbert.storage.workdir import write_atomically
 from flaxbert.terminal import printable, say
 
+# As often as the writers of PyTorch and TensorFlow, so that a TensorBoard follows a long stretch
+# between two saves.
+_FLUSH_SECONDS = 30.0
+
 
 class Writer:
     """Writes metrics and progress.
@@ -102,10 +106,11 @@ class Writer:
 
 
 class _Board:
-    """A TensorBoard event file, written where it is told.
+    """A TensorBoard event file, written where it is told and flushed as it is written.
 
     tensorboardX's own writer has a thread for it. A full disk ends that thread, and the run then
-    waits for it for ever.
+    waits for it for ever. A run in a bucket shows its events at saves and evaluations only: an
+    object cannot grow, so every upload puts the whole file again.
     """
 
     def __init__(self, folder: Path, begins: int) -> None:
@@ -113,9 +118,9 @@ class _Board:
         with naming(folder):
             self._writer = EventsWriter(str(folder / "events"))
         self._path = folder / self._writer._file_name
+        self._flushed = time.monotonic()
         start = SessionLog(status=SessionLog.START)
-        for event in (Event(file_version="brain.Event:2"), Event(session_log=start)):
-            self._write(event, begins, time.time())
+        self._write(Event(session_log=start), begins, time.time())
 
     def scalar(self, tag: str, value: float, step: int, now: float) -> None:
         self._write(Event(summary=summary.scalar(tag, value)), step, now)
@@ -123,6 +128,7 @@ class _Board:
     def flush(self) -> None:
         with naming(self._path):
             self._writer.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         with naming(self._path):
@@ -132,6 +138,8 @@ class _Board:
         event.step, event.wall_time = step, now
         with naming(self._path):
             self._writer.write_event(event)
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+            self.flush()
 
 
 def cut_back(metrics: Path, step: int, evaluated: int = 0) -> None:

@@ -8,6 +8,7 @@ in one place, the hub's cache, whose folders consist of them.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,15 +38,14 @@ def refuse_links(root: Path) -> None:
 def refuse_outside(directory: Path) -> None:
     """Refuses a model folder with a link to a file that is not in it.
 
-    The hub's cache is made of links from snapshots/COMMIT/ to blobs/ beside it; these are followed.
+    The hub's cache is made of links from snapshots/COMMIT/ and the folders in it to blobs/ beside
+    snapshots/; these are followed.
 
     Raises:
       ModelFileError: names the link.
     """
     home = directory.resolve()
-    inside = [home]
-    if home.parent.name == "snapshots":
-        inside.append(home.parent.parent / "blobs")
+    inside = [home, *(folder.parent / "blobs" for folder in home.parents if _of_hub(folder))]
     with os.scandir(home) as entries:
         links = [entry for entry in entries if entry.is_symlink()]
     for entry in links:
@@ -53,10 +53,19 @@ def refuse_outside(directory: Path) -> None:
         if target.is_dir() and entry.name not in _SUBFOLDERS:
             continue  # never opened
         if not any(target.is_relative_to(folder) for folder in inside):
-            raise ModelFileError(
-                f"{directory}: {entry.name} is a link to {target}, outside of the folder. Put a "
-                "copy of the file there instead."
-            )
+            said = f"{directory}: {entry.name} is a link to {target}, outside of the folder."
+            if target.parent.name == "blobs" and _of_hub(target.parent.with_name("snapshots")):
+                copied = shlex.join(["cp", "-rL", str(directory), f"{home.name}-copy"])
+                raise ModelFileError(
+                    f"{said} Older versions of huggingface_hub made such folders by --local-dir: "
+                    f"make one of plain files with `{copied}`, and name that."
+                )
+            raise ModelFileError(f"{said} Put a copy of the file there instead.")
+
+
+def _of_hub(snapshots: Path) -> bool:
+    """Whether this is the folder of snapshots of a model in the hub's cache."""
+    return snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, int]]:

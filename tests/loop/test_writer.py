@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import types
 
 import pytest
 
+from flaxbert.loop import writer as writing
 from flaxbert.loop.writer import Writer, cut_back
 
 
@@ -58,6 +60,37 @@ def test_a_full_disk_ends_the_writing_of_events_and_names_the_file(tmp_path, mon
             writer.scalars(1, 0.5, "train", {"loss": 1.0})
     assert raised.value.filename.startswith(str(tmp_path / "events.out."))
     writer.close()
+
+
+def _events(folder):
+    """Returns what TensorBoard's own reader finds in the one event file, as it stands now."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    [path] = folder.glob("events.out.tfevents.*")
+    return list(EventFileLoader(str(path)).Load())
+
+
+def test_events_show_after_half_a_minute_without_a_save(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0, time=writing.time.time)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(writing, "time", clock)
+    writer = Writer(tmp_path / "metrics.jsonl", step=4, total=9)
+    shown = {}
+    for step, clock.now in ((5, 10.0), (6, 29.0), (7, 31.0), (8, 60.0), (9, 62.0)):
+        writer.scalars(step, 0.5, "train", {"loss": 1.0})
+        shown[step] = [event.step for event in _events(tmp_path) if event.HasField("summary")]
+    writer.close()
+    assert shown == {5: [], 6: [], 7: [5, 6, 7], 8: [5, 6, 7], 9: [5, 6, 7, 8, 9]}
+
+
+def test_an_event_file_says_once_what_it_is_and_where_it_begins(tmp_path):
+    writer = Writer(tmp_path / "metrics.jsonl", step=4, total=9)
+    writer.scalars(5, 0.5, "train", {"loss": 1.0})
+    writer.close()
+    version, start, scalar = _events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert start.session_log.status == start.session_log.START and start.step == 5
+    assert scalar.summary.value[0].tag == "train/loss"
 
 
 def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -61,23 +62,56 @@ def test_links_within_a_model_folder_and_to_unread_folders_are_followed(folder, 
         refuse_outside(folder)
 
 
-def test_the_hub_s_cache_is_followed_to_its_blobs_alone(tmp_path, secret):
-    repository = tmp_path / "models--a--b"
-    snapshot = repository / "snapshots" / "0123"
-    snapshot.mkdir(parents=True)
-    (repository / "blobs").mkdir()
-    (repository / "blobs" / "abc").touch()
-    (snapshot / "vocab.txt").symlink_to("../../blobs/abc")
-    refuse_outside(snapshot)
-    (snapshot / "config.json").symlink_to("../../../elsewhere/secret")
-    with pytest.raises(ModelFileError, match=r"config.json is a link"):
-        refuse_outside(snapshot)
+@pytest.fixture
+def repository(tmp_path):
+    """A model in the hub's cache: a file, and one in a folder of it."""
+    path = tmp_path / "models--a--b"
+    (path / "snapshots" / "0123" / "onnx" / "deep").mkdir(parents=True)
+    (path / "blobs").mkdir()
+    (path / "blobs" / "abc").write_text("x")
+    (path / "snapshots" / "0123" / "vocab.txt").symlink_to("../../blobs/abc")
+    (path / "snapshots" / "0123" / "onnx" / "vocab.txt").symlink_to("../../../blobs/abc")
+    (path / "snapshots" / "0123" / "onnx" / "deep" / "v").symlink_to("../../../../blobs/abc")
+    return path
+
+
+@pytest.mark.parametrize("inner", [".", "onnx", "onnx/deep"])
+def test_the_hub_s_cache_is_followed_to_its_blobs_alone(repository, inner, secret):
+    folder = repository / "snapshots" / "0123" / inner
+    refuse_outside(folder)
+    (folder / "config.json").symlink_to(secret)
+    with pytest.raises(ModelFileError, match=r"config.json is a link .* Put a copy of the file"):
+        refuse_outside(folder)
+
+
+def test_other_folders_named_snapshots_are_no_hub_s_cache(tmp_path, secret):
+    """Of a file system's own snapshots, say, with blobs/ of somebody else beside them."""
+    folder = tmp_path / "snapshots" / "monday" / "model"
+    folder.mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "private").touch()
+    (folder / "vocab.txt").symlink_to("../../../blobs/private")
+    with pytest.raises(ModelFileError, match=r"vocab.txt is a link"):
+        refuse_outside(folder)
+
+
+def test_how_to_copy_a_folder_of_an_older_hub_client(repository, tmp_path):
+    old = tmp_path / "my model"  # --local-dir, with links into the cache
+    old.mkdir()
+    (old / "vocab.txt").symlink_to(repository / "blobs" / "abc")
+    with pytest.raises(ModelFileError, match="Older versions of huggingface_hub") as caught:
+        refuse_outside(old)
+    command = str(caught.value).split("`")[1]
+    assert command == f"cp -rL '{old}' 'my model-copy'"
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    refuse_outside(tmp_path / "my model-copy")
+    assert (tmp_path / "my model-copy" / "vocab.txt").read_text() == "x"
 
 
 def test_blobs_that_are_a_link_themselves_lead_nowhere(tmp_path, secret):
-    snapshot = tmp_path / "made" / "snapshots" / "0123"
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0123"
     snapshot.mkdir(parents=True)
-    (tmp_path / "made" / "blobs").symlink_to(secret.parent)
+    (tmp_path / "models--a--b" / "blobs").symlink_to(secret.parent)
     (snapshot / "vocab.txt").symlink_to("../../blobs/secret")
     with pytest.raises(ModelFileError, match=r"vocab.txt is a link"):
         refuse_outside(snapshot)
