@@ -23,12 +23,9 @@ from flaxbert.storage.lease import Lease
 from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.store import DamagedError, location, on_disk, store_for
 from flaxbert.storage.workdir import (
-    choose_directory,
     existing_workdir,
-    forget_previous,
     open_workdir,
     read_json,
-    replace_directory,
     write_json,
 )
 from tests.gcs_server import BUCKET, GcsServer, failure, shared_server
@@ -451,30 +448,32 @@ def _export(root: PurePath, text: str, *more: str, committed: bool) -> None:
     store = store_for(root)
     staged = store.stage(root / "model")
     _model(staged, text, *more)
-    replace_directory(staged, root / "model", committed=committed)
+    store.replace_directory(staged, root / "model", committed=committed)
     assert not staged.parent.exists()
 
 
 def test_a_model_is_switched_and_the_committed_one_kept(gcs, root):
+    store = store_for(root)
     _export(root, "first", "only in the first", committed=True)
-    assert "model.previous.tmp" not in store_for(root).names(root)
+    assert "model.previous.tmp" not in store.names(root)
     for text, committed in (("second", True), ("third", False)):
         _export(root, text, committed=committed)
         assert set(_below(gcs, "model").values()) == {text.encode()}
     assert set(_below(gcs, "model.previous.tmp").values()) == {b"first"}
-    assert not choose_directory(root / "model", _is("second"))
-    assert choose_directory(root / "model", _is("third"))
-    assert choose_directory(root / "model", _is("first"))
+    assert not store.choose_directory(root / "model", _is("second"))
+    assert store.choose_directory(root / "model", _is("third"))
+    assert store.choose_directory(root / "model", _is("first"))
     assert set(_below(gcs, "model").values()) == {b"first"} and len(_below(gcs, "model")) == 4
-    assert store_for(root).names(root) == ["model"]
+    assert store.names(root) == ["model"]
     _export(root, "fourth", committed=True)
-    forget_previous(root / "model")
-    assert store_for(root).names(root) == ["model"]
+    store.forget_previous(root / "model")
+    assert store.names(root) == ["model"]
 
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_switch_may_be_cut_off_anywhere(gcs, root, committed):
     """The right one comes back, and its weights never stand beside another model's files."""
+    store = store_for(root)
     switched = []
     for number in range(60):
         gcs.reset()
@@ -494,9 +493,9 @@ def test_a_switch_may_be_cut_off_anywhere(gcs, root, committed):
         switched.append(now.get("model.safetensors") == b"new")
         _dead_from(gcs, number // 2)  # the repair is cut off too, and done again
         with contextlib.suppress(StorageError):
-            choose_directory(root / "model", _is("old"))
+            store.choose_directory(root / "model", _is("old"))
         gcs.on_request = lambda request: None
-        assert choose_directory(root / "model", _is("old")), number
+        assert store.choose_directory(root / "model", _is("old")), number
         assert set(_below(gcs, "model").values()) == {b"old"} and len(_below(gcs, "model")) == 4
         if finished:
             break
