@@ -245,6 +245,42 @@ def test_no_answer_ends_and_says_that_it_waits(gcs, root, monkeypatch, capsys):
     assert "still waiting" in capsys.readouterr().err
 
 
+def test_after_an_error_nothing_changes_the_bucket_any_more(gcs, root):
+    """One of three deletions is refused at once; the others, slower, are waited for."""
+    names, done = ("a", "b", "c"), []
+    for name in names:
+        gcs.put(f"runs/one/{name}", b"")
+
+    def answer(request):
+        if request.kind != "delete":
+            return None
+        if request.name.endswith("/a"):
+            return failure(403, "refused")
+        time.sleep(0.3)
+        done.append(request.name)
+        return None
+
+    gcs.on_request = answer
+    with pytest.raises(StorageError, match="refused"):
+        store_for(root).remove(root)
+    assert len(done) == 2 and list(gcs.objects) == ["runs/one/a"]
+
+
+def test_the_test_s_server_waits_for_what_is_under_way(gcs, root):
+    """Or what a test gave up would change the objects of the next one."""
+    arrived, go = threading.Event(), threading.Event()
+    gcs.on_request = lambda request: arrived.set() or (go.wait(20) and None)
+    writing = threading.Thread(target=store_for(root).write, args=(root / "late", b"1"))
+    writing.start()
+    assert arrived.wait(20)
+    with pytest.raises(AssertionError):
+        gcs.wait_until_idle(0.1)
+    threading.Timer(0.2, go.set).start()
+    gcs.reset()
+    writing.join()
+    assert not gcs.objects
+
+
 # Checkpoints
 
 
@@ -355,6 +391,7 @@ def test_setting_aside_may_be_cut_off_anywhere(gcs, root, checkpoints):
         except StorageError:
             finished = False
         gcs.on_request = lambda request: None
+        gcs.wait_until_idle()
         assert checkpoints.newest_valid() == 3
         assert _steps(gcs) == ["3", "damaged-6"], number
         assert len(_below(gcs, "checkpoints/damaged-6")) == len(
@@ -527,6 +564,27 @@ def test_a_copy_has_the_folder_and_what_belongs_to_it(gcs):
     with pytest.raises(ModelFileError, match="nothing there"):
         on_disk(ROOT + "/modell")
     assert on_disk("some/folder") == "some/folder"
+
+
+@pytest.mark.parametrize(
+    ("url", "folder", "more"),
+    [
+        ("", "", 0),
+        ("/6", "6/", 0),
+        ("/model", "model/", 1),
+        ("/checkpoints/6", "checkpoints/6/", 2),
+    ],
+)
+def test_a_model_at_the_top_of_a_bucket_is_fetched_once(gcs, url, folder, more):
+    """config.json and source/ of its run belong to it, where there is room for a run above it."""
+    for name in ("model.safetensors", "vocab.txt"):
+        gcs.put(folder + name, b"1")
+    if folder:
+        gcs.put("config.json", b"1")
+        gcs.put("source/vocab.txt", b"1")
+    copy = Path(on_disk(f"gs://{BUCKET}{url}"))
+    assert (copy / "vocab.txt").read_bytes() == b"1"
+    assert _count(gcs, "read") == 2 + more
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "a//b", "./a", "a/\0b"])
