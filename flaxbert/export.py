@@ -18,13 +18,7 @@ from flaxbert.loop.results import named_for, train_results
 from flaxbert.model.heads import Params
 from flaxbert.prepare import Prepared
 from flaxbert.storage.store import WEIGHTS, store_for
-from flaxbert.storage.workdir import (
-    Workdir,
-    choose_directory,
-    forget_previous,
-    replace_directory,
-    write_json,
-)
+from flaxbert.storage.workdir import Workdir, write_json
 from flaxbert.weights.card import model_card
 from flaxbert.weights.folder import write_model
 
@@ -59,7 +53,7 @@ def export_model(
         card=model_card(prepared.bert, told, results),
     )
     digest = _digest_of(staged)
-    replace_directory(staged, workdir.model, committed=committed)
+    workdir.store.replace_directory(staged, workdir.model, committed=committed)
     return digest
 
 
@@ -79,7 +73,7 @@ def restore_model(workdir: Workdir, progress: Progress) -> None:
     the replay is bit-identical it comes again, on other devices perhaps not.
     """
     best = progress.best
-    if best is None or choose_directory(
+    if best is None or workdir.store.choose_directory(
         workdir.model, lambda folder: _digest_of(folder) == best["weights"]
     ):
         return
@@ -123,7 +117,7 @@ def write_results(
         cli.say(f"{why}: model/ holds the weights after the last update")
     if evaluated:
         write_json(workdir.results("validation"), evaluated)
-    forget_previous(workdir.model)
+    workdir.store.forget_previous(workdir.model)
     # The epoch is that of the end; when the best model was reached stands in eval_results.json.
     merged = {name: v for name, v in evaluated.items() if name != "step"} | train
     write_json(workdir.all_results, merged)

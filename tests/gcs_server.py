@@ -76,6 +76,8 @@ class GcsServer:
         self._numbers = itertools.count(1)
         self._generations = itertools.count(1700000000000001)
         self._guard = threading.RLock()
+        self._in_flight = 0
+        self._idle = threading.Condition()
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -112,10 +114,16 @@ class GcsServer:
         with self._guard:
             del self._objects[name]
 
+    def wait_until_idle(self, seconds: float = 30.0) -> None:
+        """Returns once no request is being answered: what a client gave up may still change it."""
+        with self._idle:
+            assert self._idle.wait_for(lambda: not self._in_flight, seconds), self._in_flight
+
     def reset(self) -> None:
-        """Forgets objects, requests and faults."""
+        """Forgets objects, requests and faults; requests that are under way are not among them."""
+        self.on_request = lambda request: None
+        self.wait_until_idle()
         with self._guard:
-            self.on_request = lambda request: None
             self._objects.clear()
             self._uploads.clear()
             self.requests.clear()
@@ -124,6 +132,17 @@ class GcsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._idle:
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._in_flight -= 1
+                self._idle.notify_all()
 
     def answer(self, method: str, target: str, headers: Any, body: bytes) -> Answer:
         """Answers one request, alone or part of a batch."""
@@ -291,8 +310,9 @@ class GcsServer:
             wbufsize = 2**16
 
             def _any(self) -> None:
-                body = self._body()
-                answer = store.answer(self.command, self.path, self.headers, body)
+                with store._counted():
+                    body = self._body()
+                    answer = store.answer(self.command, self.path, self.headers, body)
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)

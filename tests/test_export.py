@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flaxbert import export
 from flaxbert.export import restore_model
 from flaxbert.loop import control
-from flaxbert.storage.workdir import Workdir, replace_directory
+from flaxbert.storage.local import LocalDisk
+from flaxbert.storage.workdir import Workdir
 from tests.commands import call, metrics_without_times, train_flags
 
 
@@ -31,7 +31,8 @@ def _best(text):
 def test_the_model_of_the_checkpoint_comes_back(tmp_path):
     workdir = Workdir(tmp_path)
     _model(workdir.model, "named by the checkpoint")
-    replace_directory(_model(tmp_path / "new", "abandoned"), workdir.model, committed=True)
+    staged = _model(tmp_path / "new", "abandoned")
+    workdir.store.replace_directory(staged, workdir.model, committed=True)
     progress = _best("named by the checkpoint")
     restore_model(workdir, progress)
     assert (workdir.model / "model.safetensors").read_text() == "named by the checkpoint"
@@ -66,21 +67,20 @@ def test_dying_around_an_export(moment, tiny_bert, reviews, tmp_path, capsys, mo
     monkeypatch.setattr(control, "is_better", lambda *_: True)
     assert call("train", *flags("whole"), capsys=capsys).code == 0
 
-    real = export.replace_directory
-
+    real = LocalDisk.replace_directory
     count: list[int] = []
 
-    def dying(new, target, *, committed):
+    def dying(store, new, target, *, committed):
         count.append(1)
         if len(count) == 2 and moment == "before":
             raise _Stop("died here")
-        real(new, target, committed=committed)
+        real(store, new, target, committed=committed)
         if len(count) == 2:
             raise _Stop("died here")
 
-    monkeypatch.setattr(export, "replace_directory", dying)
+    monkeypatch.setattr(LocalDisk, "replace_directory", dying)
     assert call("train", *flags("killed"), capsys=capsys).code == 70
-    monkeypatch.setattr(export, "replace_directory", real)
+    monkeypatch.setattr(LocalDisk, "replace_directory", real)
     done = call("train", *flags("killed"), capsys=capsys)
     assert done.code == 0, done.err
     assert "after update 6" in done.err

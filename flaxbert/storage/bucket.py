@@ -161,7 +161,10 @@ class Bucket:
             some = items[start : start + _TOGETHER]
 
             async def together(some: list[Any] = some) -> None:
-                await asyncio.gather(*(make(item) for item in some))
+                # All are waited for: after an error nothing may change the bucket any more.
+                done = await asyncio.gather(*(make(i) for i in some), return_exceptions=True)
+                for failed in (result for result in done if isinstance(result, BaseException)):
+                    raise failed
 
             self._call(together, f"{what} {len(items)} objects in {SCHEME}{self.name}", size)
 

@@ -7,6 +7,7 @@ leaves nothing to clean up and no stale pid can block a restart.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -16,28 +17,44 @@ from pathlib import Path
 from flaxbert.errors import ConfigError
 from flaxbert.storage.store import naming
 
+_ON = " on "
+_LONGEST = 400  # characters of what stands in the file: others may have written it
+
+# What a file system without flock says: NFS, Lustre, and FUSE, each in its own way.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock file at `path` while the block runs.
 
     Raises:
-      ConfigError: another process holds it; names its pid and host.
+      ConfigError: another process holds it; names its pid and host. Or the file system has no
+        locks.
     """
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with naming(path):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            who = file.read(_LONGEST).strip() or "another process"
             raise ConfigError(
-                f"--workdir: {path.parent} is in use by {holder}. Wait for it to end, or name "
+                f"--workdir: {path.parent} is in use by {who}. Wait for it to end, or name "
                 "another directory."
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise ConfigError(
+                f"--workdir: {path} cannot be locked ({os.strerror(error.errno)}): this file "
+                "system has no locks, so two runs could write there at once. Name a directory on "
+                "another one, or mount this one with locks."
             ) from error
         with naming(path):
             file.seek(0)
             file.truncate()
-            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            file.write(f"pid {os.getpid()}{_ON}{socket.gethostname()}\n")
             file.flush()
         yield
 
@@ -46,11 +63,14 @@ def holder(path: Path) -> str | None:
     """Returns who holds the lock, None if nobody does; never takes it, not even for a moment.
 
     Raises:
-      OSError: it cannot be told without taking it: no Linux, or a lock of another machine.
+      OSError: it cannot be told without taking it: no Linux, or another machine was the last to
+        hold it (the kernel knows of its own machine's locks only); names its pid and host.
     """
     if not path.exists():
         return None
     found = path.stat()
+    with path.open(encoding="utf-8", errors="replace") as file:
+        last = file.read(_LONGEST).strip()
     # "1: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF": the device is major:minor in hexadecimal.
     for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
         fields = line.split()
@@ -59,5 +79,7 @@ def holder(path: Path) -> str | None:
         major, minor, inode = fields[5].split(":")
         device = os.makedev(int(major, 16), int(minor, 16))
         if int(inode) == found.st_ino and device == found.st_dev:
-            return path.read_text(encoding="utf-8").strip() or f"pid {fields[4]}"
+            return last or f"pid {fields[4]}"
+    if last.partition(_ON)[2] not in ("", socket.gethostname()):
+        raise OSError(f"{last} was the last to lock it, and only that machine knows of its locks")
     return None

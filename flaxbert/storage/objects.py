@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TextIO
 
 from etils import epath
@@ -300,7 +300,11 @@ def _previous(target: PurePath) -> PurePath:
 
 def _belonging(path: PurePath) -> list[PurePath]:
     """Returns what of a run its model/ or checkpoints/<step> is read with."""
-    if not path.name.isdecimal():
+    name = PurePosixPath(split_url(os.fspath(path))[1])
+    checkpoint = name.name.isdecimal()
+    if len(name.parts) <= checkpoint:
+        return []  # nothing is above the bucket
+    if not checkpoint:
         return [path.parent / "config.json"]
     return [path.parents[1] / "config.json", path.parents[1] / "source"]
 

@@ -168,15 +168,23 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def replace_directory(self, new: Path, target: PurePath, *, committed: bool) -> None:
-        """Switches a whole directory, see `workdir.replace_directory`."""
+        """Switches a whole directory, for the local one that `stage` named.
+
+        A directory that a committed checkpoint speaks of (`committed`) is kept beside the new one
+        until the next such switch: should the process die before the next checkpoint,
+        `choose_directory` takes it back. One that no checkpoint speaks of is dropped.
+        """
 
     @abc.abstractmethod
     def choose_directory(self, target: PurePath, is_right: Callable[[PurePath], bool]) -> bool:
-        """Takes back the directory that is right, see `workdir.choose_directory`."""
+        """Makes the directory that `is_right` accepts the target: it or the one kept beside it.
+
+        Returns False if it accepts neither; both then stay.
+        """
 
     @abc.abstractmethod
     def forget_previous(self, target: PurePath) -> None:
-        """Drops the directory that `replace_directory` kept."""
+        """Drops the one that `replace_directory` kept: the target's checkpoint has committed."""
 
     # One writer
 

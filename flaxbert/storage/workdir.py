@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -109,12 +108,13 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
         raise ConfigError(f"--workdir: {str(root)!a} is no name of a directory.") from error
     workdir = Workdir(root)
     foreign = [name for name in present if name != ".lock" and not name.endswith(TEMPORARY)]
-    if foreign and not _is_run(workdir):
+    if not foreign:
+        workdir.store.refuse_links(root)
+    elif not _is_run(workdir):
         raise ConfigError(
             f"--workdir: {root} is not empty and holds no config.json of a run "
             f"(found {', '.join(foreign[:5])}). Name a new or empty directory."
         )
-    workdir.store.refuse_links(root)
     return workdir
 
 
@@ -142,7 +142,11 @@ def trained_model(workdir: Workdir) -> PurePath:
 
 
 def _is_run(workdir: Workdir) -> bool:
-    """Whether config.json is that of a run: a model folder has a file of that name too."""
+    """Whether config.json is that of a run: a model folder has a file of that name too.
+
+    Raises:
+      ConfigError: there is a config.json, and a link somewhere below the directory.
+    """
     if not workdir.started:
         return False
     workdir.store.refuse_links(workdir.root)
@@ -177,29 +181,6 @@ def read_json(path: PurePath) -> Any:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: is not valid JSON: {error}.") from error
-
-
-def replace_directory(new: Path, target: PurePath, *, committed: bool) -> None:
-    """Switches a whole directory, for a local one that `stage` named.
-
-    A directory that a committed checkpoint speaks of (`committed`) is kept beside the new one until
-    the next such switch: should the process die before the next checkpoint, `choose_directory`
-    takes it back. One that no checkpoint speaks of is dropped.
-    """
-    store_for(target).replace_directory(new, target, committed=committed)
-
-
-def choose_directory(target: PurePath, is_right: Callable[[PurePath], bool]) -> bool:
-    """Makes the directory that `is_right` accepts the target: it or the one kept beside it.
-
-    Returns False if it accepts neither; both then stay.
-    """
-    return store_for(target).choose_directory(target, is_right)
-
-
-def forget_previous(target: PurePath) -> None:
-    """Drops the directory that `replace_directory` kept: the target's checkpoint has committed."""
-    store_for(target).forget_previous(target)
 
 
 def copy_file(source: Path, directory: PurePath) -> None:

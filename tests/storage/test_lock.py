@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flaxbert.errors import ConfigError
-from flaxbert.storage.lock import locked
+from flaxbert.storage.lock import holder, locked
 
 _ROOT = Path(__file__).parents[2]
 _HOLDER = """
@@ -98,11 +99,47 @@ def test_it_is_held_within_one_process_too(tmp_path):
         assert f"pid {os.getpid()}" in _refusal(path)
 
 
-def test_a_file_system_without_locks_is_not_called_in_use(tmp_path, monkeypatch):
-    def unsupported(*_):
-        raise OSError(37, "No locks available")
+def _failing(monkeypatch, number: int) -> None:
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("fcntl.flock", unsupported)
-    with pytest.raises(OSError, match="No locks available") as caught, locked(tmp_path / ".lock"):
+    monkeypatch.setattr("fcntl.flock", fail)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_not_called_in_use(tmp_path, monkeypatch, number):
+    path = tmp_path / ".lock"
+    _failing(monkeypatch, number)
+    message = _refusal(path)
+    assert "in use" not in message
+    assert f"{path} cannot be locked ({os.strerror(number)})" in message and "mount" in message
+
+
+def test_another_error_of_locking_has_the_file_s_name(tmp_path, monkeypatch):
+    path = tmp_path / ".lock"
+    _failing(monkeypatch, errno.EIO)
+    with pytest.raises(OSError) as caught, locked(path):
         pass
-    assert not isinstance(caught.value, ConfigError)
+    assert caught.value.errno == errno.EIO and caught.value.filename == str(path)
+
+
+def test_a_lock_of_another_machine_is_not_called_free(tmp_path, monkeypatch):
+    """On a shared disk: /proc/locks has no line for it, though its process may be alive."""
+    path = tmp_path / ".lock"
+    path.write_text("pid 7 on elsewhere\n")
+    with pytest.raises(OSError, match="pid 7 on elsewhere was the last to lock it"):
+        holder(path)
+    with locked(path):
+        assert holder(path) == f"pid {os.getpid()} on {socket.gethostname()}"
+    assert holder(path) is None  # our own, and nobody holds it any more
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    path.write_text("pid 7 on elsewhere\n")
+    assert holder(path) is None
+
+
+def test_any_content_of_the_file_can_be_told(tmp_path):
+    path = tmp_path / ".lock"
+    path.write_bytes(b"\xff on " + b"x" * 10**6)
+    with pytest.raises(OSError, match="was the last") as caught:
+        holder(path)
+    assert len(str(caught.value)) < 600

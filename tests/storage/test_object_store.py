@@ -23,12 +23,9 @@ from flaxbert.storage.lease import Lease
 from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.store import DamagedError, location, on_disk, store_for
 from flaxbert.storage.workdir import (
-    choose_directory,
     existing_workdir,
-    forget_previous,
     open_workdir,
     read_json,
-    replace_directory,
     write_json,
 )
 from tests.gcs_server import BUCKET, GcsServer, failure, shared_server
@@ -248,6 +245,42 @@ def test_no_answer_ends_and_says_that_it_waits(gcs, root, monkeypatch, capsys):
     assert "still waiting" in capsys.readouterr().err
 
 
+def test_after_an_error_nothing_changes_the_bucket_any_more(gcs, root):
+    """One of three deletions is refused at once; the others, slower, are waited for."""
+    names, done = ("a", "b", "c"), []
+    for name in names:
+        gcs.put(f"runs/one/{name}", b"")
+
+    def answer(request):
+        if request.kind != "delete":
+            return None
+        if request.name.endswith("/a"):
+            return failure(403, "refused")
+        time.sleep(0.3)
+        done.append(request.name)
+        return None
+
+    gcs.on_request = answer
+    with pytest.raises(StorageError, match="refused"):
+        store_for(root).remove(root)
+    assert len(done) == 2 and list(gcs.objects) == ["runs/one/a"]
+
+
+def test_the_test_s_server_waits_for_what_is_under_way(gcs, root):
+    """Or what a test gave up would change the objects of the next one."""
+    arrived, go = threading.Event(), threading.Event()
+    gcs.on_request = lambda request: arrived.set() or (go.wait(20) and None)
+    writing = threading.Thread(target=store_for(root).write, args=(root / "late", b"1"))
+    writing.start()
+    assert arrived.wait(20)
+    with pytest.raises(AssertionError):
+        gcs.wait_until_idle(0.1)
+    threading.Timer(0.2, go.set).start()
+    gcs.reset()
+    writing.join()
+    assert not gcs.objects
+
+
 # Checkpoints
 
 
@@ -358,6 +391,7 @@ def test_setting_aside_may_be_cut_off_anywhere(gcs, root, checkpoints):
         except StorageError:
             finished = False
         gcs.on_request = lambda request: None
+        gcs.wait_until_idle()
         assert checkpoints.newest_valid() == 3
         assert _steps(gcs) == ["3", "damaged-6"], number
         assert len(_below(gcs, "checkpoints/damaged-6")) == len(
@@ -451,30 +485,32 @@ def _export(root: PurePath, text: str, *more: str, committed: bool) -> None:
     store = store_for(root)
     staged = store.stage(root / "model")
     _model(staged, text, *more)
-    replace_directory(staged, root / "model", committed=committed)
+    store.replace_directory(staged, root / "model", committed=committed)
     assert not staged.parent.exists()
 
 
 def test_a_model_is_switched_and_the_committed_one_kept(gcs, root):
+    store = store_for(root)
     _export(root, "first", "only in the first", committed=True)
-    assert "model.previous.tmp" not in store_for(root).names(root)
+    assert "model.previous.tmp" not in store.names(root)
     for text, committed in (("second", True), ("third", False)):
         _export(root, text, committed=committed)
         assert set(_below(gcs, "model").values()) == {text.encode()}
     assert set(_below(gcs, "model.previous.tmp").values()) == {b"first"}
-    assert not choose_directory(root / "model", _is("second"))
-    assert choose_directory(root / "model", _is("third"))
-    assert choose_directory(root / "model", _is("first"))
+    assert not store.choose_directory(root / "model", _is("second"))
+    assert store.choose_directory(root / "model", _is("third"))
+    assert store.choose_directory(root / "model", _is("first"))
     assert set(_below(gcs, "model").values()) == {b"first"} and len(_below(gcs, "model")) == 4
-    assert store_for(root).names(root) == ["model"]
+    assert store.names(root) == ["model"]
     _export(root, "fourth", committed=True)
-    forget_previous(root / "model")
-    assert store_for(root).names(root) == ["model"]
+    store.forget_previous(root / "model")
+    assert store.names(root) == ["model"]
 
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_switch_may_be_cut_off_anywhere(gcs, root, committed):
     """The right one comes back, and its weights never stand beside another model's files."""
+    store = store_for(root)
     switched = []
     for number in range(60):
         gcs.reset()
@@ -494,9 +530,9 @@ def test_a_switch_may_be_cut_off_anywhere(gcs, root, committed):
         switched.append(now.get("model.safetensors") == b"new")
         _dead_from(gcs, number // 2)  # the repair is cut off too, and done again
         with contextlib.suppress(StorageError):
-            choose_directory(root / "model", _is("old"))
+            store.choose_directory(root / "model", _is("old"))
         gcs.on_request = lambda request: None
-        assert choose_directory(root / "model", _is("old")), number
+        assert store.choose_directory(root / "model", _is("old")), number
         assert set(_below(gcs, "model").values()) == {b"old"} and len(_below(gcs, "model")) == 4
         if finished:
             break
@@ -528,6 +564,27 @@ def test_a_copy_has_the_folder_and_what_belongs_to_it(gcs):
     with pytest.raises(ModelFileError, match="nothing there"):
         on_disk(ROOT + "/modell")
     assert on_disk("some/folder") == "some/folder"
+
+
+@pytest.mark.parametrize(
+    ("url", "folder", "more"),
+    [
+        ("", "", 0),
+        ("/6", "6/", 0),
+        ("/model", "model/", 1),
+        ("/checkpoints/6", "checkpoints/6/", 2),
+    ],
+)
+def test_a_model_at_the_top_of_a_bucket_is_fetched_once(gcs, url, folder, more):
+    """config.json and source/ of its run belong to it, where there is room for a run above it."""
+    for name in ("model.safetensors", "vocab.txt"):
+        gcs.put(folder + name, b"1")
+    if folder:
+        gcs.put("config.json", b"1")
+        gcs.put("source/vocab.txt", b"1")
+    copy = Path(on_disk(f"gs://{BUCKET}{url}"))
+    assert (copy / "vocab.txt").read_bytes() == b"1"
+    assert _count(gcs, "read") == 2 + more
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "a//b", "./a", "a/\0b"])

@@ -14,17 +14,16 @@ import pytest
 from flaxbert.config import Config, to_dict
 from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage import local as module
-from flaxbert.storage.local import repair_directory
+from flaxbert.storage.local import LocalDisk, repair_directory
 from flaxbert.storage.workdir import (
-    choose_directory,
     existing_workdir,
-    forget_previous,
     open_workdir,
     read_json,
-    replace_directory,
     write_atomically,
     write_json,
 )
+
+DISK = LocalDisk()
 
 
 class _PowerCut(BaseException):
@@ -66,6 +65,16 @@ def test_a_model_folder_is_no_run(tmp_path):
     for open_it in (open_workdir, existing_workdir):
         with pytest.raises(ConfigError, match=r"holds no config.json of a run"):
             open_it(tmp_path)
+
+
+def test_opening_looks_for_links_once(tmp_path, monkeypatch):
+    """A run may have many files, on a slow disk."""
+    walked = []
+    look = module.refuse_links
+    monkeypatch.setattr(module, "refuse_links", lambda root: walked.append(root) or look(root))
+    for number, open_it in enumerate((open_workdir, open_workdir, existing_workdir)):
+        write_json(open_it(tmp_path).config, to_dict(Config()))
+        assert walked == [tmp_path] * (number + 1)
 
 
 @pytest.mark.parametrize("litter", [[".lock"], ["config.json.tmp"], [".lock", "model.new.tmp"]])
@@ -245,22 +254,24 @@ def test_a_directory_is_switched_whole(tmp_path, existed):
     if existed:
         _directory(target, "old")
         (target / "only in the old one").touch()
-    replace_directory(_directory(tmp_path / "model.new.tmp", "new"), target, committed=True)
+    DISK.replace_directory(_directory(tmp_path / "model.new.tmp", "new"), target, committed=True)
     assert _snapshot(target) == NEW
     kept = ["model.previous.tmp"] if existed else []
     assert sorted(os.listdir(tmp_path)) == ["model", *kept]
-    forget_previous(target)
+    DISK.forget_previous(target)
     assert os.listdir(tmp_path) == ["model"]
 
 
 def test_what_a_checkpoint_speaks_of_survives_any_number_of_switches(tmp_path):
     target = _directory(tmp_path / "model", "old")
     for text, committed in (("first", True), ("second", False), ("third", False)):
-        replace_directory(_directory(tmp_path / "new", text), target, committed=committed)
+        DISK.replace_directory(_directory(tmp_path / "new", text), target, committed=committed)
         assert (target / "file").read_text() == text
-    assert not choose_directory(target, lambda folder: (folder / "file").read_text() == "first")
+    assert not DISK.choose_directory(
+        target, lambda folder: (folder / "file").read_text() == "first"
+    )
     assert (target / "file").read_text() == "third"
-    assert choose_directory(target, lambda folder: (folder / "file").read_text() == "old")
+    assert DISK.choose_directory(target, lambda folder: (folder / "file").read_text() == "old")
     assert _snapshot(target) == OLD
     assert os.listdir(tmp_path) == ["model"]
 
@@ -293,7 +304,7 @@ def test_repair_gives_the_old_or_the_new_one_at_every_cut_off_point(
         with monkeypatch.context() as patched:
             _cut_off_at(patched, call)
             try:
-                replace_directory(new, target, committed=committed)
+                DISK.replace_directory(new, target, committed=committed)
             except _PowerCut:
                 finished = False
             else:
@@ -304,7 +315,7 @@ def test_repair_gives_the_old_or_the_new_one_at_every_cut_off_point(
         assert not list(root.glob("*.old.tmp")), call
         outcomes.append(_snapshot(target))
         if committed:
-            assert choose_directory(target, lambda folder: _snapshot(folder) == OLD), call
+            assert DISK.choose_directory(target, lambda folder: _snapshot(folder) == OLD), call
         if finished:
             break
     assert finished and outcomes[-1] == NEW
@@ -323,7 +334,7 @@ def test_the_next_switch_after_a_cut_off_never_drops_the_only_copy(tmp_path, mon
                 _directory(new, "new")
                 with monkeypatch.context() as patched, contextlib.suppress(_PowerCut):
                     _cut_off_at(patched, call)
-                    replace_directory(new, target, committed=True)
+                    DISK.replace_directory(new, target, committed=True)
             repair_directory(target)
             assert _snapshot(target) in (OLD, NEW), (first, second)
 
