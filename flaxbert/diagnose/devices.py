@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flaxbert import child
 from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
 
 SUBJECT = "devices"
@@ -70,7 +71,7 @@ def check(
 def look(command: tuple[str, ...], seconds: float) -> dict[str, Any]:
     """Runs the canary; returns what it printed, {"error": why} if it did not come to that."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = child.run(command, seconds)
         return {"error": "", **json.loads(done.stdout)}
     except subprocess.TimeoutExpired:
         return {"error": f"it gave no answer in {seconds:.0f} s"}

