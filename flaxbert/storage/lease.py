@@ -19,7 +19,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flaxbert.errors import ConfigError, StorageError
+from flaxbert.errors import ConfigError, FlaxbertError, StorageError
+from flaxbert.storage.bucket import reason_for
 from flaxbert.terminal import say
 
 # Long enough for a slow minute of the network or of the machine, short enough that a spot machine
@@ -247,3 +248,42 @@ def _end_at_once(why: str) -> None:
 
 def _line(error: Exception) -> str:
     return (str(error).splitlines() or ["no answer"])[0].split(" [http")[0][:200]
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """A lease as seen by somebody who does not want it."""
+
+    who: str  # "pid 4711 on host", as it says itself
+    renewed: bool  # while it was watched: its holder is alive
+    seconds: float  # it was watched
+    lasts: float  # seconds, from its last renewal on
+
+
+def watch(bucket: str, name: str) -> Watched | None:
+    """Watches a lease until it is renewed, at most half of the time that it lasts; only reads.
+
+    Half of it is one renewal and a half. Returns None if nobody holds it, or not any more.
+
+    Raises:
+      StorageError: the store refuses or does not answer.
+    """
+    where = f"gs://{bucket}/{name}"
+    try:
+        lease = Lease(bucket, name)
+        first = seen = lease._look()
+        if first.holder is None:
+            return None
+        who = f"pid {first.holder.get('pid', '?')} on {first.holder.get('host', '?')}"
+        lasts, begun = lease._seconds_of(first.holder), _now()
+        say(f"flaxbert: {where} is held by {who}: watching for {lasts / 2:.0f} s if it is renewed")
+        while seen.generation == first.generation and _now() - begun < lasts / 2:
+            time.sleep(lasts / 60)
+            seen = lease._look()
+            if seen.holder is None:
+                return None
+    except FlaxbertError:
+        raise
+    except (TimeoutError, ValueError) as error:  # what TensorStore raises
+        raise StorageError(f"{where}: {reason_for(error)}") from error
+    return Watched(who, seen.generation != first.generation, _now() - begun, lasts)

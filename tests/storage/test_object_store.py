@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -19,7 +20,7 @@ from flaxbert.errors import ConfigError, ModelFileError, StorageError
 from flaxbert.storage import bucket as bucket_module
 from flaxbert.storage.bucket import Bucket, split_url
 from flaxbert.storage.checkpoint import Checkpoints
-from flaxbert.storage.lease import Lease
+from flaxbert.storage.lease import Lease, watch
 from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.store import DamagedError, location, on_disk, store_for
 from flaxbert.storage.workdir import (
@@ -754,6 +755,47 @@ def test_of_two_that_take_over_at_once_one_wins(gcs):
     for thread in threads:
         thread.join()
     assert sorted(results) == ["held", "refused"]
+
+
+def _held_by_somebody(server, seconds=FAST):
+    """Puts what a holder writes."""
+    with _lease().held():
+        body = json.loads(server.objects["runs/one/.lock"])
+    server.put("runs/one/.lock", json.dumps(body | {"seconds": seconds}).encode())
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_a_lease_is_watched_without_taking_it(gcs, renewed):
+    assert watch(BUCKET, "runs/one/.lock") is None
+    # One that is renewed is watched no longer than until then.
+    _held_by_somebody(gcs, seconds=60 if renewed else FAST)
+    body, reads = gcs.objects["runs/one/.lock"], iter(range(3))
+    gcs.requests.clear()
+
+    def renew(request):
+        if renewed and next(reads, None) == 1:
+            gcs.put("runs/one/.lock", body)
+
+    gcs.on_request = renew
+    seen = watch(BUCKET, "runs/one/.lock")
+    assert seen is not None and seen.who.startswith(f"pid {os.getpid()} on ")
+    assert (seen.renewed, seen.lasts) == (renewed, 60 if renewed else FAST)
+    assert renewed or seen.seconds >= FAST / 2
+    assert seen.seconds < 20 and {request.kind for request in gcs.requests} == {"read"}
+    assert gcs.objects == {"runs/one/.lock": body}
+
+
+def test_a_lease_that_is_released_while_it_is_watched(gcs):
+    _held_by_somebody(gcs, seconds=60)
+    reads = iter(range(2))
+    gcs.on_request = lambda request: gcs.delete(request.name) if next(reads, 0) else None
+    assert watch(BUCKET, "runs/one/.lock") is None
+
+
+def test_a_lease_that_may_not_be_seen(gcs):
+    gcs.on_request = lambda request: failure(403, "no")
+    with pytest.raises(StorageError, match=r"gs://.*lock: permission denied"):
+        watch(BUCKET, "runs/one/.lock")
 
 
 def test_a_store_whose_lease_is_lost_refuses_every_change(gcs, root, monkeypatch):
