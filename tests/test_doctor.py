@@ -31,12 +31,12 @@ from flaxbert.diagnose.report import (
     exit_code,
     guarded,
 )
-from flaxbert.storage import embedded, hub
+from flaxbert.storage import embedded, hub, lease
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.storage.lock import holder, locked
 from flaxbert.storage.workdir import Workdir, write_json
 from tests.commands import call
-from tests.gcs_server import BUCKET, shared_server
+from tests.gcs_server import BUCKET, failure, shared_server
 from tests.hub_server import hub_server
 
 
@@ -532,7 +532,15 @@ def test_a_lock_that_cannot_be_told(run, monkeypatch):
         return read(path, *args, **options)
 
     monkeypatch.setattr(Path, "read_text", no_linux)
-    assert "cannot be told here" in _said(_look(run))
+    assert "cannot be told from here" in _said(_look(run))
+
+
+def test_a_lock_of_another_machine_is_not_free(run):
+    """On a shared disk the kernel here knows nothing of it."""
+    (run / ".lock").write_text("pid 4711 on somewhere-else\n")
+    told = _said(_look(run))
+    assert "whether it is in use cannot be told from here (pid 4711 on somewhere-else" in told
+    assert "nobody writes to it" not in told and "in use by" not in told
 
 
 @pytest.mark.xdist_group("bucket")  # one server a process
@@ -547,7 +555,30 @@ def test_a_run_in_a_bucket_is_only_read(finished):
     assert _worst(found) == OK, told
     assert "checkpoint 4 is valid" in told and "goes on after update 4 of 96" in told
     assert "model/ is the best model, of update 2" in told
-    assert {request.kind for request in server.requests} <= {"read", "list", "stat", "bucket"}
+    assert "nobody writes to it" in told
+    reading = {"read", "list", "stat", "bucket"}
+    assert {request.kind for request in server.requests} <= reading
+    name = "runs/one/.lock"
+    with lease.Lease(BUCKET, name).held():  # its renewals are played: real ones take 20 s
+        body = server.objects[name]
+    reads = iter(range(3))
+
+    def renew(request):
+        if request.name == name and next(reads, None) == 1:
+            server.put(name, body)
+
+    server.put(name, body)
+    server.on_request = renew
+    server.requests.clear()
+    told = _said(workdir.check(f"gs://{BUCKET}/runs/one"))
+    assert f"in use by pid {os.getpid()} on " in told and server.objects[name] == body
+    server.put(name, json.dumps({"pid": 4711, "host": "gone", "seconds": 0.6}).encode())
+    told = _said(workdir.check(f"gs://{BUCKET}/runs/one"))
+    assert "pid 4711 on gone has its lease, and did not renew it in 0 s" in told
+    server.on_request = lambda request: failure(403, "no") if request.name == name else None
+    told = _said(workdir.check(f"gs://{BUCKET}/runs/one"))
+    assert "cannot be told from here" in told and "permission denied" in told
+    assert {request.kind for request in server.requests} <= reading
     server.put("runs/one/checkpoints/4/run.json", b"{}")
     assert "checkpoint 4 is damaged" in _said(workdir.check(f"gs://{BUCKET}/runs/one"), FAILURE)
     server.reset()

@@ -1,21 +1,24 @@
 """A run's folder: who writes to it, what its checkpoints are worth, and what a resume would do.
 
 The surprising thing: a run may be going on in it. Nothing is written, set aside or locked, and what
-vanishes while it is looked at was the run's to delete.
+vanishes while it is looked at was the run's to delete. Whether the lease of a run in a bucket is
+alive is only told by waiting for its renewal.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from flaxbert.config import Config, make_config
 from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
-from flaxbert.errors import FlaxbertError, ModelFileError
-from flaxbert.storage import lock
+from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
+from flaxbert.storage import lease, lock
+from flaxbert.storage.bucket import split_url
 from flaxbert.storage.checkpoint import Examined, examine, read_run
 from flaxbert.storage.store import TEMPORARY, WEIGHTS
 from flaxbert.storage.workdir import Workdir, existing_workdir, read_json
@@ -33,10 +36,7 @@ def check(path: str) -> Iterator[Finding]:
         yield Finding(SUBJECT, FAILURE, str(error), code=error.exit_code)
         return
     yield Finding(SUBJECT, OK, f"{workdir.root}: config.json is that of a run")
-    if isinstance(workdir.root, Path):
-        yield _lock(workdir.root / ".lock")
-    else:  # a lease is only told from a forgotten one by waiting
-        yield Finding(SUBJECT, OK, "in a bucket: the next start tells whether it is in use")
+    yield _lock(workdir.lock) if isinstance(workdir.lock, Path) else _lease(workdir.lock)
     examined = examine(workdir.checkpoints)
     for checkpoint in examined:
         yield _checkpoint(checkpoint)
@@ -58,9 +58,30 @@ def _lock(path: Path) -> Finding:
     try:
         who = lock.holder(path)
     except OSError as error:
-        return Finding(SUBJECT, OK, f"whether it is in use cannot be told here ({error})")
+        return _untold(error)
+    return _used_by(who)
+
+
+def _lease(path: PurePath) -> Finding:
+    try:
+        seen = lease.watch(*split_url(os.fspath(path)))
+    except StorageError as error:
+        return _untold(error)
+    if seen is None or seen.renewed:
+        return _used_by(seen and seen.who)
+    said = f"{seen.who} has its lease, and did not renew it in {seen.seconds:.0f} s"
+    advice = f"If it has ended, the next start waits {seen.lasts:.0f} s at most and takes it over."
+    return Finding(SUBJECT, OK, said, advice, facts={"in_use": None, "holder": seen.who})
+
+
+def _used_by(who: str | None) -> Finding:
     said = f"in use by {who}" if who else "nobody writes to it"
     return Finding(SUBJECT, OK, said, facts={"in_use": who is not None})
+
+
+def _untold(error: Exception) -> Finding:
+    said = f"whether it is in use cannot be told from here ({error})"
+    return Finding(SUBJECT, OK, said, facts={"in_use": None})
 
 
 def _checkpoint(checkpoint: Examined) -> Finding:
