@@ -153,12 +153,15 @@ def main() -> None:
         record.run(kills, case, jobs=arguments.jobs)
     killed = [outcome for name, outcome in record.cases.items() if outcome.get("call")]
     looked = [outcome for name, outcome in record.cases.items() if name.startswith("look")]
+    problems = sum(len(outcome["problems"]) for outcome in record.cases.values())
     record.finish(
+        # Orbax's threads make a few calls more or fewer, so some of the last kills find none.
+        right=not problems and len(killed) > 0.9 * len(kills),
         looked_at=sum(outcome["looked_at"] for outcome in looked),
         kills=len(killed),
         resumed_in_full=sum(outcome["resumed"] for outcome in killed)
         + sum(outcome["resumed_in_full"] for outcome in looked),
-        problems=sum(len(outcome["problems"]) for outcome in record.cases.values()),
+        problems=problems,
     )
 
 

@@ -221,6 +221,8 @@ def judge(checkpoints: Path, pristine: dict[int, str], hit: list[int]) -> list[s
     try:
         with contextlib.redirect_stderr(heard):
             step = Checkpoints(checkpoints, keep=2).newest_valid()
+        if step is None:
+            problems.append("a start from nothing, in silence")
     except ModelFileError as error:
         step = None
         if "no checkpoint is valid" not in str(error):
@@ -319,9 +321,11 @@ def main() -> None:
 
         record.run([str(case) for case in range(arguments.count)], run)
     kinds = Counter(outcome["what"].split(" ")[0] for outcome in record.cases.values())
+    found = sum(not outcome["problems"] for outcome in record.cases.values())
     record.finish(
+        right=found == len(record.cases) > 0,
         count=len(record.cases),
-        found=sum(not outcome["problems"] for outcome in record.cases.values()),
+        found=found,
         by_command=sum(outcome["by_command"] for outcome in record.cases.values()),
         kinds=dict(sorted(kinds.items())),
     )

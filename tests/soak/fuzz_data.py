@@ -27,11 +27,11 @@ import time
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from flaxbert.config import Data
+from tests.soak.record import machine, scratch, versions
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "csv.gz", "tsv.gz", "jsonl.gz")
 
@@ -361,8 +361,8 @@ def main() -> None:
 
     begun = time.monotonic()
     until = begun + arguments.seconds
-    with tempfile.TemporaryDirectory() as temporary:
-        model = write_tiny_bert(Path(temporary) / "model")
+    with scratch() as folder:
+        model = write_tiny_bert(folder / "model")
         tokenizer = Tokenizer(model, vocab_size=30522, pad_token_id=0)
         with ThreadPoolExecutor() as pool:  # the commands are processes of their own
             commands = pool.submit(fuzz_commands, arguments.commands, arguments.seed, model, until)
@@ -391,9 +391,8 @@ def main() -> None:
         "seconds_files": round(in_process),
         "seconds": round(time.monotonic() - begun),
         "python": platform.python_version(),
-        "versions": {
-            n: version(n) for n in ("jax", "numpy", "pyarrow", "tokenizers", "transformers")
-        },
+        "versions": versions(("jax", "numpy", "pyarrow", "tokenizers", "transformers")),
+        "machine": machine(),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")

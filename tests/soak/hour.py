@@ -47,6 +47,8 @@ def judge(samples: list[Sample]) -> list[str]:
     """Returns what grew and should not, and lives that got nowhere."""
     problems = []
     lives = np.arange(len(samples))
+    if len(samples) < 3:
+        problems.append(f"{len(samples)} lives: what grows is seen from 3 on")
     for name, bound in BOUNDS.items():
         values = [getattr(sample, name) for sample in samples]
         slope = float(np.polyfit(lives, values, 1)[0]) if len(values) > 2 else 0.0
@@ -138,13 +140,15 @@ def main() -> None:
         time.sleep(arguments.life)
         process.terminate()
         drain.join(120)
-        if process.returncode != 75:
+        if process.poll() != 75:
             problems.append(f"SIGTERM at the end: exit {process.returncode}")
+    problems = judge(samples) + problems
     record.finish(
+        right=not problems,
         kills=len(samples),
         updates=samples[-1].updates,
         bounds=BOUNDS,
-        problems=judge(samples) + problems,
+        problems=problems,
     )
 
 

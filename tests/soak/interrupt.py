@@ -19,13 +19,12 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from tests.commands import ROOT, start, train_flags
+from tests.soak.record import machine, versions, workplace
 from tests.soak.resume import compare, run_whole_again
 
 UPDATES = 24
@@ -200,13 +199,9 @@ def main() -> None:
     from tests.inputs import write_reviews, write_tiny_bert
 
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
+    with workplace() as folder:
         model, files = write_tiny_bert(folder / "model"), write_reviews(folder / "reviews")
         outcomes = soak(model, files, folder, every_phase(arguments.signals), arguments.seed)
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     record = {
         "what": "SIGTERM or SIGINT in every phase of a run, then the same command to its end",
         "command": f"python -m tests.soak.interrupt --signals={arguments.signals} "
@@ -221,7 +216,8 @@ def main() -> None:
         "seed": arguments.seed,
         "seconds": round(time.monotonic() - begun),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
+        "versions": versions(),
+        "machine": machine(),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
@@ -229,6 +225,7 @@ def main() -> None:
         f"{record['bit_identical_and_as_told']} of {record['signals']} as they should be, "
         f"{record['seconds']} s"
     )
+    raise SystemExit(0 if record["bit_identical_and_as_told"] == arguments.signals else 1)
 
 
 if __name__ == "__main__":

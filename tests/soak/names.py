@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.security.guard import Guard
+from tests.soak.record import machine, scratch, versions
 
 PARTS = [
     "..", "../..", "/", "//", "\\", "..\\..", "/etc/passwd", "/tmp/x", "~", "~root", "$HOME",
@@ -319,15 +320,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="flaxbert-names-") as root:
-        found = run(arguments.names, arguments.seed, arguments.each, Path(root).resolve())
+    with scratch() as root:
+        (root / "all").mkdir()
+        found = run(arguments.names, arguments.seed, arguments.each, (root / "all").resolve())
     found = {
+        "what": "hostile names in every place that takes one: nothing outside, nothing unprintable",
+        "command": f"python -m tests.soak.names --names={arguments.names} "
+        f"--each={arguments.each} --seed={arguments.seed}",
         "names": arguments.names,
         "places": len(PLACES),
         "places for each name": arguments.each,
         "seed": arguments.seed,
         "seconds": round(time.perf_counter() - start, 1),
         "python": platform.python_version(),
+        "versions": versions(("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")),
+        "machine": machine(),
         **found,
     }
     text = json.dumps(found, indent=1)

@@ -204,11 +204,14 @@ def main() -> None:
             kills = [dataclasses.asdict(outcome) for outcome in chain]
             record.add(f"chain {len(record.cases)}", {"kills": kills})
     kills = [kill for chain in record.cases.values() for kill in chain["kills"]]
+    lost = sum(kill["committed_steps_lost"] for kill in kills)
+    identical = sum(not kill["differences"] for kill in kills)
     record.finish(
+        right=lost == 0 and identical == len(kills) >= arguments.kills,
         updates=UPDATES,
         kills=len(kills),
-        committed_steps_lost=sum(kill["committed_steps_lost"] for kill in kills),
-        bit_identical=sum(not kill["differences"] for kill in kills),
+        committed_steps_lost=lost,
+        bit_identical=identical,
     )
 
 

@@ -19,10 +19,8 @@ import json
 import platform
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,6 +28,7 @@ from unittest import mock
 import numpy as np
 
 from tests.commands import train_flags
+from tests.soak.record import machine, scratch, versions
 from tests.soak.resume import compare
 
 UPDATES = 60
@@ -194,8 +193,7 @@ def main() -> None:
 
     begun = time.monotonic()
     points = range(1, min(arguments.updates, UPDATES - 1) + 1)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with scratch() as folder:
         jax.config.update("jax_compilation_cache_dir", str(folder / "cache"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -205,7 +203,6 @@ def main() -> None:
             stops[dtype] = stop_everywhere(model, files, folder, dtype, points)
             print(dtype, f"{time.monotonic() - begun:.0f} s", flush=True)
         poisons = poison_everywhere(range(1, points[-1] + 2))
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     record = {
         "what": "stop after every update and go on; every update poisoned: bit-identical outcomes",
         "command": f"python -m tests.soak.resume_points --updates={points[-1]}",
@@ -227,11 +224,14 @@ def main() -> None:
         "seeds": {"run": 0, "poison": 1},
         "seconds": round(time.monotonic() - begun),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
+        "versions": versions(),
+        "machine": machine(),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps({"stops": record["stops"], "poisons": record["poisons"]}, indent=1))
+    different = [*poisons.values(), *(found for run in stops.values() for found in run.values())]
+    raise SystemExit(1 if any(different) else 0)
 
 
 if __name__ == "__main__":

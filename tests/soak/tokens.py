@@ -20,13 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.data.unicode_texts import texts, write_every_character
+from tests.soak.record import machine, scratch, versions
 
 REFERENCE = "transformers==4.57.6"
 
@@ -147,8 +147,7 @@ def main() -> None:
     begun = time.monotonic()
     python = reference_python(arguments.reference)
     strings = texts(arguments.count, arguments.seed, pieces=arguments.pieces)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with scratch() as folder:
         files = write_vocabularies(folder)
         theirs = reference_ids(python, strings, SETTINGS, files)
         wrong = {}
@@ -161,11 +160,10 @@ def main() -> None:
     if arguments.golden:
         write_golden(arguments.golden, strings, theirs)
     if arguments.output:
-        names = ("tokenizers", "transformers", "numpy")
         record = {
             "what": "token ids of random Unicode strings, against the Python BertTokenizer",
             "command": f"python -m tests.soak.tokens --count={arguments.count} "
-            f"--seed={arguments.seed}",
+            f"--seed={arguments.seed} --pieces={arguments.pieces}",
             "strings": len(strings),
             "characters": sum(map(len, strings)),
             "strings_sha256": hashlib.sha256(to_json(strings)).hexdigest(),
@@ -176,7 +174,8 @@ def main() -> None:
             "seconds": round(time.monotonic() - begun),
             "reference": json.loads(str(theirs["versions"])),
             "python": platform.python_version(),
-            "versions": {name: version(name) for name in names},
+            "versions": versions(("tokenizers", "transformers", "numpy")),
+            "machine": machine(),
         }
         arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     raise SystemExit(1 if any(wrong.values()) else 0)
