@@ -12,6 +12,8 @@ from typing import Any
 
 from absl import logging as absl_logging
 
+_CLIENTS = ("gcsfs", "asyncio", "google.auth")  # of a bucket: tracebacks of what they also raise
+
 
 class _NotTwice(logging.Filter):
     """Drops the traceback of a failed save, which Orbax logs through absl and raises as well."""
@@ -21,11 +23,13 @@ class _NotTwice(logging.Filter):
 
 
 def be_quiet() -> None:
-    """Silences what Orbax and its event loop print of errors that reach us anyway.
+    """Silences what Orbax, its event loop and gcsfs print of errors that reach us anyway.
 
     Where one of many writes fails, Orbax closes its event loop, and TensorStore still tells it of
     the others: Python would print a traceback for each.
     """
+    for name in _CLIENTS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     absl = absl_logging.get_absl_logger()  # by name it would be made too early, of another class
     if any(isinstance(some, _NotTwice) for some in absl.filters):
         return

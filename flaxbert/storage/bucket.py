@@ -13,10 +13,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.util
-import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -34,6 +32,7 @@ _PATIENCE, _SLOWEST = 120.0, 2**20
 _REPORT_AFTER, _REPORT_EVERY = 5.0, 20.0
 _CHUNK = 2**26  # bytes of a large object that are in memory at once
 _TOGETHER = 16  # requests under way at once
+_SETTINGS = {"use_listings_cache": False, "requests_timeout": 60}  # of gcsfs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,54 +204,61 @@ async def _awaited(make: Callable[[], Any]) -> Any:
 
 
 def _filesystem() -> Any:
-    """Returns gcsfs, told not to cache and not to print tracebacks.
-
-    Orbax, by etils.epath, gets it from the same registry and so with the same settings.
-    """
+    """Returns gcsfs, told not to cache."""
     # It would ask for the bucket's kind over gRPC, for features that nothing here uses.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    # TensorStore, in Orbax: a connection that has died is given up, then tried again.
-    os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "20")
-    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
-    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
     if importlib.util.find_spec("gcsfs") is None:
         raise ConfigError('gs:// needs gcsfs, which is not installed: pip install "flaxbert[gcs]"')
     import fsspec.config  # here: reading it takes a second, and few runs are in a bucket
 
-    # They, and Orbax (absl) around them, log with tracebacks what they also raise.
-    for name in ("gcsfs", "asyncio", "google.auth", "absl"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    _drop_late_callbacks()
-    settings = {"use_listings_cache": False, "requests_timeout": 60}
-    fsspec.config.conf["gcs"] = settings | fsspec.config.conf.get("gcs", {})
-    return fsspec.filesystem("gcs")
+    return fsspec.filesystem("gcs", **(_SETTINGS | fsspec.config.conf.get("gcs", {})))
 
 
-def _drop_late_callbacks() -> None:
-    """Where one of many writes fails, Orbax closes its event loop, and TensorStore still tells it
-    of the others: Python would print a traceback for each."""
-    before = sys.unraisablehook
+def configure_clients() -> None:
+    """Sets up the clients that Orbax uses, for the whole process: called by what writes a run.
 
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
+    etils.epath takes gcsfs from fsspec's registry and can hand over no settings; TensorStore reads
+    its own from the environment, when it is first used.
+    """
+    import fsspec.config
 
-    sys.unraisablehook = hook
+    fsspec.config.conf["gcs"] = _SETTINGS | fsspec.config.conf.get("gcs", {})
+    # A connection that has died is given up, then tried again.
+    os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "20")
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same request may go through later; a refusal stays one."""
+    code = _code(error)
+    return not 400 <= code < 500 or code in (408, 429)
+
+
+def _code(error: Exception) -> int:
+    """Returns the HTTP status of an error of gcsfs or TensorStore, 0 if it has none."""
+    found = re.search(r"\[http_response_code='(\d+)'\]", str(error))
+    code = str(found[1] if found else getattr(error, "code", ""))
+    return int(code) if code.isdecimal() else 0
 
 
 def reason_for(error: Exception) -> str:
     """Returns one line: what is wrong, and for refusals what to do."""
-    code, whole = getattr(error, "code", None), str(error).strip()
+    code, whole = _code(error), str(error).strip()
     # gcsfs has its message last; TensorStore's is followed by the answer in brackets.
     text = (whole or type(error).__name__).splitlines()[-1].split(" [")[0][:300]
     kind = type(error).__module__
-    if code == 401 or "http_response_code='401'" in whole or kind.startswith("google.auth"):
+    if isinstance(error, TimeoutError) and not whole:
+        return "no answer in time."
+    if code == 401 or kind.startswith("google.auth"):
         return (
             f"no valid credentials ({text}). Run `gcloud auth application-default login`, or set "
             "GOOGLE_APPLICATION_CREDENTIALS."
         )
-    if whole.startswith("Forbidden") or "http_response_code='403'" in whole:
+    if whole.startswith("Forbidden") or code == 403:
         return f"permission denied ({text}). Ask for the role Storage Object User on the bucket."
     if kind.startswith("aiohttp"):
         return f"the store cannot be reached ({text})."
+    if code in (408, 429) or code >= 500:
+        return f"the store is busy or out of order ({text}). Later the same command goes on."
     return f"{text}."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import socket
@@ -17,11 +18,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-from flaxbert.errors import ConfigError, FlaxbertError, StorageError
-from flaxbert.storage.bucket import reason_for
-from flaxbert.terminal import say
+from flaxbert import interrupt
+from flaxbert.errors import ConfigError, StorageError
+from flaxbert.storage.bucket import configure_clients, passes, reason_for
+from flaxbert.terminal import printable, say
 
 # Long enough for a slow minute of the network or of the machine, short enough that a spot machine
 # that comes back after a SIGKILL waits no longer than it takes to compile.
@@ -31,12 +33,28 @@ _LEAST_PATIENCE = 5.0  # seconds for an answer, however short the lease
 _MARGIN = 0.25  # of it; the holder stops writing that much earlier, for what is under way
 # Nobody reaches the store for that long: the run ends, it could not save anyway.
 _GIVE_UP = 10 * LEASE_SECONDS
+# At the start nothing is lost by giving up: as long as gcsfs tries.
+_ACQUIRE_PATIENCE, _ACQUIRE_PAUSE = 30.0, 1.0
+_RETRIES = {"max_retries": 3, "initial_delay": "500ms", "max_delay": "4s"}  # TensorStore's own
+# What leaves the process by a signal has 3 seconds, see interrupt.py: to wait for a request that is
+# under way, and for the one that releases.
+_LEAVING_PATIENCE = 1.2
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
     holder: dict[str, Any] | None  # None: there is no lease
     generation: bytes
+
+
+class _Unanswered(Exception):
+    """A request that failed: `passes` if it may go through later; the text is one line."""
+
+    def __init__(self, error: Exception | str) -> None:
+        super().__init__(error if isinstance(error, str) else reason_for(error))
+        self.passes = isinstance(error, str) or passes(error)
 
 
 class Lease:
@@ -49,12 +67,19 @@ class Lease:
         seconds: float = LEASE_SECONDS,
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
-        """`on_lost` is called in another thread, once, when somebody else has the lease."""
+        """`on_lost` is called in another thread, once, when somebody else has the lease.
+
+        Raises:
+          StorageError: the store cannot be opened.
+        """
         self._where = f"gs://{bucket}/{name}"
         self._seconds = seconds
         self._on_lost = on_lost or _end_at_once
         self._key = name
-        self._store = _open(bucket, seconds)
+        try:
+            self._store = _open(bucket, seconds)
+        except Exception as error:  # TensorStore raises ValueError for everything but a timeout
+            raise StorageError(f"{self._where}: {reason_for(error)}") from error
         self._token = uuid.uuid4().hex
         self._guard = threading.Lock()  # one request at a time; also of what follows
         self._generation = b""
@@ -64,22 +89,24 @@ class Lease:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Lease]:
-        """Holds it while the block runs.
+        """Holds it while the block runs; a signal that ends the process releases it too.
 
         Raises:
           ConfigError: another process holds it and is alive; names its pid and host.
-          StorageError: the store does not answer; or, at the end, somebody else has taken it.
+          StorageError: the store refuses or does not answer; or, at the end, somebody else has
+            taken it.
         """
-        self._acquire()
-        renewing = threading.Thread(target=self._renew_for_ever, name="lease", daemon=True)
-        renewing.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            renewing.join()
-            if not self._lost:
-                self._release()
+        with interrupt.undoing(self._let_go):
+            self._acquire()
+            renewing = threading.Thread(target=self._renew_for_ever, name="lease", daemon=True)
+            renewing.start()
+            try:
+                yield self
+            finally:
+                self._stop.set()
+                renewing.join()
+                if not self._lost:
+                    self._release()
         if self._lost:
             raise StorageError(self._lost)
 
@@ -93,10 +120,9 @@ class Lease:
             with self._guard:
                 try:
                     self._renew()
-                except ValueError as error:
+                except _Unanswered as error:
                     raise StorageError(
-                        f"{self._where}: cannot be renewed ({_line(error)}), so nothing is "
-                        "written any more."
+                        f"{self._where}: cannot be renewed, so nothing is written any more: {error}"
                     ) from error
         if self._lost:
             raise StorageError(self._lost)
@@ -106,11 +132,13 @@ class Lease:
         watched: bytes | None = None
         since = 0.0
         while True:
-            seen = self._look()
-            if seen.holder is None or (
-                seen.generation == watched and _now() - since > self._seconds_of(seen.holder)
+            seen = self._tried_again(self._look)
+            if (
+                seen.holder is None
+                or seen.holder.get("token") == self._token  # taken; the answer was lost
+                or (seen.generation == watched and _now() - since > self._seconds_of(seen.holder))
             ):
-                if self._write(seen.generation):
+                if self._tried_again(functools.partial(self._take, seen.generation)):
                     return
                 continue  # somebody was faster
             holder = seen.holder
@@ -130,6 +158,28 @@ class Lease:
                 watched, since = seen.generation, _now()
             time.sleep(self._seconds / 60)
 
+    def _take(self, generation: bytes) -> bool:
+        with self._guard:  # a signal waits for it, to know what to release
+            return self._write(generation)
+
+    def _tried_again(self, ask: Callable[[], _Answer]) -> _Answer:
+        """Returns the answer; asks again for `_ACQUIRE_PATIENCE` while the store is away.
+
+        Raises:
+          StorageError: it is still away, or it refuses.
+        """
+        begun, told = _now(), False
+        while True:
+            try:
+                return ask()
+            except _Unanswered as error:
+                if not error.passes or _now() - begun > _ACQUIRE_PATIENCE:
+                    raise StorageError(f"{self._where}: {error}") from error
+                if not told:
+                    say(f"flaxbert: {self._where}: {error} Trying for {_ACQUIRE_PATIENCE:.0f} s.")
+                    told = True
+            time.sleep(_ACQUIRE_PAUSE)
+
     def _seconds_of(self, holder: dict[str, Any]) -> float:
         """Returns how long the holder's lease lasts: it may be of another version."""
         stated = holder.get("seconds")
@@ -139,30 +189,27 @@ class Lease:
 
     def _renew_for_ever(self) -> None:
         wait = self._seconds / _RENEWALS
-        while not self._stop.wait(wait):
+        while not self._lost and not self._stop.wait(wait):
             with self._guard:
                 if self._lost:
                     break
                 try:
                     self._renew()
                     wait = self._seconds / _RENEWALS
-                except ValueError as error:
+                except _Unanswered as error:
                     wait = self._seconds / _RENEWALS / 4
                     self._complain(error)
         if self._lost and not self._stop.is_set():
             self._on_lost(self._lost)
 
-    def _complain(self, error: ValueError) -> None:
+    def _complain(self, error: _Unanswered) -> None:
         if self._age() > _GIVE_UP / LEASE_SECONDS * self._seconds:
             self._lost = f"{self._where}: could not be renewed for {self._age():.0f} s."
         elif self._age() > self._seconds / _RENEWALS * 2:
-            say(
-                f"flaxbert: WARNING: {self._where} could not be renewed for {self._age():.0f} s: "
-                f"{_line(error)}",
-            )
+            _tell(f"WARNING: {self._where} could not be renewed for {self._age():.0f} s: {error}")
 
     def _renew(self) -> None:
-        """Raises ValueError if the store does not answer."""
+        """Raises _Unanswered if the store refuses or does not answer."""
         if self._write(self._generation):
             return
         # Refused: the generation is another. An answer that was lost leaves one of our own.
@@ -170,7 +217,7 @@ class Lease:
         if seen.holder is not None and seen.holder.get("token") == self._token:
             self._generation = seen.generation
             if not self._write(self._generation):
-                raise ValueError("it changes while it is renewed")
+                raise _Unanswered("it changes while it is renewed.")
             return
         holder = seen.holder or {}
         who = f"pid {holder['pid']} on {holder['host']}" if "pid" in holder else "somebody"
@@ -204,22 +251,37 @@ class Lease:
             holder = {}
         return _Seen(holder if isinstance(holder, dict) else {}, found.stamp.generation)
 
-    def _release(self) -> None:
+    def _release(self, patience: float | None = None) -> None:
         try:
-            self._wait(self._store.write(self._key, None, if_equal=self._generation))
-        except ValueError as error:
-            say(
-                f"flaxbert: WARNING: {self._where} could not be released ({_line(error)}); it runs "
-                f"out in {self._seconds:.0f} s",
+            self._wait(self._store.write(self._key, None, if_equal=self._generation), patience)
+        except _Unanswered as error:
+            _tell(
+                f"WARNING: {self._where} could not be released; it runs out in "
+                f"{self._seconds:.0f} s: {error}"
             )
 
-    def _wait(self, future: Any) -> Any:
-        """Raises ValueError if there is no answer before the lease is due again."""
+    def _let_go(self) -> None:
+        """Releases it while a signal ends the process, whatever the other threads are doing."""
+        self._stop.set()
+        # Never given back: it must not be renewed, nor taken, any more.
+        if self._guard.acquire(timeout=_LEAVING_PATIENCE) and self._generation and not self._lost:
+            self._release(_LEAVING_PATIENCE)
+
+    def _wait(self, future: Any, patience: float | None = None) -> Any:
+        """Returns the result, within `patience`: by default until the lease is due again.
+
+        Raises:
+          _Unanswered: the store refuses or does not answer.
+        """
         try:
-            return future.result(timeout=max(_LEAST_PATIENCE, self._seconds / _RENEWALS))
+            return future.result(
+                timeout=patience or max(_LEAST_PATIENCE, self._seconds / _RENEWALS)
+            )
         except TimeoutError as error:
             future.cancel()
-            raise ValueError("no answer in time") from error
+            raise _Unanswered(error) from error
+        except Exception as error:  # of TensorStore, a ValueError for nearly everything
+            raise _Unanswered(error) from error
 
     def _age(self) -> float:
         return _now() - self._renewed
@@ -228,9 +290,8 @@ class Lease:
 def _open(bucket: str, seconds: float) -> Any:
     import tensorstore  # here: it is slow to import, and only runs in a bucket need it
 
-    context = tensorstore.Context(
-        {"gcs_request_retries": {"max_retries": 3, "initial_delay": "500ms", "max_delay": "4s"}}
-    )
+    configure_clients()
+    context = tensorstore.Context({"gcs_request_retries": _RETRIES})
     spec = {"driver": "gcs", "bucket": bucket, "path": ""}
     return tensorstore.KvStore.open(spec, context=context).result(timeout=seconds)
 
@@ -242,12 +303,15 @@ def _now() -> float:
 
 def _end_at_once(why: str) -> None:
     """Ends the process: threads of Orbax may be writing, and no exception reaches them."""
-    say(f"flaxbert: error: {why}")
-    os._exit(StorageError.exit_code)
+    try:
+        _tell(f"error: {why}")
+    finally:
+        os._exit(StorageError.exit_code)
 
 
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no answer"])[0].split(" [http")[0][:200]
+def _tell(line: str) -> None:
+    """`say` for threads that must not wait until another one has printed."""
+    interrupt.tell(printable(line))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,8 +346,6 @@ def watch(bucket: str, name: str) -> Watched | None:
             seen = lease._look()
             if seen.holder is None:
                 return None
-    except FlaxbertError:
-        raise
-    except (TimeoutError, ValueError) as error:  # what TensorStore raises
-        raise StorageError(f"{where}: {reason_for(error)}") from error
+    except _Unanswered as error:
+        raise StorageError(f"{where}: {error}") from error
     return Watched(who, seen.generation != first.generation, _now() - begun, lasts)

@@ -23,8 +23,16 @@ from typing import TextIO
 
 from etils import epath
 
+from flaxbert import interrupt
 from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
-from flaxbert.storage.bucket import SCHEME, Bucket, Listed, reason_for, split_url
+from flaxbert.storage.bucket import (
+    SCHEME,
+    Bucket,
+    Listed,
+    configure_clients,
+    reason_for,
+    split_url,
+)
 from flaxbert.storage.lease import Lease
 from flaxbert.storage.store import MANIFEST, TEMPORARY, WEIGHTS, Spool, Store, is_step
 
@@ -62,11 +70,14 @@ class ObjectStore(Store):
 
     @contextlib.contextmanager
     def replacing(self, path: PurePath) -> Iterator[TextIO]:
-        with tempfile.NamedTemporaryFile("w+", encoding="utf-8", newline="") as file:
-            yield file  # type: ignore[misc]
-            file.flush()
+        folder = _temporary_folder()
+        try:
+            with (folder / path.name).open("w", encoding="utf-8", newline="") as file:
+                yield file
             self._check()
-            self._bucket.upload(self._name(path), Path(file.name))
+            self._bucket.upload(self._name(path), folder / path.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def sha256(self, path: PurePath) -> str:
         digest = hashlib.sha256()
@@ -103,15 +114,14 @@ class ObjectStore(Store):
     def local_copy(self, path: PurePath) -> Path:
         """Copies the folder, and what else of its run belongs to it, to a temporary folder.
 
-        It is removed when the process ends. The listing before and after must be the same, or it
-        is copied once more: somebody may be switching it.
+        It is removed when the process ends, by a signal too. The listing before and after must be
+        the same, or it is copied once more: somebody may be switching it.
 
         Raises:
           ModelFileError: there is no such folder, or it has names that lead out of it.
           StorageError: it does not stop changing, or the disk has no room.
         """
-        folder = Path(tempfile.mkdtemp(prefix="flaxbert-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = _temporary_folder()
         target = folder / self._bucket.name / self._name(path)
         for attempt in range(_ATTEMPTS):
             time.sleep(attempt)
@@ -136,6 +146,7 @@ class ObjectStore(Store):
     # Checkpoints
 
     def for_orbax(self, path: PurePath) -> epath.Path:
+        configure_clients()
         return epath.Path(path)
 
     @contextlib.contextmanager
@@ -179,9 +190,7 @@ class ObjectStore(Store):
     # The folder of the best model
 
     def stage(self, target: PurePath) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="flaxbert-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return folder / target.name
+        return _temporary_folder() / target.name
 
     def replace_directory(self, new: Path, target: PurePath, *, committed: bool) -> None:
         if committed and WEIGHTS in self._list(target):
@@ -272,8 +281,7 @@ class _Uploaded(Spool):
 
     def __init__(self, store: ObjectStore, path: PurePath) -> None:
         self._store, self._parent = store, path.parent
-        self._temporary = tempfile.TemporaryDirectory(prefix="flaxbert-")
-        self.directory = Path(self._temporary.name)
+        self.directory = _temporary_folder()
         if store.is_file(path):
             (self.directory / path.name).write_bytes(store.read(path))
         self._pushed = self._states()
@@ -286,12 +294,28 @@ class _Uploaded(Spool):
                 self._pushed[name] = state
 
     def close(self) -> None:
-        with self._temporary:
+        try:
             self.push()
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _states(self) -> dict[str, tuple[int, int]]:
         found = {path.name: path.stat() for path in sorted(self.directory.iterdir())}
         return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
+
+def _temporary_folder() -> Path:
+    """Returns an empty local folder that goes with the process at the latest."""
+    return Path(tempfile.mkdtemp(dir=_temporary_root()))
+
+
+@functools.cache
+def _temporary_root() -> Path:
+    root = Path(tempfile.mkdtemp(prefix="flaxbert-"))
+    remove = functools.partial(shutil.rmtree, root, ignore_errors=True)
+    atexit.register(remove)
+    interrupt.on_leaving(remove)
+    return root
 
 
 def _previous(target: PurePath) -> PurePath:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 import shutil
 import threading
 import time
@@ -20,7 +18,6 @@ from flaxbert.errors import ConfigError, ModelFileError, StorageError
 from flaxbert.storage import bucket as bucket_module
 from flaxbert.storage.bucket import Bucket, split_url
 from flaxbert.storage.checkpoint import Checkpoints
-from flaxbert.storage.lease import Lease, watch
 from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.store import DamagedError, location, on_disk, store_for
 from flaxbert.storage.workdir import (
@@ -29,25 +26,11 @@ from flaxbert.storage.workdir import (
     read_json,
     write_json,
 )
-from tests.gcs_server import BUCKET, GcsServer, failure, shared_server
+from tests.gcs_server import BUCKET, GcsServer, failure
 
 pytestmark = pytest.mark.xdist_group("bucket")  # one server a process
 
 ROOT = f"gs://{BUCKET}/runs/one"
-FAST = 0.6  # seconds of a lease in these tests: long against a request on loopback
-
-
-@pytest.fixture
-def gcs():
-    server = shared_server()
-    server.reset()
-    yield server
-    server.reset()
-
-
-@pytest.fixture
-def root(gcs) -> PurePath:
-    return location(ROOT)
 
 
 def _below(server: GcsServer, prefix: str) -> dict[str, bytes]:
@@ -431,7 +414,7 @@ def test_a_save_that_fails_leaves_the_older_one(gcs, checkpoints):
     _assert_restores(checkpoints, 6)
 
 
-# TensorStore calls back into a loop that Orbax has closed; bucket.py hides it outside of pytest.
+# TensorStore calls back into a loop that Orbax has closed; in commands quiet.py hides it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_orbax_s_clients_raise_is_one_line_too(gcs, checkpoints):
     """gcsfs writes its descriptions, TensorStore its arrays."""
@@ -623,179 +606,7 @@ def test_a_disk_without_room_is_told(gcs, monkeypatch):
         on_disk(ROOT + "/model")
 
 
-# The lease
-
-
-def _lease(lost=None):
-    return Lease(BUCKET, "runs/one/.lock", FAST, (lost if lost is not None else []).append)
-
-
-def _other(server):
-    """Somebody else takes the lease by force."""
-    server.put("runs/one/.lock", b'{"pid": 7, "host": "elsewhere", "token": "x"}')
-
-
-def test_it_is_taken_renewed_and_released(gcs):
-    with _lease().held() as lease:
-        first = gcs.objects["runs/one/.lock"]
-        assert f'"pid": {os.getpid()}'.encode() in first
-        time.sleep(FAST * 1.5)
-        assert gcs.objects["runs/one/.lock"] != first
-        lease.check()
-    assert not gcs.objects
-    with _lease().held():
-        pass
-
-
-def test_a_second_one_is_refused_while_the_first_lives(gcs, capsys):
-    alive = pytest.raises(ConfigError, match=f"in use by pid {os.getpid()} on")
-    with _lease().held(), alive, _lease().held():
-        pass
-    said = capsys.readouterr().err
-    assert f"held by pid {os.getpid()}" in said and "runs out in" in said
-
-
-def test_one_that_ran_out_is_taken_over_and_not_before(gcs, capsys):
-    _other(gcs)
-    begun = time.monotonic()
-    with _lease().held():
-        assert FAST < time.monotonic() - begun < 10 * FAST
-    assert "pid 7 on elsewhere" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"seconds": 1e9}'])
-def test_any_content_is_a_lease_that_runs_out(gcs, body):
-    gcs.put("runs/one/.lock", body)
-    with _lease().held():
-        pass
-
-
-def test_a_holder_with_a_longer_lease_is_given_its_time(gcs):
-    gcs.put("runs/one/.lock", b'{"seconds": 1.2}')
-    begun = time.monotonic()
-    with _lease().held():
-        assert time.monotonic() - begun > 1.2
-
-
-def test_whoever_lost_it_writes_no_more(gcs, root):
-    lost = []
-    at_the_end = pytest.raises(StorageError, match="taken over by pid 7 on elsewhere")
-    with at_the_end, _lease(lost).held() as lease:
-        _other(gcs)
-        time.sleep(FAST)
-        assert len(lost) == 1
-        with pytest.raises(StorageError, match="taken over"):
-            lease.check()
-    assert b"elsewhere" in gcs.objects["runs/one/.lock"]  # and does not delete the other's
-
-
-def test_a_process_that_slept_looks_before_it_writes(gcs, monkeypatch):
-    """Stopped for longer than the lease: the first thing after it is a write, not a renewal."""
-    from flaxbert.storage import lease as module
-
-    with pytest.raises(StorageError), _lease().held() as lease:
-        lease._stop.set()  # the renewing thread sleeps on
-        _other(gcs)
-        lease.check()  # still sure: nobody can have taken it over by the rules
-        now = module._now
-        monkeypatch.setattr(module, "_now", lambda: now() + FAST)
-        with pytest.raises(StorageError, match="taken over"):
-            lease.check()
-
-
-def test_an_answer_that_was_lost_is_no_loss_of_the_lease(gcs):
-    """The renewal is done, its answer is an error: tried again, the generation is another."""
-    lost, broken = [], []
-
-    def swallow(request):
-        renews = request.kind == "write" and request.query.get("ifGenerationMatch", "0") != "0"
-        if not renews or broken:
-            return None
-        broken.append(gcs.put(request.name, gcs.objects[request.name]))
-        return failure(503, "lost")
-
-    gcs.on_request = swallow
-    with _lease(lost).held() as lease:
-        time.sleep(FAST * 1.2)
-        assert broken and not lost
-        lease.check()
-    assert not gcs.objects
-
-
-def test_a_store_that_is_away_for_a_while_is_no_loss_either(gcs):
-    lost = []
-    with _lease(lost).held() as lease:
-        gcs.on_request = lambda request: failure(403, "away")
-        time.sleep(FAST * 1.2)
-        with pytest.raises(StorageError, match="cannot be renewed"):
-            lease.check()
-        gcs.on_request = lambda request: None
-        time.sleep(FAST / 2)
-        lease.check()
-    assert not lost and not gcs.objects
-
-
-def test_of_two_that_take_over_at_once_one_wins(gcs):
-    _other(gcs)
-    gate, results = threading.Barrier(3), []
-
-    def take():
-        gate.wait()
-        try:
-            with _lease().held():
-                results.append("held")
-                time.sleep(FAST * 2)
-        except ConfigError:
-            results.append("refused")
-
-    threads = [threading.Thread(target=take) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    gate.wait()
-    for thread in threads:
-        thread.join()
-    assert sorted(results) == ["held", "refused"]
-
-
-def _held_by_somebody(server, seconds=FAST):
-    """Puts what a holder writes."""
-    with _lease().held():
-        body = json.loads(server.objects["runs/one/.lock"])
-    server.put("runs/one/.lock", json.dumps(body | {"seconds": seconds}).encode())
-
-
-@pytest.mark.parametrize("renewed", [True, False])
-def test_a_lease_is_watched_without_taking_it(gcs, renewed):
-    assert watch(BUCKET, "runs/one/.lock") is None
-    # One that is renewed is watched no longer than until then.
-    _held_by_somebody(gcs, seconds=60 if renewed else FAST)
-    body, reads = gcs.objects["runs/one/.lock"], iter(range(3))
-    gcs.requests.clear()
-
-    def renew(request):
-        if renewed and next(reads, None) == 1:
-            gcs.put("runs/one/.lock", body)
-
-    gcs.on_request = renew
-    seen = watch(BUCKET, "runs/one/.lock")
-    assert seen is not None and seen.who.startswith(f"pid {os.getpid()} on ")
-    assert (seen.renewed, seen.lasts) == (renewed, 60 if renewed else FAST)
-    assert renewed or seen.seconds >= FAST / 2
-    assert seen.seconds < 20 and {request.kind for request in gcs.requests} == {"read"}
-    assert gcs.objects == {"runs/one/.lock": body}
-
-
-def test_a_lease_that_is_released_while_it_is_watched(gcs):
-    _held_by_somebody(gcs, seconds=60)
-    reads = iter(range(2))
-    gcs.on_request = lambda request: gcs.delete(request.name) if next(reads, 0) else None
-    assert watch(BUCKET, "runs/one/.lock") is None
-
-
-def test_a_lease_that_may_not_be_seen(gcs):
-    gcs.on_request = lambda request: failure(403, "no")
-    with pytest.raises(StorageError, match=r"gs://.*lock: permission denied"):
-        watch(BUCKET, "runs/one/.lock")
+# Without the lease
 
 
 def test_a_store_whose_lease_is_lost_refuses_every_change(gcs, root, monkeypatch):
