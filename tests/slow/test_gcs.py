@@ -235,9 +235,10 @@ def test_a_run_that_lost_its_lease_stops_at_once(gcs, flags):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", ["state/_CHECKPOINT_METADATA", "state/ocdbt", "run.json"])
 def test_a_quota_that_is_used_up_is_one_line(gcs, flags, part):
+    """Every checkpoint fails: a first failure is only warned of, and tried once more."""
     gcs.on_request = lambda request: (
         failure(403, "quota exceeded")
-        if request.kind == "write" and f"checkpoints/2/{part}" in request.name
+        if request.kind == "write" and "/checkpoints/" in request.name and part in request.name
         else None
     )
     done = _run(gcs, "train", *flags(URL))
