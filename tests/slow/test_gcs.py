@@ -25,12 +25,13 @@ PREFIX = "runs/one/"
 KILLS = [
     ("write", "config.json", 0),
     ("write", "source/facts.json", 0),
+    ("write", "metrics.jsonl", 0),
     ("write", "model/tokenizer.json", 0),
     ("write", "model/model.safetensors", 0),
-    ("write", "metrics.jsonl", 1),
     ("write", "checkpoints/2/state/", 2),
     ("write", "checkpoints/2/run.json", 0),
     ("write", "checkpoints/2/manifest.json", 0),
+    ("write", "metrics.jsonl", 1),  # at update 4, whose evaluation waits for checkpoint 2
     ("copy", "model/config.json", 0),
     ("delete", "model/model.safetensors", 0),
     ("write", "model/model.safetensors", 0),
