@@ -60,26 +60,23 @@ def train(
     return _Run(state, progress, cadence, hooks, checkpoints, writer).to_the_end()
 
 
+@dataclasses.dataclass
 class _Run:
     """One start of a run, from a state on."""
 
-    def __init__(
-        self,
-        state: State,
-        progress: Progress,
-        cadence: Cadence,
-        hooks: Hooks,
-        checkpoints: Checkpoints,
-        writer: Writer,
-    ) -> None:
-        self.state, self.progress = state, progress
-        self.cadence, self.hooks = cadence, hooks
-        self.checkpoints, self.writer = checkpoints, writer
+    state: State
+    progress: Progress
+    cadence: Cadence
+    hooks: Hooks
+    checkpoints: Checkpoints
+    writer: Writer
+    exported_since_save: bool = False  # whether model/ is newer than the last checkpoint
+    save_failed: bool = False  # the last one that ended
+
+    def __post_init__(self) -> None:
         self.in_flight = InFlight(self.read)
-        self.clock = Clock(progress, hooks.started)
-        self.begun_at = progress.step
-        self.exported_since_save = False  # whether model/ is newer than the last checkpoint
-        self.failed_save: Exception | None = None  # the last one, if it failed
+        self.clock = Clock(self.progress, self.hooks.started)
+        self.begun_at = self.progress.step
 
     def to_the_end(self) -> State:
         progress, cadence = self.progress, self.cadence
@@ -231,14 +228,14 @@ class _Run:
         try:
             ended = self.checkpoints.wait() if wait else self.checkpoints.check()
         except (ModelFileError, StorageError) as error:
-            if self.failed_save is not None:
+            if self.save_failed:
                 raise
-            self.failed_save = error
+            self.save_failed = True
             self.writer.line(f"flaxbert: WARNING: {error} Trying once more, now.")
             self.start_save()
             return
         if ended:
-            self.failed_save = None
+            self.save_failed = False
             self.note_commit()
 
     def note_commit(self) -> None:

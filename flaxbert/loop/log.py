@@ -66,7 +66,7 @@ def window(
 def validation(
     results: dict[str, Any], better: bool, progress: Progress, cadence: Cadence, writer: Writer
 ) -> None:
-    """An evaluation, and whether it is the `better` than all before."""
+    """An evaluation, and whether it is `better` than all before."""
     step, metrics = progress.step, metrics_of(results)
     scalars = metrics | {"samples_per_second": results["samples_per_second"]}
     writer.scalars(step, cadence.epoch(step), "validation", scalars)
