@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import threading
+import types
 from pathlib import Path
 
 import jax
@@ -425,3 +426,14 @@ def test_a_refusal_names_the_array_and_both_shapes(checkpoints):
         checkpoints.restore(1, _abstract(other))
     said = "(1 arrays differ; kernel: expected float32[4, 3], found float32[2, 3])"
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("libc", [True, False], ids=["glibc", "another libc"])
+def test_memory_of_a_save_is_given_back_where_the_system_can(checkpoints, monkeypatch, libc):
+    asked = []
+    library = types.SimpleNamespace(**({"malloc_trim": asked.append} if libc else {}))
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: library)
+    checkpoints.save(1, _state(layers=1), {})
+    checkpoints.wait()  # raises what went wrong
+    assert asked == ([0] if libc else [])
+    assert checkpoints.newest_valid() == 1
