@@ -100,7 +100,11 @@ class Checkpoints:
         self._directory = directory
         self._store = store_for(directory)
         self._keep = keep
-        self._orbax = ocp.StandardCheckpointer()
+        # A directory that Orbax makes in the background and cannot is told to nobody: its threads
+        # wait twenty minutes for it, and a process does not end before they do.
+        self._orbax = ocp.StandardCheckpointer(
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        )
         self._commit: threading.Thread | None = None
         self._error: BaseException | None = None
         self._litter = False  # whether something failed and may have left some
@@ -233,6 +237,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._orbax.close()
+            self._litter = True  # a thread of a save that failed may have written since
             self._sweep()
 
     def _finish(self, step: int, begun: PurePath, run: dict[str, Any], started: float) -> None:

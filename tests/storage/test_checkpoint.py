@@ -437,3 +437,42 @@ def test_memory_of_a_save_is_given_back_where_the_system_can(checkpoints, monkey
     checkpoints.wait()  # raises what went wrong
     assert asked == ([0] if libc else [])
     assert checkpoints.newest_valid() == 1
+
+
+def test_a_directory_that_cannot_be_made_leaves_no_thread_behind(checkpoints, tmp_path):
+    """One that waits for it keeps the process from ending, for twenty minutes."""
+    running = {thread.name for thread in threading.enumerate()}
+    begin = LocalDisk.begin
+
+    def begin_in_a_file(self, path):
+        begun = begin(self, path)
+        begun.rmdir()
+        begun.touch()
+        return begun
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LocalDisk, "begin", begin_in_a_file)
+        checkpoints.save(1, _state(layers=2), {"step": 1})
+        with pytest.raises(ModelFileError, match=os.strerror(errno.ENOTDIR)):
+            checkpoints.wait()
+    left = {t.name for t in threading.enumerate() if not t.daemon} - running
+    assert left <= {"asyncio_0"}  # of a pool: idle, and ends with the process
+    _save(checkpoints, 2)
+    assert _names(tmp_path / "checkpoints") == ["2"]
+
+
+def test_what_a_failed_save_writes_late_is_removed_at_the_end(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    monkeypatch.setattr(LocalDisk, "commit", _refuse)
+    checkpoints.save(1, _state(layers=2), {"step": 1})
+    with pytest.raises(ModelFileError):
+        checkpoints.wait()
+    monkeypatch.undo()
+    _save(checkpoints, 2)
+    (tmp_path / "1.tmp" / "state").mkdir(parents=True)
+    checkpoints.close()
+    assert _names(tmp_path) == ["2"]
+
+
+def _refuse(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
