@@ -32,7 +32,8 @@ def locked(path: Path) -> Iterator[None]:
       ConfigError: another process holds it; names its pid and host. Or the file system has no
         locks.
     """
-    with path.open("a+", encoding="utf-8", errors="replace") as file:
+    file = path.open("a+", encoding="utf-8", errors="replace")
+    try:
         try:
             with naming(path):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,6 +58,11 @@ def locked(path: Path) -> Iterator[None]:
             file.write(f"pid {os.getpid()}{_ON}{socket.gethostname()}\n")
             file.flush()
         yield
+    finally:
+        # What it says was flushed, and the kernel drops the lock whatever a disk answers: nothing
+        # that may hide how the block ended.
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def holder(path: Path) -> str | None:

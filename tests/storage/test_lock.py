@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-@contextmanager
+@contextlib.contextmanager
 def _holder(path: Path):
     """Another process that holds the lock until its standard input ends."""
     process = subprocess.Popen(
@@ -121,6 +122,29 @@ def test_another_error_of_locking_has_the_file_s_name(tmp_path, monkeypatch):
     with pytest.raises(OSError) as caught, locked(path):
         pass
     assert caught.value.errno == errno.EIO and caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("ending", [None, KeyError])
+def test_a_disk_that_cannot_close_it_hides_no_ending(tmp_path, monkeypatch, ending):
+    path = tmp_path / ".lock"
+    really_open = Path.open
+
+    class _Unclosable(io.TextIOWrapper):
+        def close(self):
+            super().close()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def opened(self, mode, **options):
+        binary = really_open(self, "ab+")
+        return _Unclosable(binary, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(ending) if ending else contextlib.nullcontext(), locked(path):
+        if ending:
+            raise ending
+    monkeypatch.undo()
+    with locked(path):
+        assert path.read_text().startswith(f"pid {os.getpid()}")
 
 
 def test_a_lock_of_another_machine_is_not_called_free(tmp_path, monkeypatch):
