@@ -250,6 +250,8 @@ def _load(directory: Path) -> Any:
             bare = not any((copy / name).is_file() for name in ("config.json", "tokenizer.json"))
             cls = BertTokenizer if bare else AutoTokenizer
             return cls.from_pretrained(str(copy), local_files_only=True, trust_remote_code=False)
+    except ModelFileError:
+        raise
     except BaseException as error:
         # The loader raises whatever its parsers do; a Rust one that panics, no Exception.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":

@@ -92,18 +92,20 @@ def plain_copy(directory: Path) -> Iterator[Path]:
 
     Raises:
       ValueError, OSError: a file that cannot be read.
+      ModelFileError: the copy cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="flaxbert-tokenizer-") as temporary:
-        copy = Path(temporary)
-        for path in files_in(directory):
-            data = path.read_bytes()
-            if path.name in (_SETTINGS, "special_tokens_map.json"):
-                data = json.dumps(_plain_settings(json.loads(data))).encode()
-            (copy / path.name).write_bytes(data)
-        if (directory / _MODEL).is_file():
-            values = json.loads((directory / _MODEL).read_bytes())
-            known = {name: values[name] for name in ("tokenizer_class",) if name in values}
-            (copy / _MODEL).write_text(json.dumps({"model_type": "bert", **known}))
+    contents = _plain_contents(directory)
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = tempfile.TemporaryDirectory(prefix="flaxbert-tokenizer-")
+            copy = Path(stack.enter_context(temporary))
+            for name, data in contents.items():
+                (copy / name).write_bytes(data)
+        except OSError as error:
+            raise ModelFileError(
+                f"{tempfile.tempdir or 'temporary files'}: cannot be written: {error.strerror}. "
+                "Make room there, or name another folder for temporary files in TMPDIR."
+            ) from error
         yield copy
 
 
@@ -114,6 +116,20 @@ def unreadable(directory: Path, error: BaseException) -> ModelFileError:
         f"{directory}: the tokenizer files cannot be read: {type(error).__name__}: {reason[:200]}. "
         "Copy those of the checkpoint again."
     )
+
+
+def _plain_contents(directory: Path) -> dict[str, bytes]:
+    contents: dict[str, bytes] = {}
+    for path in files_in(directory):
+        data = path.read_bytes()
+        if path.name in (_SETTINGS, "special_tokens_map.json"):
+            data = json.dumps(_plain_settings(json.loads(data))).encode()
+        contents[path.name] = data
+    if (directory / _MODEL).is_file():
+        values = json.loads((directory / _MODEL).read_bytes())
+        known = {name: values[name] for name in ("tokenizer_class",) if name in values}
+        contents[_MODEL] = json.dumps({"model_type": "bert", **known}).encode()
+    return contents
 
 
 def _plain_settings(settings: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -483,3 +484,12 @@ def test_a_tokenizer_file_that_fills_the_memory_is_refused(minilm, tmp_path):
         file.truncate(2**40)  # takes no room on the disk
     with pytest.raises(ModelFileError, match=r"added_tokens.json: has 1099511627776 bytes"):
         Tokenizer(tmp_path, vocab_size=30522, pad_token_id=0)
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_no_fault_of_the_files(
+    minilm, tmp_path, monkeypatch
+):
+    gone = tmp_path / "gone"
+    monkeypatch.setattr(tempfile, "tempdir", str(gone))
+    with pytest.raises(ModelFileError, match=f"^{gone}: cannot be written: .*TMPDIR"):
+        Tokenizer(minilm, vocab_size=VOCAB, pad_token_id=0, type_vocab_size=2)
