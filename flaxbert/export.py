@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxbert import cli
 from flaxbert.config import Config
+from flaxbert.errors import StorageError
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.control import Hooks
 from flaxbert.loop.progress import Progress
@@ -84,6 +85,14 @@ def restore_model(workdir: Workdir, progress: Progress) -> None:
     progress.best = None
 
 
+def drop_previous(workdir: Workdir) -> None:
+    """Deletes the model that was kept beside model/; what cannot be costs room and nothing else."""
+    try:
+        workdir.store.forget_previous(workdir.model)
+    except (OSError, StorageError) as error:
+        cli.say(f"WARNING: the model before {workdir.model} could not be deleted: {error}")
+
+
 def _digest_of(folder: PurePath) -> str:
     """Returns the SHA-256 of the weights in a model folder, "" if there are none."""
     store, path = store_for(folder), folder / WEIGHTS
@@ -117,7 +126,7 @@ def write_results(
         cli.say(f"{why}: model/ holds the weights after the last update")
     if evaluated:
         write_json(workdir.results("validation"), evaluated)
-    workdir.store.forget_previous(workdir.model)
+    drop_previous(workdir)
     # The epoch is that of the end; when the best model was reached stands in eval_results.json.
     merged = {name: v for name, v in evaluated.items() if name != "step"} | train
     write_json(workdir.all_results, merged)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
-from flaxbert.export import restore_model
+from flaxbert.export import drop_previous, restore_model
 from flaxbert.loop import control
 from flaxbert.storage.local import LocalDisk
 from flaxbert.storage.workdir import Workdir
@@ -46,6 +49,30 @@ def test_a_model_that_somebody_changed_is_not_called_best(tmp_path, capsys):
     restore_model(workdir, progress)
     assert progress.best is None
     assert "is not the best model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failures", [1, 1000])
+def test_a_model_before_that_cannot_be_deleted_is_told(tmp_path, capsys, monkeypatch, failures):
+    workdir = Workdir(tmp_path)
+    _model(workdir.model, "of a checkpoint")
+    workdir.store.replace_directory(
+        _model(tmp_path / "new", "better"), workdir.model, committed=True
+    )
+    really_unlink, left = os.unlink, iter(range(failures))
+
+    def unlink(path, *arguments, **options):
+        if next(left, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        really_unlink(path, *arguments, **options)
+
+    monkeypatch.setattr("os.unlink", unlink)
+    drop_previous(workdir)
+    said = capsys.readouterr().err
+    assert workdir.model.is_dir()
+    if failures == 1:
+        assert not said and not list(tmp_path.glob("*.tmp"))
+    else:
+        assert "could not be deleted: [Errno 5]" in said
 
 
 @pytest.mark.slow

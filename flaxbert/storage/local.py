@@ -182,7 +182,10 @@ class LocalDisk(Store):
         return False
 
     def forget_previous(self, target: PurePath) -> None:
-        shutil.rmtree(_beside(Path(target), "previous"), ignore_errors=True)
+        previous = _beside(Path(target), "previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        if previous.exists():  # a disk that stumbled once; what goes wrong again is raised
+            shutil.rmtree(previous)
 
     def locked(self, path: PurePath) -> contextlib.AbstractContextManager[None]:
         return locked(Path(path))
