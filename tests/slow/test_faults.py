@@ -5,6 +5,7 @@ Every test asserts from the log that its fault fired.
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 
@@ -136,6 +137,14 @@ def test_the_command_falls_back_or_says_that_it_cannot(lab, two, tmp_path, hit):
     for step in hit:
         (workdir / "checkpoints" / str(step) / "run.json").write_text("{}")
     assert not damage.by_command(lab, workdir, hit)
+
+
+@pytest.mark.parametrize("kind", [damage.link, damage.link_folder, damage.put_pipe])
+def test_the_command_refuses_what_leads_out(lab, two, tmp_path, kind):
+    workdir = copy_tree(two, tmp_path / "run")
+    older, newer = (workdir / "checkpoints" / str(n) for n in (damage.OLDER, damage.NEWER))
+    kind(newer, older, random.Random(0))
+    assert not damage.by_command(lab, workdir, [damage.NEWER])
 
 
 def _life(**slopes: float) -> list[hour.Sample]:

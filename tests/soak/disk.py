@@ -18,6 +18,7 @@ import random
 import re
 import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -110,7 +111,8 @@ def run_case(lab: Lab, workdir: Path, case: str, *, again: bool) -> dict[str, An
     if done.code == 0:
         problems = lab.compared(workdir)
     else:
-        problems = judge_failure(done, workdir)
+        # A limit holds for all files of the process, temporary ones included.
+        problems = judge_failure(done, workdir if fault else Path(tempfile.gettempdir()))
         outcome["said"] = _last_line(done.err)
         committed = committed_before(calls)
         step, wrong = lab.standing(workdir) if workdir.exists() else (0, [])
@@ -125,8 +127,8 @@ def run_case(lab: Lab, workdir: Path, case: str, *, again: bool) -> dict[str, An
     return outcome | {"again": again and done.code != 0, "problems": problems}
 
 
-def judge_failure(done: Done, workdir: Path) -> list[str]:
-    """Returns what is wrong with how a failure was told."""
+def judge_failure(done: Done, folder: Path) -> list[str]:
+    """Returns what is wrong with how a failure of a file in the folder was told."""
     said = [line for line in done.err.splitlines() if line.startswith("flaxbert: error")]
     problems = []
     # A workdir that cannot even be opened is a wrong --workdir.
@@ -138,7 +140,7 @@ def judge_failure(done: Done, workdir: Path) -> list[str]:
     reasons = [os.strerror(getattr(inject.errno, name)) for name in (*ONCE, "EFBIG")]
     if not any(reason in line for line in said for reason in reasons):
         problems.append(f"no reason: {said or done.err[-500:]}")
-    if not any(str(workdir) in line for line in said):
+    if not any(str(folder) in line for line in said):
         problems.append(f"no file: {said or done.err[-500:]}")
     return problems
 
