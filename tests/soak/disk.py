@@ -18,7 +18,6 @@ import random
 import re
 import shutil
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -111,8 +110,8 @@ def run_case(lab: Lab, workdir: Path, case: str, *, again: bool) -> dict[str, An
     if done.code == 0:
         problems = lab.compared(workdir)
     else:
-        # A limit holds for all files of the process, temporary ones included.
-        problems = judge_failure(done, workdir if fault else Path(tempfile.gettempdir()))
+        # A limit holds for temporary files too, whose folder stands beside the workdir.
+        problems = judge_failure(done, workdir if fault else workdir.parent)
         outcome["said"] = _last_line(done.err)
         committed = committed_before(calls)
         step, wrong = lab.standing(workdir) if workdir.exists() else (0, [])
