@@ -456,7 +456,8 @@ def test_a_directory_that_cannot_be_made_leaves_no_thread_behind(checkpoints, tm
         with pytest.raises(ModelFileError, match=os.strerror(errno.ENOTDIR)):
             checkpoints.wait()
     left = {t.name for t in threading.enumerate() if not t.daemon} - running
-    assert left <= {"asyncio_0"}  # of a pool: idle, and ends with the process
+    # Those of asyncio's pool are idle, and end with the process; how many it has is its affair.
+    assert [name for name in left if not name.startswith("asyncio_")] == []
     _save(checkpoints, 2)
     assert _names(tmp_path / "checkpoints") == ["2"]
 
