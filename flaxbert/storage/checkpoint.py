@@ -102,8 +102,11 @@ class Checkpoints:
         self._keep = keep
         # A directory that Orbax makes in the background and cannot is told to nobody: its threads
         # wait twenty minutes for it, and a process does not end before they do.
-        self._orbax = ocp.StandardCheckpointer(
-            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        self._orbax = ocp.AsyncCheckpointer(
+            # Weights and moments are noise to a compressor: it took half the time of a save, and
+            # as much from training on a machine of few cores, for 7 % of the size.
+            ocp.PyTreeCheckpointHandler(use_compression=False),
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         self._commit: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -169,7 +172,7 @@ class Checkpoints:
                 f"found {stored.get(name, 'none')})."
             )
         try:
-            return self._orbax.restore(path, abstract_state)
+            return self._orbax.restore(path, args=_as(abstract_state))
         except Exception as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise  # the device's memory
@@ -199,7 +202,9 @@ class Checkpoints:
                     return False
                 self._sweep()  # on a full disk it is the room that is missing
                 begun = self._store.begin(path)
-                self._orbax.save(self._store.for_orbax(begun / _STATE), state)
+                self._orbax.save(
+                    self._store.for_orbax(begun / _STATE), args=ocp.args.PyTreeSave(state)
+                )
         except (OSError, StorageError) as error:
             self._error, self._litter = error, True
             return True
@@ -309,6 +314,14 @@ def _passing(error: Exception) -> OSError | None:
     if not isinstance(cause, OSError) or cause.errno is None or cause.errno in _DAMAGE:
         return None
     return cause
+
+
+def _as(abstract_state: Any) -> ocp.args.PyTreeRestore:
+    """Returns what makes Orbax restore the arrays in these shapes, types and layouts."""
+    return ocp.args.PyTreeRestore(
+        abstract_state,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+    )
 
 
 def _layout(tree: Any) -> dict[str, str]:
