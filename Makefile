@@ -12,7 +12,7 @@ NEXT_PYTHON ?=
 # minutes.
 SELECT ?= not slow
 
-.PHONY: train test test-slow test-next soak lint clean
+.PHONY: train test test-slow test-next soak bench lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m flaxbert.train --config=configs/quickstart.py
@@ -52,10 +52,23 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak.tokens --count=100000 --output=tests/results/tokens.json
 	$(BIN)/python -m tests.soak.fuzz_data --files=100000 --commands=200 --output=tests/results/fuzz_data.json
 
+# Beside PyTorch, and transformers 4's Flax in an environment of its own. For a quiet machine.
+FLAX4_VENV ?= .venv-flax4
+FLAX4_PYTHON ?= python3.10
+
+bench: $(VENV)/.installed-test $(FLAX4_VENV)/.installed
+	$(BIN)/python benchmarks/speed.py --flax4=$(FLAX4_VENV)/bin/python
+	$(BIN)/python benchmarks/render.py
+
+$(FLAX4_VENV)/.installed: benchmarks/peers/flax4.txt
+	$(FLAX4_PYTHON) -m venv $(FLAX4_VENV)
+	$(FLAX4_VENV)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(NEXT_VENV) .venv-transformers4 .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEXT_VENV) $(FLAX4_VENV) .venv-transformers4 .pytest_cache .ruff_cache

@@ -60,8 +60,8 @@ def run(
         elif code is None and "RESOURCE_EXHAUSTED" in str(error):
             say(
                 "flaxbert: error: the device has too little memory for this batch. Raise "
-                "config.train.accumulate, or lower config.train.batch_size or data.max_length; for "
-                "evaluate and predict lower --batch_rows."
+                "config.train.accumulate (0 = chosen), or lower config.train.batch_size or "
+                "data.max_length; for evaluate and predict lower --batch_rows."
             )
             code = ConfigError.exit_code
         elif code is None:

@@ -62,7 +62,7 @@ class Train:
     epochs: float = 3.0  # passes over the training data
     steps: int = 0  # updates; > 0 wins over epochs and sets the schedule
     eval_every: int = 0  # updates between evaluations; 0 = once an epoch
-    accumulate: int = 1  # micro-batches that one update is computed in
+    accumulate: int = 0  # micro-batches that one update is computed in; 0 = as few as fit
     best_metric: str = ""  # metric that picks the best model; "" = the task's main metric
     patience: int = 0  # evaluations without improvement before stopping; 0 = never
     nonfinite_limit: int = 3  # updates in a row with a loss or gradient that is not finite
@@ -149,7 +149,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "train.epochs": (0, 1_000_000, False),
     "train.steps": (0, 1_000_000_000, True),
     "train.eval_every": (0, 1_000_000_000, True),
-    "train.accumulate": (1, 1_000_000, True),
+    "train.accumulate": (0, 1_000_000, True),
     "train.patience": (0, 1_000_000, True),
     "train.nonfinite_limit": (1, 1_000_000, True),
     "optim.learning_rate": (0, 10, False),

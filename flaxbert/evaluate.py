@@ -58,6 +58,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
     from flaxbert.inference import Classifier, run_config_of
     from flaxbert.loop.results import merged, named_for, predictions_name
+    from flaxbert.storage import compiled
     from flaxbert.storage.workdir import (
         Workdir,
         existing_workdir,
@@ -66,6 +67,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         trained_model,
     )
 
+    compiled.keep()
     workdir = existing_workdir(values.workdir) if values.workdir else None
     facts: dict[str, Any] = {}
     if workdir:

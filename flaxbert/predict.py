@@ -59,10 +59,12 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     from flaxbert import answers
     from flaxbert.data import sources
     from flaxbert.inference import Classifier, run_config_of
+    from flaxbert.storage import compiled
     from flaxbert.storage.workdir import existing_workdir, read_json, trained_model
 
     if values.output and values.output != "-":
         answers.check_output(values.output, values.input)
+    compiled.keep()
     workdir = existing_workdir(values.workdir) if values.workdir else None
     facts: dict[str, Any] = {}
     if workdir:

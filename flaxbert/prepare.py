@@ -26,7 +26,7 @@ from flaxbert.data.batches import (
     total_steps,
 )
 from flaxbert.data.check import Labels
-from flaxbert.data.pack import Plan
+from flaxbert.data.pack import Plan, Work
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ModelFileError
@@ -174,8 +174,8 @@ def _label_notes(
     return (f"the checkpoint's labels are {had}, the run's are {has}; its head {kept}",)
 
 
-def plan(config: Config, prepared: Prepared, row_multiple: int) -> Plans:
-    """Plans rows and updates; rows are a multiple of `row_multiple`."""
+def plan(config: Config, prepared: Prepared, row_multiple: int, accumulate: int) -> Plans:
+    """Plans rows and updates; rows are a multiple of `row_multiple`, in so many micro-batches."""
     count, train = len(prepared.train), config.train
     total = total_steps(count, train.batch_size, epochs=train.epochs, steps=train.steps)
     training = plan_training(
@@ -184,9 +184,10 @@ def plan(config: Config, prepared: Prepared, row_multiple: int) -> Plans:
         seed=seed_for(config, "data"),
         steps=total,
         packing=config.data.packing,
-        accumulate=train.accumulate,
+        accumulate=accumulate,
         row_multiple=row_multiple,
         row_length=config.data.row_length,
+        work=work_for(prepared.bert, jax.default_backend()),
     )
     validation = None
     if prepared.validation:
@@ -197,6 +198,21 @@ def plan(config: Config, prepared: Prepared, row_multiple: int) -> Plans:
             packing=config.data.packing,
         )
     return Plans(training, validation, total, steps_per_epoch(count, train.batch_size))
+
+
+def work_for(bert: BertConfig, platform: str) -> Work:
+    """Returns what a row costs beside its tokens, by the matrix products of this model.
+
+    A token's linear layers take 4 D (2 D + F) FLOPs in each layer, attending to one key 4 D. Of the
+    last layer a slot computes all but keys and values. Matrix units compute tiles of 128 keys. On
+    CPUs the small products of attention, its softmax and its dropout take about four times as long
+    as such FLOPs of the linear layers (benchmarks/NOTES.md).
+    """
+    width = 2 * bert.hidden_size + bert.intermediate_size
+    slot = (bert.hidden_size + bert.intermediate_size) / (width * bert.num_hidden_layers)
+    if platform == "cpu":
+        return Work(key=4 / width, slot=slot, tile=8)
+    return Work(key=1 / width, slot=slot, tile=128)
 
 
 def resolve_dtype(asked: str) -> str:

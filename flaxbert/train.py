@@ -17,7 +17,7 @@ import difflib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from flaxbert.data.batches import Batch, Examples
     from flaxbert.data.pack import Plan
     from flaxbert.loop.cadence import Cadence
-    from flaxbert.model.heads import Params
     from flaxbert.prepare import Plans, Prepared
     from flaxbert.storage.workdir import Workdir
     from flaxbert.tasks import Task
@@ -67,6 +66,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
 
     from flaxbert.export import export_model, restore_model, write_results
     from flaxbert.loop import control
+    from flaxbert.loop.flops import Utilisation, peak_of
     from flaxbert.loop.optim import make_schedule
     from flaxbert.loop.predict import make_forward
     from flaxbert.loop.progress import Progress
@@ -76,9 +76,12 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     from flaxbert.loop.writer import Writer
     from flaxbert.model.heads import abstract_params
     from flaxbert.prepare import plan, prepare
+    from flaxbert.programs import compile_evaluation, compile_update
+    from flaxbert.storage import compiled
     from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.tasks import task_for
 
+    compiled.keep()
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
     newest = checkpoints.newest_valid() if workdir.started else None
     stored = {}
@@ -101,7 +104,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
 
     # Shapes: the mesh, rows per update, number of updates.
     mesh = make_mesh(config.mesh, bert)
-    plans = plan(config, prepared, row_multiple(mesh))
+    plans = plan(config, prepared, row_multiple(mesh), config.train.accumulate or 1)
 
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
@@ -125,14 +128,17 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
         dtype=facts["dtype"],
     )
     _announce(config, prepared, plans, mesh, facts["dtype"], state)
+    plans, update = compile_update(step, state, config, prepared, plans, mesh)
     forward = make_forward(bert, mesh=mesh, dtype=facts["dtype"])
     hooks = control.Hooks(
         batch=functools.partial(_train_batch, config, prepared.train, plans.train),
-        update=_compile(step, state, config, plans, prepared.train),
+        update=update,
         learning_rate=lambda step: float(learning_rate(step)),
-        evaluate=_evaluation(config, prepared, plans, forward, task, stop, state["params"]),
+        utilisation=Utilisation(bert, peak_of(mesh, facts["dtype"])).of,
+        evaluate=compile_evaluation(config, prepared, plans, forward, task, stop, state["params"]),
         export=functools.partial(export_model, workdir, config, prepared, facts),
         started=begun,
+        start_facts=compiled.told,
         run_facts=facts,
         interrupted=lambda: stop.requested,
     )
@@ -219,23 +225,6 @@ def _announce(
         cli.say(line)
 
 
-def _compile(
-    step: Any, state: Any, config: Config, plans: Plans, examples: Examples
-) -> Callable[[Any, Batch], Any]:
-    """Compiles every planned shape before the first update; returns update(state, batch)."""
-    import numpy as np
-
-    from flaxbert.data.batches import empty_batch
-    from flaxbert.loop.step import compile_steps
-
-    seeds = {"dropout": np.uint32(seed_for(config, "dropout"))}
-    start = time.perf_counter()
-    shapes = {rows: empty_batch(examples, plans.train, rows) for rows in plans.train.row_counts}
-    compiled = compile_steps(step, state, shapes, seeds)
-    cli.say(f"compiled {len(compiled)} shapes in {time.perf_counter() - start:.1f} s")
-    return lambda state, batch: compiled[batch["input_ids"].shape[1]](state, batch, seeds)
-
-
 def _train_batch(
     config: Config, examples: Examples, plan: Plan, step: int
 ) -> tuple[Batch, dict[str, int]]:
@@ -244,49 +233,6 @@ def _train_batch(
     seed, size = seed_for(config, "data"), config.train.batch_size
     batch = train_batch(examples, plan, batch_size=size, seed=seed, step=step)
     return batch, count_batch(batch)
-
-
-def _evaluation(
-    config: Config,
-    prepared: Prepared,
-    plans: Plans,
-    forward: Any,
-    task: Task,
-    stop: cli.StopSignal,
-    params: Params,
-) -> Callable[[Params], dict[str, Any]] | None:
-    """Returns evaluate(params), its shapes compiled: later, a signal would have to wait for it."""
-    from flaxbert.data.batches import inference_batches
-    from flaxbert.loop.evaluate import evaluate
-    from flaxbert.loop.results import merged
-
-    shapes = plans.validation
-    if shapes is None:
-        return None
-    start, seen = time.perf_counter(), set()
-    for examples in prepared.validation.values():
-        for batch in inference_batches(examples, shapes):
-            if batch["input_ids"].shape not in seen:
-                seen.add(batch["input_ids"].shape)
-                forward(params, batch).block_until_ready()
-    cli.say(f"compiled evaluation in {time.perf_counter() - start:.1f} s")
-
-    def evaluate_all(params: Params) -> dict[str, Any]:
-        results = {
-            suffix: evaluate(
-                forward,
-                params,
-                inference_batches(examples, shapes),
-                examples.labels,
-                task=task,
-                loss=config.loss,
-                after_batch=lambda _: stop.check(),
-            )
-            for suffix, examples in prepared.validation.items()
-        }
-        return merged(results)
-
-    return evaluate_all
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxbert import FlaxBertForSequenceClassification, prepare
+from flaxbert import FlaxBertForSequenceClassification, prepare, programs
 from flaxbert.config import Mesh, make_config
 from flaxbert.data import batches
 from flaxbert.loop import step as loop_step
@@ -214,14 +214,14 @@ def _start(model: Path, train: Path, workdir: Path, **fields: object) -> Start:
         seen["order"] = batches.update_indices(len(examples), size, seed, 0).tolist()
         return plan(examples, **kwargs)
 
-    def stop(step: Any, state: Any, shapes: Any, seeds: dict[str, Any]) -> Any:
+    def stop(step: Any, state: Any, batch: Any, seeds: dict[str, Any]) -> Any:
         seen["dropout_seed"] = int(seeds["dropout"])
         raise _Stop("seen enough")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop_step, "init_state", spy_init)
         patch.setattr(prepare, "plan_training", spy_plan)
-        patch.setattr(loop_step, "compile_steps", stop)
+        patch.setattr(programs, "compile_step", stop)
         done = _call("train", *train_flags(model, train, workdir, **fields))
     assert done.code == 70 and "seen enough" in done.err, done.err
     return Start(err=done.err, **seen)
@@ -337,7 +337,6 @@ def test_f07_attention_dropout_per_head_and_example():
         key_positions=places.position_ids,
         rate=0.5,
         bits=places.bits(0, drop.ATTENTION),
-        precision=None,  # type: ignore[arg-type]
     )
     dropped = np.asarray(jnp.swapaxes(context, 1, 2)) == 0
     masks = dropped.reshape(rows * heads, -1)
@@ -474,7 +473,7 @@ def test_f16_padding_is_a_choice_and_shapes_are_few(own_files, numbers):
     # Evaluation plans its rows once, for all of the data: two row counts a length at the most.
     config = make_config(own_files.json("config.json"))
     prepared = prepare.prepare(config, Workdir(own_files.workdir), resumed=True)
-    plans = prepare.plan(config, prepared, 1).validation
+    plans = prepare.plan(config, prepared, 1, 1).validation
     assert plans is not None and [plan.row_length for plan in plans] == [128]
     assert all(len(plan.row_counts) <= 2 for plan in plans)
     evaluated = list(batches.inference_batches(prepared.validation[""], plans))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from flaxbert.data.pack import Placement, Plan, best_fit, first_fit, make_plan, rows_for
+from flaxbert.data.pack import Placement, Plan, Work, make_plan, pack, pack_kinds, rows_for
 from flaxbert.data.tokenize import Tokens
 
 Batch = dict[str, np.ndarray]
@@ -76,6 +76,7 @@ def plan_training(
     accumulate: int = 1,
     row_multiple: int = 1,
     row_length: int = 0,
+    work: Work = Work(),  # noqa: B008 - frozen
 ) -> Plan:
     """Plans the shapes of a run from its own updates (see `pack.make_plan`)."""
     sampled = min(steps, max(1, _PLANNED_SEQUENCES // batch_size))
@@ -89,6 +90,7 @@ def plan_training(
         accumulate=accumulate,
         row_multiple=row_multiple,
         row_length=row_length,
+        work=work,
     )
 
 
@@ -106,11 +108,14 @@ def empty_batch(examples: Examples, plan: Plan, rows: int) -> Batch:
 
 
 def count_batch(batch: Batch) -> dict[str, int]:
-    """Returns how many examples, real tokens and computed tokens a batch has."""
+    """Returns how many examples, real tokens and computed tokens a batch has, and over its real
+    tokens how many keys each attends to: those of its own sequence."""
+    lengths = np.bincount(batch["sequence_ids"].ravel())[1:]
     return {
         "examples": int((batch["example_ids"] >= 0).sum()),
-        "real_tokens": int((batch["sequence_ids"] > 0).sum()),
+        "real_tokens": int(lengths.sum()),
         "computed_tokens": batch["sequence_ids"].size,
+        "attended_keys": int(np.square(lengths).sum()),
     }
 
 
@@ -165,13 +170,9 @@ def _row_lengths(longest: int, packing: str) -> list[int]:
 
 
 def inference_batches(examples: Examples, plans: Sequence[Plan]) -> Iterator[Batch]:
-    """Yields every example exactly once: [R, L or S] without A, longest rows first.
-
-    Best-fit with the longest sequences first, so that short ones fill what long ones leave.
-    """
-    order = np.argsort(-examples.tokens.lengths, kind="stable")
-    lengths = examples.tokens.lengths[order]
-    placed = best_fit(lengths, [(plan.row_length, plan.slots) for plan in plans])
+    """Yields every example exactly once: [R, L or S] without A, longest rows first."""
+    lengths = examples.tokens.lengths
+    placed = pack_kinds(lengths, [(plan.row_length, plan.slots) for plan in plans])
     small = sum(placement.count for _, placement in placed) <= plans[0].row_counts[0]
     for (chosen, placement), plan in reversed(list(zip(placed, plans, strict=True))):
         rows = plan.row_counts[0 if small else -1]
@@ -182,7 +183,7 @@ def inference_batches(examples: Examples, plans: Sequence[Plan]) -> Iterator[Bat
             kept = Placement(
                 placement.rows[part] % rows, placement.starts[part], placement.slots[part], rows
             )
-            batch = lay_out(examples, order[chosen[part]], kept, plan, rows)
+            batch = lay_out(examples, chosen[part], kept, plan, rows)
             yield {name: array[0] for name, array in batch.items()}
 
 
@@ -230,7 +231,7 @@ def _place(lengths: Int[np.ndarray, " n"], plan: Plan) -> Placement:
     if plan.slots == 1:  # one sequence a row, in order
         rows = np.arange(len(lengths), dtype=np.int32)
         return Placement(rows, np.zeros_like(rows), np.zeros_like(rows), len(rows))
-    return first_fit(lengths, plan.row_length, plan.slots)
+    return pack(lengths, plan.row_length, plan.slots)
 
 
 def _ranges(lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " T"]:

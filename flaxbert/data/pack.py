@@ -1,8 +1,8 @@
 """Packing: several sequences to a row, so that almost no padding is computed.
 
-First-fit in the order of the update: each sequence goes to the first row with room. A plan is made
-once from the lengths of all updates of the run: one row length and at most four row counts, because
-each (rows, row length) is one compiled program. The surprising thing: packing never changes which
+Longest first, each into the first row with room (first-fit decreasing). A plan is made once from
+the lengths of all updates of the run: one row length and at most four row counts, because each
+(rows, row length) is one compiled program. The surprising thing: packing never changes which
 sequences make up an update, only where they stand.
 
 Packed classification: Krell et al. 2021 (arXiv 2107.02027).
@@ -11,7 +11,6 @@ Packed classification: Krell et al. 2021 (arXiv 2107.02027).
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -23,6 +22,23 @@ MAX_ROW_COUNTS = 4
 
 # A further program must save this share of the computed tokens to be worth compiling.
 _WORTH_COMPILING = 0.01
+
+# Row lengths are compared on so many sequences, and on so many updates at least: enough to tell
+# shares of padding apart to a few tenths of a percent.
+_COMPARED_SEQUENCES, _COMPARED_UPDATES = 8192, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a row costs beside its tokens; one token's share of all linear layers is the unit."""
+
+    key: float = 0.0  # a token attending to one key
+    slot: float = 0.0  # a place for a sequence: its first token's last layer, pooler and head
+    tile: int = 8  # attention computes row lengths rounded up to a multiple of this
+
+    def of_row(self, row_length: int, slots: int) -> float:
+        keys = _round_up(row_length, self.tile)
+        return row_length * (1 + self.key * keys) + self.slot * slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,73 +62,64 @@ class Placement:
     count: int  # rows used
 
 
-def first_fit(lengths: Sequence[int] | np.ndarray, row_length: int, slots: int) -> Placement:
-    """Puts each sequence, in order, into the first row with room for it."""
-    fill: list[int] = []
-    used: list[int] = []
-    rows, starts, places = [], [], []
-    open_from = 0  # rows before this one cannot take even the shortest sequence
-    lengths = np.asarray(lengths).tolist()  # plain integers: several times faster in the loop
-    shortest = min(lengths, default=1)
-    for length in lengths:
-        row = open_from
-        while row < len(fill) and (fill[row] + length > row_length or used[row] == slots):
-            row += 1
-        if row == len(fill):
-            fill.append(0)
-            used.append(0)
-        rows.append(row)
-        starts.append(fill[row])
-        places.append(used[row])
-        fill[row] += length
-        used[row] += 1
-        while open_from < len(fill) and (
-            fill[open_from] + shortest > row_length or used[open_from] == slots
-        ):
-            open_from += 1
-    arrays = [np.array(values, np.int32) for values in (rows, starts, places)]
-    return Placement(arrays[0], arrays[1], arrays[2], len(fill))
+def pack(lengths: Int[np.ndarray, " n"], row_length: int, slots: int) -> Placement:
+    """Puts each sequence, longest first, into the first row with room for it."""
+    ((_, placement),) = pack_kinds(lengths, [(row_length, slots)])
+    return placement
 
 
-def best_fit(
+def pack_kinds(
     lengths: Int[np.ndarray, " n"], kinds: Sequence[tuple[int, int]]
 ) -> list[tuple[Int[np.ndarray, " m"], Placement]]:
-    """Puts each sequence, in order, where it leaves the least room, over rows of several lengths.
+    """Packs into rows of several lengths: each row is of the shortest kind that holds its longest.
+
+    Filling one row after the other with the longest sequences that fit gives the rows of first-fit
+    decreasing, and equal lengths go in together: a few operations for each row, however many
+    sequences there are. So short sequences fill what long ones leave.
 
     Args:
-      lengths: tokens of each sequence; descending packs best.
-      kinds: (row length, slots) of each kind of row, ascending. A sequence that fits no open row
-        opens one of the shortest kind that holds it.
+      lengths: tokens of each sequence.
+      kinds: (row length, slots) of each kind of row, ascending; the last holds every sequence.
 
     Returns:
       For each kind the places in `lengths` of its sequences, and where they stand.
     """
-    open_rows: dict[int, list[tuple[int, int]]] = {}  # room left -> rows (kind, number) with it
-    rooms = 0  # bit r is set where some row has room r: the best fit is its lowest bit from length
-    used: list[list[int]] = [[] for _ in kinds]
-    found: list[list[tuple[int, int, int, int]]] = [[] for _ in kinds]
-    for index, length in enumerate(np.asarray(lengths).tolist()):
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            kind, row = open_rows[room].pop()
-            if not open_rows[room]:
-                rooms ^= 1 << room
-        else:
-            kind = next(k for k, (row_length, _) in enumerate(kinds) if row_length >= length)
-            room, row = kinds[kind][0], len(used[kind])
-            used[kind].append(0)
-        slot = used[kind][row]
-        found[kind].append((index, row, kinds[kind][0] - room, slot))
-        used[kind][row] += 1
-        if used[kind][row] < kinds[kind][1] and room > length:
-            left = room - length
-            open_rows.setdefault(left, []).append((kind, row))
-            rooms |= 1 << left
-    columns = (np.array(part, np.int32).reshape(-1, 4).T for part in found)
+    left = np.bincount(lengths, minlength=1).tolist() if len(lengths) else [0]
+    # Bit n is set where a sequence of n tokens is left: the longest that fits is a bit's number.
+    present = sum(1 << length for length, count in enumerate(left) if count)
+    counts = [0] * len(kinds)
+    # (kind, row, start, slot, length, sequences in a line) of what went in together
+    runs: list[tuple[int, int, int, int, int, int]] = []
+    kind = len(kinds) - 1
+    while present:
+        longest = present.bit_length() - 1
+        while kind and kinds[kind - 1][0] >= longest:
+            kind -= 1
+        room, free = kinds[kind]
+        row, start, slot = counts[kind], 0, 0
+        counts[kind] += 1
+        while free and (fitting := present & ((2 << room) - 1)):
+            length = fitting.bit_length() - 1
+            count = min(left[length], room // length, free)
+            runs.append((kind, row, start, slot, length, count))
+            left[length] -= count
+            if not left[length]:
+                present ^= 1 << length
+            start, slot = start + count * length, slot + count
+            room, free = room - count * length, free - count
+    table = np.array(runs, np.int64).reshape(-1, 6)
+    each = np.repeat(table, table[:, 5], axis=0)
+    inside = np.arange(len(each)) - np.repeat(np.cumsum(table[:, 5]) - table[:, 5], table[:, 5])
+    # Runs of one length hold its sequences in their order.
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    each, inside = (part[np.argsort(-each[:, 4], kind="stable")] for part in (each, inside))
+    starts, places = each[:, 2] + inside * each[:, 4], each[:, 3] + inside
+    columns = np.empty((4, len(each)), np.int32)
+    columns[:, order] = (each[:, 0], each[:, 1], starts, places)
+    of_kind = [np.flatnonzero(columns[0] == number) for number in range(len(kinds))]
     return [
-        (index, Placement(rows, starts, slots, len(used[kind])))
-        for kind, (index, rows, starts, slots) in enumerate(columns)
+        (index, Placement(*columns[1:, index], count=counts[number]))
+        for number, index in enumerate(of_kind)
     ]
 
 
@@ -126,12 +133,13 @@ def make_plan(
     accumulate: int = 1,
     row_multiple: int = 1,
     row_length: int = 0,
+    work: Work = Work(),
 ) -> Plan:
     """Chooses the shapes for a run.
 
     Args:
-      lengths: tokens of every sequence.
-      updates: the sequences of each update, or of a sample of them.
+      lengths: tokens of every training sequence.
+      updates: indices into `lengths` of each planned update, in order.
       complete: whether `updates` are all of the run's; otherwise one row count is a bound that
         every other update fits.
       packing: "pack", or "pad" for one sequence a row.
@@ -139,6 +147,7 @@ def make_plan(
       accumulate: micro-batches per update.
       row_multiple: rows are a multiple of this (the mesh's data x fsdp devices).
       row_length: tokens per row; 0 = chosen.
+      work: what rows cost on this model and device.
 
     Raises:
       ConfigError: a row length that is shorter than the longest sequence.
@@ -156,21 +165,18 @@ def make_plan(
         efficiency = float(lengths.mean() * batch_size / (rows * accumulate * length))
         return Plan(length, (rows,), 1, accumulate, min(efficiency, 1.0))
     sample = [lengths[indices] for indices in updates]
-    candidates = [row_length] if row_length else _row_lengths(longest)
-    plans = [
-        _plan_for(
-            length,
-            sample,
-            lengths,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            row_multiple=row_multiple,
-            complete=complete,
-        )
-        for length in candidates
-    ]
-    # Attention costs rows x length^2, so of two lengths that compute as many tokens take the short.
-    return max(plans, key=lambda plan: (round(plan.efficiency, 2), -plan.row_length))
+    compared = sample[: max(_COMPARED_UPDATES, _COMPARED_SEQUENCES // batch_size)]
+    best = _cheapest(compared, lengths, row_length, batch_size, accumulate, row_multiple, work)
+    needed = _Needed(sample, best.row_length, best.slots, accumulate, row_multiple)
+    spare = []
+    if not complete:
+        most = _most_rows(lengths, batch_size, best.row_length, best.slots)
+        worst = -(-most // step) * row_multiple
+        spare = [worst] if worst > needed.values[-1] else []
+    chosen, computed = needed.choose(MAX_ROW_COUNTS - len(spare))
+    real = sum(int(update.sum()) for update in sample)
+    efficiency = float(real / (computed * accumulate * best.row_length))
+    return dataclasses.replace(best, row_counts=(*chosen, *spare), efficiency=efficiency)
 
 
 def rows_for(plan: Plan, placement: Placement) -> int:
@@ -179,53 +185,74 @@ def rows_for(plan: Plan, placement: Placement) -> int:
     return next(count for count in plan.row_counts if count >= needed)
 
 
-def _plan_for(
-    row_length: int,
-    sample: list[np.ndarray],
+def _cheapest(
+    updates: list[np.ndarray],
     lengths: np.ndarray,
-    *,
+    row_length: int,
     batch_size: int,
     accumulate: int,
     row_multiple: int,
-    complete: bool,
+    work: Work,
 ) -> Plan:
-    # Twice the average number per row: the pooler and head compute every slot, filled or not.
-    wanted = int(2 * row_length / float(lengths.mean())) + 1
-    slots = max(1, min(batch_size, wanted, row_length // int(lengths.min())))
-    step = accumulate * row_multiple
-    needed = np.array([first_fit(update, row_length, slots).count for update in sample])
-    unique = np.unique(-(-needed // step) * row_multiple, return_counts=True)
-    values, counts = unique[0].tolist(), unique[1].tolist()
-    spare = []
-    if not complete:
-        worst = -(-_most_rows(lengths, batch_size, row_length, slots) // step) * row_multiple
-        spare = [worst] if worst > values[-1] else []
-    chosen = _choose(values, counts, MAX_ROW_COUNTS - len(spare))
-    computed = _computed(chosen, values, counts)
-    real = sum(int(update.sum()) for update in sample)
-    efficiency = float(real / (computed * accumulate * row_length))
-    return Plan(row_length, (*chosen, *spare), slots, accumulate, efficiency)
+    """Returns the row length and the slots with which these updates cost the least."""
+
+    def cost(length: int, slots: int) -> float:
+        needed = _Needed(updates, length, slots, accumulate, row_multiple)
+        return needed.choose(MAX_ROW_COUNTS)[1] * work.of_row(length, slots)
+
+    def slots_for(length: int, times: float) -> int:
+        """`times` as many as the average row holds."""
+        most = min(batch_size, length // int(lengths.min()))
+        return max(1, min(most, int(times * length / float(lengths.mean())) + 1))
+
+    candidates = [row_length] if row_length else _row_lengths(int(lengths.max()))
+    # Ties go to the shortest.
+    length = min(candidates, key=lambda length: cost(length, slots_for(length, 2)))
+    slots = min(
+        sorted({slots_for(length, times) for times in (1.25, 1.5, 2, 3, 4)}),
+        key=lambda slots: cost(length, slots),
+    )
+    return Plan(length, (), slots, accumulate)
 
 
-def _choose(values: list[int], counts: list[int], limit: int) -> tuple[int, ...]:
-    """Returns at most `limit` row counts, the largest included, that compute the fewest rows."""
-    best: tuple[int, ...] = (values[-1],)
-    fewest = values[-1] * sum(counts)
-    for size in range(1, min(limit, len(values))):
-        # At most 3 of the distinct counts besides the largest; only every n-th when there are many.
-        pool = values[:-1][:: max(1, len(values) // 24)]
-        options = [(*lower, values[-1]) for lower in itertools.combinations(pool, size)]
-        totals = [_computed(option, values, counts) for option in options]
-        total = min(totals, default=fewest)
-        if total > fewest * (1 - _WORTH_COMPILING):
-            break
-        best, fewest = options[totals.index(total)], total
-    return best
+class _Needed:
+    """How many updates need how many rows of one micro-batch."""
 
+    def __init__(
+        self,
+        updates: list[np.ndarray],
+        row_length: int,
+        slots: int,
+        accumulate: int,
+        row_multiple: int,
+    ) -> None:
+        rows = np.array([pack(update, row_length, slots).count for update in updates])
+        needed = -(-rows // (accumulate * row_multiple)) * row_multiple
+        self.values, self.counts = np.unique(needed, return_counts=True)
 
-def _computed(option: tuple[int, ...], values: list[int], counts: list[int]) -> int:
-    """Returns the rows computed when each update takes the smallest count that holds it."""
-    return sum(n * next(c for c in option if c >= v) for v, n in zip(values, counts, strict=True))
+    def choose(self, limit: int) -> tuple[tuple[int, ...], int]:
+        """Returns at most `limit` row counts, the largest included, and the rows they compute.
+
+        The best choice of each size, by dynamic programming over the ascending distinct counts;
+        each further count must be worth compiling.
+        """
+        values, below = self.values, np.concatenate([[0], np.cumsum(self.counts)])
+        later = np.triu(np.ones((len(values), len(values)), bool), 1)
+        # cost[j]: fewest rows for the updates that need up to values[j], the largest count there.
+        cost, before = values * below[1:], []
+        costs = [float(cost[-1])]
+        for _ in range(1, min(limit, len(values))):
+            # options[i, j]: the next smaller count is values[i].
+            options = cost[:, None] + values * (below[None, 1:] - below[1:, None])
+            options = np.where(later, options, np.inf)
+            before.append(options.argmin(axis=0))
+            cost = options.min(axis=0)
+            costs.append(float(cost[-1]))
+        more = min(range(len(costs)), key=lambda n: costs[n] * (1 + n * _WORTH_COMPILING))
+        places = [len(values) - 1]
+        for came_from in reversed(before[:more]):
+            places.append(int(came_from[places[-1]]))
+        return tuple(int(values[place]) for place in reversed(places)), int(costs[more])
 
 
 def _most_rows(lengths: np.ndarray, batch_size: int, row_length: int, slots: int) -> int:
@@ -236,13 +263,9 @@ def _most_rows(lengths: np.ndarray, batch_size: int, row_length: int, slots: int
 
 
 def _row_lengths(longest: int) -> list[int]:
+    """Multiples of 8 from the longest sequence on: finely up to its double, then coarsely."""
     least = _round_up(longest, 8)
-    usual = (128, 256, 512)  # tiles that matrix units like
-    return sorted(
-        {least, 2 * least, 3 * least, 4 * least}.union(
-            length for length in usual if least < length < 4 * least
-        )
-    )
+    return sorted({*range(least, 2 * least + 1, 8), *range(_round_up(least, 64), 513, 64)})
 
 
 def _round_up(value: int, multiple: int) -> int:

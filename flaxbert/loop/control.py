@@ -34,10 +34,13 @@ class Hooks:
     batch: Callable[[int], tuple[Batch, dict[str, int]]]  # update -> arrays, host-side counts
     update: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
     learning_rate: Callable[[int], float]
+    # real tokens, keys that they attend to, seconds -> how well that used the devices
+    utilisation: Callable[[int, int, float], dict[str, float]]
     evaluate: Callable[[Any], dict[str, Any]] | None  # parameters -> metrics; None: no data
     # (parameters, step, metrics, whether the present model/ is a committed checkpoint's) -> digest
     export: Callable[[Any, int, dict[str, Any], bool], str]
     started: float  # time.perf_counter() of this start
+    start_facts: Callable[[], str]  # what else to tell of the start, once the first update is done
     run_facts: dict[str, Any]  # what else run.json records
     interrupted: Callable[[], bool]
 
@@ -104,9 +107,15 @@ class _Run:
         self.writer.advance()
         if progress.step == self.warm_up:
             self.settle()  # it warms caches up: not part of the steady state
+            self.tell_start()
         if progress.step % self.cadence.log_every == 0 or progress.step == self.cadence.total:
             self.settle()
-            log.window(progress, self.cadence, self.hooks.learning_rate, self.writer)
+            log.window(progress, self.cadence, self.hooks, self.writer)
+
+    def tell_start(self) -> None:
+        seconds, facts = time.perf_counter() - self.hooks.started, self.hooks.start_facts()
+        told = f" ({facts})" if facts else ""
+        self.writer.line(f"first update after {seconds:.1f} s{told}")
 
     def conclude(self) -> None:
         """Does what is due after the update just sent."""

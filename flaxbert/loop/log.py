@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.progress import Progress, Sums
 from flaxbert.loop.writer import Writer
+
+if TYPE_CHECKING:
+    from flaxbert.loop.control import Hooks
 
 # What an evaluation says beside its metrics, also of a second set (samples_mm).
 _NOT_METRICS = ("samples", "runtime", "steps_per_second")
@@ -36,28 +38,30 @@ def skipped(
     )
 
 
-def window(
-    progress: Progress, cadence: Cadence, learning_rate: Callable[[int], float], writer: Writer
-) -> None:
+def window(progress: Progress, cadence: Cadence, hooks: Hooks, writer: Writer) -> None:
     """The updates since the last such line, whose sums begin anew."""
     sums, step = progress.window, progress.step
     seconds = max(sums.seconds, 1e-9)
     values = {
         "loss": sums.loss / sums.updates if sums.updates else float("nan"),
         "gradient_norm": sums.gradient_norm / sums.updates if sums.updates else float("nan"),
-        "learning_rate": learning_rate(step - 1),
+        "learning_rate": hooks.learning_rate(step - 1),
         "padding_share": 1 - sums.real_tokens / sums.computed_tokens,
         "nonfinite_updates": progress.nonfinite_updates,
         "samples_per_second": sums.examples / seconds,
         "tokens_per_second": sums.real_tokens / seconds,
+        **hooks.utilisation(sums.real_tokens, sums.attended_keys, seconds),
     }
     writer.scalars(step, cadence.epoch(step), "train", values)
+    speed = f"{values['model_flops_per_second'] / 1e9:.0f} GFLOP/s"
+    if "mfu" in values:
+        speed = f"MFU {100 * values['mfu']:.1f} %"
     skipped = f"  skipped {progress.nonfinite_updates}" if progress.nonfinite_updates else ""
     writer.line(
         f"update {step}/{cadence.total}  epoch {cadence.epoch(step):.2f}  "
         f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}  "
         f"{values['samples_per_second']:.1f} sequences/s  "
-        f"{values['tokens_per_second']:.0f} tokens/s  "
+        f"{values['tokens_per_second']:.0f} tokens/s  {speed}  "
         f"padding {100 * values['padding_share']:.1f} %{skipped}"
     )
     progress.window = Sums()

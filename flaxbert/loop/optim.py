@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from flaxbert.config import Optim
 
@@ -65,24 +65,32 @@ def apply_gradients(
     optimizer: dict[str, Any],
     gradients: Any,
     norm: Float[Array, ""],
+    finite: Bool[Array, ""],
 ) -> tuple[Any, dict[str, Any]]:
-    """Returns parameters and moments after torch's clip_grad_norm_ and one torch AdamW update."""
-    if optim.clip_norm:
-        scale = jnp.minimum(1.0, optim.clip_norm / (norm + _CLIP_EPS))
-        gradients = jax.tree.map(lambda g: g * scale, gradients)
-    adam = optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
-    before = optax.ScaleByAdamState(optimizer["count"], optimizer["mu"], optimizer["nu"])
-    directions, after = adam.update(gradients, before)
-    assert isinstance(after, optax.ScaleByAdamState)
+    """Returns parameters and moments after torch's clip_grad_norm_ and one torch AdamW update.
 
-    def step(path: tuple[Any, ...], param: Array, direction: Array) -> Array:
+    Where the update is not `finite` they come out as they went in, bit for bit. That is decided for
+    each moment before the parameter reads it: deciding afterwards made XLA copy both moments, twice
+    the time of the whole optimizer on a CPU.
+    """
+    scale = jnp.minimum(1.0, optim.clip_norm / (norm + _CLIP_EPS)) if optim.clip_norm else 1.0
+    count = jnp.where(finite, optimizer["count"] + 1, optimizer["count"])
+    # Before the first update that is finite both corrections are 0, and nothing is divided by them.
+    correct1, correct2 = (1 - beta ** count.astype(norm.dtype) for beta in (optim.b1, optim.b2))
+
+    def moment(beta: float, old: Array, new: Array) -> Array:
+        return jnp.where(finite, beta * old + (1 - beta) * new, old)
+
+    def step(path: tuple[Any, ...], param: Array, mu: Array, nu: Array) -> Array:
+        direction = (mu / correct1) / (jnp.sqrt(nu / correct2) + optim.eps)
         decay = optim.weight_decay if is_decayed(path) else 0.0
-        return param - rate.astype(param.dtype) * (direction + decay * param)
+        return jnp.where(
+            finite, param - rate.astype(param.dtype) * (direction + decay * param), param
+        )
 
-    params = jax.tree_util.tree_map_with_path(step, params, directions)
-    return params, {"count": after.count, "mu": after.mu, "nu": after.nu}
-
-
-def keep_if(finite: Int[Array, ""], new: Any, old: Any) -> Any:
-    """Returns `new` where the update was finite, else `old`, bit for bit."""
-    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    mu = jax.tree.map(lambda m, g: moment(optim.b1, m, g * scale), optimizer["mu"], gradients)
+    nu = jax.tree.map(
+        lambda n, g: moment(optim.b2, n, jnp.square(g * scale)), optimizer["nu"], gradients
+    )
+    params = jax.tree_util.tree_map_with_path(step, params, mu, nu)
+    return params, {"count": count, "mu": mu, "nu": nu}

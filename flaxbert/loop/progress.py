@@ -21,6 +21,7 @@ class Sums:
     examples: int = 0
     real_tokens: int = 0
     computed_tokens: int = 0
+    attended_keys: int = 0  # over real tokens, of the keys that each attends to
     seconds: float = 0.0  # evaluation and compilation apart; used for log lines
 
 
@@ -51,6 +52,7 @@ class Progress:
             total.examples += counts["examples"]
             total.real_tokens += counts["real_tokens"]
             total.computed_tokens += counts["computed_tokens"]
+            total.attended_keys += counts["attended_keys"]
         if not sums["finite"]:
             self.nonfinite_updates += 1
             self.nonfinite_in_a_row += 1

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from flaxbert.config import Loss, Optim
-from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer, keep_if
+from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer
 from flaxbert.loop.sharding import (
     batch_sharding,
     gather_tables,
@@ -117,9 +117,8 @@ def make_train_step(
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         # As a float: schedules divide, and an int32 step would make that float32 even under x64.
         rate = jnp.asarray(schedule(step.astype(norm.dtype)), norm.dtype)
-        updated = apply_gradients(optim, rate, params, optimizer, gradients, norm)
-        new_params, new_optimizer = keep_if(finite, updated, (params, optimizer))
-        state = {"params": new_params, "optimizer": new_optimizer, "step": step + 1}
+        params, optimizer = apply_gradients(optim, rate, params, optimizer, gradients, norm, finite)
+        state = {"params": params, "optimizer": optimizer, "step": step + 1}
         sums = {"loss": total, "normalizer": normalizer, "gradient_norm": norm, "finite": finite}
         return state, sums
 
@@ -132,15 +131,10 @@ def make_train_step(
     )
 
 
-def compile_steps(
-    step: Any, state: State, batch_shapes: dict[int, Batch], seeds: dict[str, Any]
-) -> dict[int, Any]:
-    """Compiles the step for each row count, before training: {rows: executable}."""
+def compile_step(step: Any, state: State, batch: Batch, seeds: dict[str, Any]) -> Any:
+    """Compiles the step for the shapes of a batch, before training."""
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype)
 
-    return {
-        rows: step.lower(state, jax.tree.map(shape, batch), seeds).compile()
-        for rows, batch in batch_shapes.items()
-    }
+    return step.lower(state, jax.tree.map(shape, batch), seeds).compile()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from flaxbert.model.dropout import attention_dropout
+from flaxbert.model.products import einsum, stable_dtype
 
 
 def attend(
@@ -26,18 +27,15 @@ def attend(
     key_positions: Int[Array, "B M"],
     rate: float,
     bits: UInt32[Array, "B L"] | None,
-    precision: jax.lax.Precision,
 ) -> Float[Array, "B L N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017) with dropout on the probabilities.
 
     Logits, mask and softmax are computed in at least float32, whatever the inputs' dtype.
     """
     dtype = query.dtype
-    stable = jnp.promote_types(dtype, jnp.float32)
+    stable = stable_dtype(dtype)
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    logits = jnp.einsum(
-        "BNLH,BNMH->BNLM", query, key, precision=precision, preferred_element_type=stable
-    )
+    logits = einsum("BNLH,BNMH->BNLM", query, key)
     logits = logits * (query.shape[-1] ** -0.5)
     same = query_sequences[:, None, :, None] == key_sequences[:, None, None, :]
     # Finite, so that a masked logit underflows to exactly 0 in the softmax instead of meeting inf.
@@ -45,11 +43,5 @@ def attend(
     probs = jax.nn.softmax(logits, axis=-1)
     if bits is not None:
         probs = attention_dropout(probs, rate, bits, key_positions)
-    context = jnp.einsum(
-        "BNLM,BNMH->BNLH",
-        probs.astype(dtype),
-        value,
-        precision=precision,
-        preferred_element_type=stable,
-    )
+    context = einsum("BNLM,BNMH->BNLH", probs.astype(dtype), value)
     return jnp.swapaxes(context, 1, 2).astype(dtype)

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from flaxbert.model import dropout as drop
 from flaxbert.model.attention import attend
 from flaxbert.model.config import BertConfig
+from flaxbert.model.products import dense, precision_for, stable_dtype
 
 
 @jax.tree_util.register_dataclass
@@ -49,17 +50,6 @@ class Places:
             jnp.take_along_axis(self.position_ids, positions, axis=1),
             self.seed,
         )
-
-
-def stable_dtype(dtype: jnp.dtype | type) -> jnp.dtype:
-    """At least float32: for norms, softmax, activations and losses."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def precision_for(dtype: jnp.dtype | type) -> jax.lax.Precision:
-    """float32 means float32: the default would be bfloat16 passes on TPU and TF32 on GPU."""
-    half = jnp.dtype(dtype).itemsize < 4
-    return jax.lax.Precision.DEFAULT if half else jax.lax.Precision.HIGHEST
 
 
 def _gelu(x: Array) -> Array:
@@ -101,14 +91,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*T I"]) -> Float[Array, "*T O"]:
         """Returns at least float32; the caller casts where it stores an activation."""
-        dtype = self.dtype
-        y = jnp.matmul(
-            x.astype(dtype),
-            self.kernel[...].astype(dtype),
-            precision=precision_for(dtype),
-            preferred_element_type=stable_dtype(dtype),
-        )
-        return y + self.bias[...]
+        return dense(x, self.kernel[...], self.dtype) + self.bias[...]
 
 
 class LayerNorm(nnx.Module):
@@ -201,7 +184,6 @@ class BertSelfAttention(nnx.Module):
             key_positions=keys.position_ids,
             rate=self.rate,
             bits=bits if self.rate else None,
-            precision=precision_for(self.dtype),
         )
         return context.reshape(x.shape)
 

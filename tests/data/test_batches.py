@@ -129,7 +129,10 @@ def naive_batch(examples: Examples, plan: Plan, indices, rows: int) -> dict[str,
     kind = examples.labels
     batch["labels"] = np.zeros((*shape, plan.slots, *kind.shape[1:]), kind.dtype)
     held: list[list[int]] = []  # lengths in each row
-    for number, index in enumerate(indices, start=1):
+    numbered = list(enumerate(indices, start=1))
+    if plan.slots > 1:  # packed longest first; padded rows stay in order
+        numbered.sort(key=lambda pair: -tokens.lengths[pair[1]])
+    for number, index in numbered:
         begin, end = tokens.offsets[index], tokens.offsets[index + 1]
         row = 0
         while row < len(held) and (
@@ -227,6 +230,7 @@ def test_what_every_batch_keeps(count, batch_size, accumulate, row_multiple, pac
             "examples": len(indices),
             "real_tokens": int(examples.tokens.lengths[indices].sum()),
             "computed_tokens": padding.size,
+            "attended_keys": int(np.square(examples.tokens.lengths[indices]).sum()),
         }
         assert (~padding).sum() == counts["real_tokens"]
     assert sorted(seen) == sorted(2 * [*range(count)])

@@ -16,7 +16,7 @@ from flaxbert.loop.writer import Writer
 from flaxbert.storage import checkpoint
 from flaxbert.storage.checkpoint import Checkpoints
 
-_COUNTS = {"examples": 1, "real_tokens": 1, "computed_tokens": 1}
+_COUNTS = {"examples": 1, "real_tokens": 1, "computed_tokens": 1, "attended_keys": 1}
 
 
 class _Runs:
@@ -38,9 +38,11 @@ class _Runs:
             batch=lambda step: ({}, _COUNTS),
             update=self._update,
             learning_rate=lambda step: 0.0,
+            utilisation=lambda tokens, attended, seconds: {"model_flops_per_second": 1.0},
             evaluate=self._evaluate,
             export=self._export,
             started=0.0,
+            start_facts=lambda: "",
             run_facts={},
             interrupted=lambda: progress.step == self.stop_at,
         )

@@ -125,7 +125,9 @@ def test_every_field_changes_the_update(field, value):
             gradients = jax.tree.map(lambda p, size=size: p * size, params)
             norm = jnp.float32(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients))))
             rate = jnp.float32(schedule(step))
-            params, state = apply_gradients(optim, rate, params, state, gradients, norm)
+            params, state = apply_gradients(
+                optim, rate, params, state, gradients, norm, jnp.array(True)
+            )
         return params["kernel"]
 
     changed = dataclasses.replace(base, **{field: value})

@@ -91,16 +91,16 @@ def test_parameters_that_overflow_are_never_saved(tiny_bert, reviews, tmp_path, 
     import jax
     import jax.numpy as jnp
 
-    from flaxbert import train
+    from flaxbert import programs
 
     def beyond(path, leaf):
         words = "word" in jax.tree_util.keystr(path)
         return leaf.at[29999].set(jnp.inf) if words and leaf.ndim == 2 else leaf
 
-    compile_all = train._compile
+    compile_update = programs.compile_update
 
     def compiled(step, state, *arguments):
-        update = compile_all(step, state, *arguments)
+        plans, update = compile_update(step, state, *arguments)
 
         def overflowing(state, batch):
             state, sums = update(state, batch)
@@ -110,9 +110,9 @@ def test_parameters_that_overflow_are_never_saved(tiny_bert, reviews, tmp_path, 
                 state = {**state, "params": params}
             return state, sums
 
-        return overflowing
+        return plans, overflowing
 
-    monkeypatch.setattr(train, "_compile", compiled)
+    monkeypatch.setattr(programs, "compile_update", compiled)
     workdir = tmp_path / "work"
     flags = train_flags(tiny_bert, reviews["train"], workdir, train__steps=12, checkpoint__every=4)
     with pytest.raises(NonFiniteError, match="not finite any more after update 8"):

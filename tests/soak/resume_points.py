@@ -109,15 +109,16 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
 def _programs(dtype: str) -> Iterator[None]:
     """Shares compiled programs between the starts, of which compiling was three quarters; real
     processes, which compile for themselves, are those of tests/soak/interrupt.py."""
-    from flaxbert.loop import predict, step
+    from flaxbert import programs
+    from flaxbert.loop import predict
 
-    compile_steps = step.compile_steps
+    compile_step = programs.compile_step
 
-    def shared(*arguments: Any) -> Any:
-        shapes = (dtype, *(batch["input_ids"].shape for batch in arguments[2].values()))
-        if shapes not in _STEPS:
-            _STEPS[shapes] = compile_steps(*arguments)
-        return _STEPS[shapes]
+    def shared(step: Any, state: Any, batch: Any, seeds: Any) -> Any:
+        key = (dtype, batch["input_ids"].shape)
+        if key not in _STEPS:
+            _STEPS[key] = compile_step(step, state, batch, seeds)
+        return _STEPS[key]
 
     def forward(*arguments: Any, **named: Any) -> Any:
         key = (*arguments, *named.values())
@@ -127,7 +128,7 @@ def _programs(dtype: str) -> Iterator[None]:
 
     make_forward = predict.make_forward
     with (
-        mock.patch.object(step, "compile_steps", shared),
+        mock.patch.object(programs, "compile_step", shared),
         mock.patch.object(predict, "make_forward", forward),
     ):
         yield

@@ -14,7 +14,7 @@ import sys
 # module: {attribute: phase}
 PHASES = {
     "flaxbert.prepare": {"prepare": "preparing"},
-    "flaxbert.loop.step": {"compile_steps": "compiling"},
+    "flaxbert.programs": {"compile_update": "compiling"},
     "flaxbert.data.batches": {"train_batch": "training"},
     "flaxbert.loop.evaluate": {"evaluate": "evaluating"},
     "flaxbert.export": {"export_model": "exporting", "write_results": "writing results"},

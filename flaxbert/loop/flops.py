@@ -1,0 +1,73 @@
+"""What training takes by the model's own count, and what a device could do: the two sides of MFU.
+
+Model FLOPs (Chowdhery et al. 2022, appendix B) count the matrix products that the model's
+definition asks for, forward and backward, on real tokens alone. The surprising thing: so neither
+padding nor anything computed twice raises the utilisation, and what is left out (the last layer's
+positions that no classifier reads) does not lower it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from flaxbert.model.config import BertConfig
+
+# Dense bfloat16 products, FLOP/s of one device as its maker states them, by a part of the name that
+# the device gives itself; the first that fits.
+_PEAKS = (
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("A10", 125e12),
+    ("TPU v6", 918e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5e", 197e12),
+    ("TPU v5", 459e12),
+    ("TPU v4", 275e12),
+)
+
+
+def model_flops(config: BertConfig, tokens: int, attended: int) -> float:
+    """Returns the FLOPs of one forward and backward pass.
+
+    Args:
+      config: the model.
+      tokens: real tokens.
+      attended: sum over these tokens of the keys that each attends to: of the squared lengths.
+    """
+    size = config.hidden_size
+    weights = 4 * size**2 + 2 * size * config.intermediate_size
+    return config.num_hidden_layers * (6.0 * weights * tokens + 12.0 * size * attended)
+
+
+def peak_of(mesh: Mesh, dtype: str) -> float:
+    """Returns the FLOP/s that the devices' maker states for products in `dtype`; 0 = unknown.
+
+    CPUs state none, and float32 products run at another rate on each generation.
+    """
+    device = mesh.devices.flat[0]
+    if dtype != "bfloat16" or device.platform == "cpu":
+        return 0.0
+    each = next((peak for name, peak in _PEAKS if name in device.device_kind), 0.0)
+    return each * mesh.devices.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Utilisation:
+    """How well a run uses its devices."""
+
+    config: BertConfig
+    peak: float  # FLOP/s of all devices together; 0 = unknown
+
+    def of(self, tokens: int, attended: int, seconds: float) -> dict[str, float]:
+        """Returns "model_flops_per_second", and "mfu" (0 to 1) where the peak is known."""
+        speed = model_flops(self.config, tokens, attended) / seconds
+        return {
+            "model_flops_per_second": speed,
+            **({"mfu": speed / self.peak} if self.peak else {}),
+        }

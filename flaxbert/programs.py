@@ -1,0 +1,148 @@
+"""The compiled programs of a run: its update in every planned shape, and its evaluation.
+
+All are there before the first update, so that no shape is met later that has to be compiled while a
+signal waits. The surprising thing: the plan may change here. An update that does not fit the device
+is computed in more micro-batches; it stays the same update.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxbert import cli
+from flaxbert.config import Config, seed_for
+from flaxbert.data.batches import Batch, empty_batch, inference_batches
+from flaxbert.errors import ConfigError
+from flaxbert.loop import memory
+from flaxbert.loop.evaluate import evaluate
+from flaxbert.loop.results import merged
+from flaxbert.loop.sharding import row_multiple
+from flaxbert.loop.step import compile_step
+from flaxbert.model.heads import Params
+from flaxbert.prepare import Plans, Prepared, plan
+from flaxbert.tasks import Task
+
+Update = Callable[[Any, Batch], Any]
+
+
+def compile_update(
+    step: Any, state: Any, config: Config, prepared: Prepared, plans: Plans, mesh: Mesh
+) -> tuple[Plans, Update]:
+    """Compiles every planned shape; returns the plans that fit, and update(state, batch).
+
+    Raises:
+      ConfigError: not even the smallest micro-batch fits.
+    """
+    seeds = {"dropout": np.uint32(seed_for(config, "dropout"))}
+    start = time.perf_counter()
+
+    def compiled(plans: Plans, rows: int) -> Any:
+        return compile_step(step, state, empty_batch(prepared.train, plans.train, rows), seeds)
+
+    plans, largest, found = _fitting(compiled, config, prepared, plans, mesh)
+    *smaller, rows = plans.train.row_counts
+    programs = {rows: largest} | {other: compiled(plans, other) for other in smaller}
+    cli.say(
+        f"compiled {len(programs)} shapes in {time.perf_counter() - start:.1f} s; memory of an "
+        f"update: {found}"
+    )
+    return plans, lambda state, batch: programs[batch["input_ids"].shape[1]](state, batch, seeds)
+
+
+def _fitting(
+    compiled: Callable[[Plans, int], Any],
+    config: Config,
+    prepared: Prepared,
+    plans: Plans,
+    mesh: Mesh,
+) -> tuple[Plans, Any, memory.Fit]:
+    """Returns plans that fit, the program of their most rows, and its memory."""
+    device = mesh.devices.flat[0]
+    while True:
+        try:
+            largest = compiled(plans, plans.train.row_counts[-1])
+            found = memory.fit(largest, device)
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or config.train.accumulate:
+                raise
+            # TPUs refuse such a program while it is compiled and do not say by how much.
+            limit = memory.limit_of(device)
+            largest, found = None, memory.Fit(2 * limit + 1, limit)
+        if found.fits:
+            return plans, largest, found
+        if config.train.accumulate:
+            cli.say(
+                f"flaxbert: WARNING: an update needs {found} of memory. With train.accumulate=0 it "
+                "is computed in as many micro-batches as it takes."
+            )
+            return plans, largest, found
+        plans = _smaller(config, prepared, plans, mesh, found)
+
+
+def _smaller(
+    config: Config, prepared: Prepared, plans: Plans, mesh: Mesh, found: memory.Fit
+) -> Plans:
+    """Returns plans with smaller micro-batches.
+
+    Raises:
+      ConfigError: they are the smallest already.
+    """
+    multiple, rows = row_multiple(mesh), plans.train.row_counts[-1]
+    if rows <= multiple:
+        raise ConfigError(
+            f"the device has too little memory: one row of {plans.train.row_length} tokens needs "
+            f"{found}. Lower config.data.max_length, or spread the parameters over devices with "
+            "config.mesh.fsdp."
+        )
+    most = plans.train.accumulate * rows // multiple
+    accumulate = memory.smaller(plans.train.accumulate, found, most)
+    plans = plan(config, prepared, multiple, accumulate)
+    cli.say(
+        f"an update needs {found} of memory: it is computed in {accumulate} micro-batches of up to "
+        f"{plans.train.row_counts[-1]} x {plans.train.row_length} tokens"
+    )
+    return plans
+
+
+def compile_evaluation(
+    config: Config,
+    prepared: Prepared,
+    plans: Plans,
+    forward: Any,
+    task: Task,
+    stop: cli.StopSignal,
+    params: Params,
+) -> Callable[[Params], dict[str, Any]] | None:
+    """Returns evaluate(params), its shapes compiled; None without validation data."""
+    shapes = plans.validation
+    if shapes is None:
+        return None
+    start, seen = time.perf_counter(), set()
+    for examples in prepared.validation.values():
+        for batch in inference_batches(examples, shapes):
+            if batch["input_ids"].shape not in seen:
+                seen.add(batch["input_ids"].shape)
+                forward(params, batch).block_until_ready()
+    cli.say(f"compiled evaluation in {time.perf_counter() - start:.1f} s")
+
+    def evaluate_all(params: Params) -> dict[str, Any]:
+        results = {
+            suffix: evaluate(
+                forward,
+                params,
+                inference_batches(examples, shapes),
+                examples.labels,
+                task=task,
+                loss=config.loss,
+                after_batch=lambda _: stop.check(),
+            )
+            for suffix, examples in prepared.validation.items()
+        }
+        return merged(results)
+
+    return evaluate_all

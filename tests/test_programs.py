@@ -1,0 +1,104 @@
+"""An update that does not fit the device is computed in parts, and stays the same update."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from flaxbert import programs
+from flaxbert.loop import memory
+from tests.commands import call, final_state, metrics_without_times, train_flags
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    """limited(MiB): what every device of the test has from now on."""
+
+    def limit(mib: float) -> None:
+        monkeypatch.setattr(memory, "limit_of", lambda device: int(mib * memory.MIB))
+
+    return limit
+
+
+@pytest.fixture
+def trained(tiny_bert, reviews, tmp_path, capsys):
+    """trained(name, fields): a run of three updates of 32 sequences."""
+
+    def run(name: str, **fields: object):
+        flags = train_flags(
+            tiny_bert,
+            reviews["train"],
+            tmp_path / name,
+            **{"train__batch_size": 32, "train__steps": 3, **fields},
+        )
+        return call("train", *flags, capsys=capsys), tmp_path / name
+
+    return run
+
+
+def needed(err: str) -> float:
+    """The MiB that the compiler counted."""
+    found = re.search(r"memory of an update: ([0-9.]+)", err)
+    assert found, err
+    return float(found[1])
+
+
+def test_as_few_micro_batches_as_fit(trained, limited):
+    whole, plain = trained("whole")
+    assert whole.code == 0 and "micro-batches" not in whole.err
+    two, halves = trained("two", train__accumulate=2)
+    assert two.code == 0
+    assert needed(two.err) < needed(whole.err)
+    limited((needed(two.err) + needed(whole.err)) / 2)
+    parts, chosen = trained("parts")
+    assert parts.code == 0, parts.err
+    assert "of memory: it is computed in 2 micro-batches" in parts.err
+    ours, asked = final_state(chosen), final_state(halves)
+    assert all((ours[name] == asked[name]).all() for name in asked)
+    assert metrics_without_times(chosen) == metrics_without_times(halves)
+    # A resume where there is more memory goes on whole: the choice is no part of the config.
+    limited(100_000)
+    again, _ = trained("parts")
+    assert again.code == 0 and "this run is finished" in again.err
+    assert plain.exists()
+
+
+def test_what_was_asked_for_is_done_and_warned_of(trained, limited):
+    limited(1)
+    done, _ = trained("asked", train__accumulate=1)
+    assert done.code == 0, done.err
+    assert re.search(r"WARNING: an update needs [0-9.]+ of 1.0 MiB of memory", done.err)
+
+
+def test_nothing_fits(trained, limited):
+    limited(1)
+    done, workdir = trained("nothing")
+    assert done.code == 2
+    assert "one row of" in done.err and "config.mesh.fsdp" in done.err
+    assert "Traceback" not in done.err
+    assert not (workdir / "model").exists()
+
+
+def test_a_compiler_that_refuses_is_answered_with_smaller_parts(trained, monkeypatch, limited):
+    """TPUs tell while compiling that a program does not fit."""
+    limited(100_000)
+    real, tried = programs.compile_step, []
+
+    def refusing(step, state, batch, seeds):
+        tried.append(batch["input_ids"].shape[0])
+        if tried[-1] < 3:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.")
+        return real(step, state, batch, seeds)
+
+    monkeypatch.setattr(programs, "compile_step", refusing)
+    done, _ = trained("refused")
+    assert done.code == 0, done.err
+    assert tried[:2] == [1, 3] and set(tried[1:]) == {3}
+
+    def broken(*arguments):
+        raise RuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(programs, "compile_step", broken)
+    done, _ = trained("broken")
+    assert done.code == 70 and "something else" in done.err
