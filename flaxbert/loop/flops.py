@@ -9,26 +9,28 @@ positions that no classifier reads) does not lower it.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from jax.sharding import Mesh
 
 from flaxbert.model.config import BertConfig
 
-# Dense bfloat16 products, FLOP/s of one device as its maker states them, by a part of the name that
+# Dense bfloat16 products, FLOP/s of one device as its maker states them, by words of the name that
 # the device gives itself; the first that fits.
 _PEAKS = (
-    ("H200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100", 989e12),
-    ("A100", 312e12),
-    ("L40S", 362e12),
-    ("L4", 121e12),
-    ("A10", 125e12),
-    ("TPU v6", 918e12),
-    ("TPU v5 lite", 197e12),
-    ("TPU v5e", 197e12),
-    ("TPU v5", 459e12),
-    ("TPU v4", 275e12),
+    (r"H[12]00 NVL", 835e12),
+    (r"H200", 989e12),
+    (r"H100 PCIe", 756e12),
+    (r"H100", 989e12),
+    (r"A100(-\w+)*", 312e12),
+    (r"L40S", 362e12),
+    (r"L40", 181e12),
+    (r"L4", 121e12),
+    (r"A10", 125e12),
+    (r"TPU v6( lite|e)", 918e12),
+    (r"TPU v5( lite|e)", 197e12),
+    (r"TPU v5p?", 459e12),
+    (r"TPU v4", 275e12),
 )
 
 
@@ -53,7 +55,8 @@ def peak_of(mesh: Mesh, dtype: str) -> float:
     device = mesh.devices.flat[0]
     if dtype != "bfloat16" or device.platform == "cpu":
         return 0.0
-    each = next((peak for name, peak in _PEAKS if name in device.device_kind), 0.0)
+    kind = device.device_kind
+    each = next((peak for name, peak in _PEAKS if re.search(rf"\b{name}(?!\S)", kind)), 0.0)
     return each * mesh.devices.size
 
 

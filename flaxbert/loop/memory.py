@@ -30,6 +30,7 @@ class Fit:
 
     needed: int
     limit: int  # 0 = unknown: everything fits
+    fixed: int = 0  # of what is needed: parameters and moments, in parts or whole
 
     @property
     def fits(self) -> bool:
@@ -42,7 +43,10 @@ class Fit:
 
 def fit(compiled: Any, device: Any) -> Fit:
     """Compares a compiled program with the memory of the device that it runs on."""
-    return Fit(needed_by(compiled), limit_of(device))
+    memory = compiled.memory_analysis()
+    if memory is None:  # a backend without it
+        return Fit(0, 0)
+    return Fit(needed_by(compiled), limit_of(device), memory.argument_size_in_bytes)
 
 
 def needed_by(compiled: Any) -> int:
@@ -63,13 +67,18 @@ def limit_of(device: Any) -> int:
     return int(_SHARE["cpu"] * _host_memory() / jax.local_device_count())
 
 
-def smaller(accumulate: int, found: Fit, most: int) -> int:
-    """Returns with how many micro-batches to try next, at most `most`.
+def smaller(accumulate: int, found: Fit | None, most: int) -> int:
+    """Returns with how many micro-batches to try next, at most `most`; 0 = none can fit.
 
-    What does not fit shrinks at most in proportion: parameters and moments do not.
+    All but parameters and moments shrinks in proportion. Where nothing is known but that the
+    program does not fit (None), twice as many.
     """
-    wanted = max(accumulate + 1, -(-accumulate * found.needed // max(found.limit, 1)))
-    return min(wanted, most)
+    if found is None:
+        return min(2 * accumulate, most) if accumulate < most else 0
+    if found.fixed >= found.limit or accumulate >= most:
+        return 0
+    share = -(-accumulate * (found.needed - found.fixed) // (found.limit - found.fixed))
+    return min(max(accumulate + 1, share), most)
 
 
 def _host_memory() -> int:

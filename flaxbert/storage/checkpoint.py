@@ -103,8 +103,8 @@ class Checkpoints:
         # A directory that Orbax makes in the background and cannot is told to nobody: its threads
         # wait twenty minutes for it, and a process does not end before they do.
         self._orbax = ocp.AsyncCheckpointer(
-            # Weights and moments are noise to a compressor: it took half the time of a save, and
-            # as much from training on a machine of few cores, for 7 % of the size.
+            # Weights and moments are noise to a compressor, which takes its time from training on
+            # a machine of few cores.
             ocp.PyTreeCheckpointHandler(use_compression=False),
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )

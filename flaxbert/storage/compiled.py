@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import stat
 import sys
 import warnings
 from pathlib import Path
@@ -20,10 +21,14 @@ import jax
 from flaxbert.storage.embedded import cache_directory
 from flaxbert.terminal import say
 
-_DAMAGED = "Error reading persistent compilation cache entry"
-_MOST_BYTES = 4 * 2**30  # the least recently used go first
+# How JAX begins its warnings; the name of the exception stands behind.
+_READING = "Error reading persistent compilation cache entry"
+_WRITING = "Error writing persistent compilation cache entry"
+_OF_THE_DISK = ("OSError", "PermissionError", "FileNotFoundError", "TimeoutError")
 
-# What JAX tells its listeners. Programs too small to be looked for are none of them.
+_MOST_BYTES = 4 * 2**30
+
+# What JAX tells its listeners.
 _EVENTS = {
     "/jax/compilation_cache/cache_hits": "kept",
     "/jax/compilation_cache/cache_misses": "compiled",
@@ -45,12 +50,12 @@ def keep() -> None:
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = cache_directory() / "compiled"
-        if not _is_ours(folder):
+        folder = _own_folder()
+        if folder is None:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
-        _empty_when_damaged(folder)
+        _shrink(folder)
+        _tell_in_words(folder)
     if not _counts:
         _counts.update(kept=0, compiled=0)
         jax.monitoring.register_event_listener(_count)
@@ -68,34 +73,73 @@ def _count(event: str, **_: Any) -> None:
         _counts[_EVENTS[event]] += 1
 
 
-def _is_ours(folder: Path) -> bool:
-    """Makes the folder, and returns whether nobody else can put programs into it."""
+def _own_folder() -> Path | None:
+    """Makes the folder and returns it, unless others can put programs into it."""
     try:
+        folder = cache_directory() / "compiled"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError as error:
+        open_to_others = None if sys.platform == "win32" else _open_to_others(folder.resolve())
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         say(f"flaxbert: compiled programs are not kept: {error}")
-        return False
-    if sys.platform != "win32" and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        return None
+    if open_to_others is not None:
         say(
-            f"flaxbert: compiled programs are not kept: {folder} is not yours alone. Delete it, or "
-            "name another place with JAX_COMPILATION_CACHE_DIR."
+            f"flaxbert: compiled programs are not kept: others may write to {open_to_others}. "
+            "Change that, or name another place with JAX_COMPILATION_CACHE_DIR."
         )
-        return False
-    return True
+        return None
+    return folder
 
 
-def _empty_when_damaged(folder: Path) -> None:
-    """JAX writes entries in place: one that a kill cut short would be tried at every start."""
-    show = warnings.showwarning
+def _open_to_others(folder: Path) -> Path | None:
+    """Returns the folder, or the one above it, in which other users could replace it."""
+    if folder.stat().st_uid != os.geteuid():
+        return folder
+    for place in (folder, *folder.parents):
+        status = place.stat()
+        # A group with its user's number is that user alone, as most Linuxes set users up. In a
+        # sticky folder nobody replaces what is another's.
+        shared = status.st_mode & stat.S_IWGRP and status.st_gid not in (0, status.st_uid)
+        sticky = place != folder and status.st_mode & stat.S_ISVTX
+        if (shared or status.st_mode & stat.S_IWOTH) and not sticky:
+            return place
+    return None
+
+
+def _shrink(folder: Path) -> None:
+    """Deletes the oldest programs beyond the most that is kept."""
+    with contextlib.suppress(OSError):  # another process does the same
+        entries = [(entry.stat(), entry) for entry in folder.glob("*-cache")]
+        size = sum(status.st_size for status, _ in entries)
+        for status, entry in sorted(entries, key=lambda pair: pair[0].st_mtime):
+            if size <= _MOST_BYTES:
+                break
+            entry.unlink()
+            size -= status.st_size
+
+
+def _tell_in_words(folder: Path) -> None:
+    """Replaces JAX's warnings about the cache by a line, once, and does what there is to do.
+
+    JAX writes entries in place: one that a kill cut short would be tried at every start.
+    """
+    show, told = warnings.showwarning, []
 
     def shown(message: Any, *rest: Any, **named: Any) -> None:
-        if not str(message).startswith(_DAMAGED):
+        text = str(message)
+        if not text.startswith((_READING, _WRITING)):
             show(message, *rest, **named)
+        elif told:
             return
-        say(f"flaxbert: a compiled program in {folder} is damaged: all of them are made anew")
-        for entry in folder.glob("*-cache"):
-            with contextlib.suppress(OSError):
-                entry.unlink()
+        elif text.startswith(_WRITING) or any(f": {name}: " in text for name in _OF_THE_DISK):
+            told.append(text)
+            say(f"flaxbert: compiled programs are not kept in {folder}: {text.split(': ', 2)[-1]}")
+            jax.config.update("jax_enable_compilation_cache", False)
+        else:
+            told.append(text)
+            say(f"flaxbert: a compiled program in {folder} is damaged: all of them are made anew")
+            for entry in folder.glob("*-cache"):
+                with contextlib.suppress(OSError):
+                    entry.unlink()
 
     warnings.showwarning = shown

@@ -52,8 +52,24 @@ def test_fit():
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "needed", "limit", "most", "wanted"),
-    [(1, 21, 10, 64, 3), (1, 11, 10, 64, 2), (3, 11, 10, 64, 4), (2, 100, 10, 8, 8)],
+    ("accumulate", "found", "most", "wanted"),
+    [
+        (1, Fit(21, 10), 64, 3),
+        (1, Fit(11, 10), 64, 2),
+        (3, Fit(11, 10), 64, 4),
+        (2, Fit(100, 10), 8, 8),
+        (1, Fit(390, 100, 90), 64, 30),  # 300 must shrink to 10
+        (1, Fit(145, 100, 105), 256, 0),  # parameters and moments alone are too much
+        (8, Fit(11, 10), 8, 0),
+        (1, None, 8, 2),
+        (6, None, 8, 8),
+        (8, None, 8, 0),
+    ],
 )
-def test_the_next_try_is_in_proportion(accumulate, needed, limit, most, wanted):
-    assert memory.smaller(accumulate, Fit(needed, limit), most) == wanted
+def test_the_next_try_is_in_proportion(accumulate, found, most, wanted):
+    assert memory.smaller(accumulate, found, most) == wanted
+
+
+def test_a_backend_that_cannot_tell_is_believed_to_fit():
+    silent = types.SimpleNamespace(memory_analysis=lambda: None)
+    assert memory.fit(silent, device("gpu", {"bytes_limit": 1})).fits
