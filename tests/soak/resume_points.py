@@ -115,7 +115,7 @@ def _programs(dtype: str) -> Iterator[None]:
     compile_step = programs.compile_step
 
     def shared(step: Any, state: Any, batch: Any, seeds: Any) -> Any:
-        key = (dtype, batch["input_ids"].shape)
+        key = (dtype, *(batch[name].shape for name in sorted(batch)))
         if key not in _STEPS:
             _STEPS[key] = compile_step(step, state, batch, seeds)
         return _STEPS[key]
