@@ -18,7 +18,7 @@ MIB = 2**20
 
 # The share that a program may take. Beside it stand other programs' buffers and fragments; on a
 # host also Python, the data, and a checkpoint's copy of the state.
-_SHARE = {"cpu": 0.7}
+_SHARE_OF_HOST = 0.7
 _SHARE_OF_ACCELERATOR = 0.92
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -64,7 +64,7 @@ def limit_of(device: Any) -> int:
         return int(_SHARE_OF_ACCELERATOR * total)
     if device.platform != "cpu":
         return 0
-    return int(_SHARE["cpu"] * _host_memory() / jax.local_device_count())
+    return int(_SHARE_OF_HOST * _host_memory() / jax.local_device_count())
 
 
 def smaller(accumulate: int, found: Fit | None, most: int) -> int:
