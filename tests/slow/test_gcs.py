@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -211,13 +212,24 @@ def test_two_trainers_on_one_workdir(gcs, flags, whole, tmp_path):
 
 @pytest.mark.timeout(300)
 def test_a_run_that_lost_its_lease_stops_at_once(gcs, flags):
-    """A holder is stopped (as a machine that sleeps is), loses the lease, and wakes up."""
+    """A holder is stopped (as a machine that sleeps is), loses the lease, and wakes up.
+
+    It is stopped while it writes the state of update 6: what it had sent by then may still arrive,
+    but no commit and no deletion is among it, which come before and after.
+    """
     process = start("train", *flags(URL, train__steps=5000), env=gcs.environment)
+    at = _nth("write", "checkpoints/6/state/", 0)
+    stopped = threading.Event()
+
+    def hook(request):
+        if not stopped.is_set() and at(request):
+            process.send_signal(signal.SIGSTOP)
+            stopped.set()
+
+    gcs.on_request = hook
     try:
-        while PREFIX + "checkpoints/4/manifest.json" not in gcs.objects:
-            time.sleep(0.1)
+        while not stopped.wait(0.1):
             assert process.poll() is None
-        process.send_signal(signal.SIGSTOP)
         gcs.put(PREFIX + ".lock", b'{"pid": 7, "host": "elsewhere", "token": "x"}')
         time.sleep(50)  # longer than it may write without asking
         taken = gcs.objects
@@ -227,7 +239,6 @@ def test_a_run_that_lost_its_lease_stops_at_once(gcs, flags):
         process.kill()
     assert process.returncode == 4, err
     assert "taken over by pid 7 on elsewhere" in err and "Traceback" not in err
-    # What was under way may have ended, uncommitted.
     manifests = {name for name in gcs.objects if name.endswith("manifest.json")}
     assert manifests == {name for name in taken if name.endswith("manifest.json")}
     assert gcs.objects[PREFIX + ".lock"] == taken[PREFIX + ".lock"]
