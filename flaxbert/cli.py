@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError
 from flaxbert.interrupt import StopSignal, install
-from flaxbert.quiet import be_quiet
+from flaxbert.quiet import be_quiet, leave_out
 from flaxbert.terminal import say
 
 INTERNAL_ERROR = 70
@@ -50,7 +50,9 @@ def run(
     be_quiet()
     stop = install()
     try:
-        main(_parse(define, description), stop)
+        values = _parse(define, description)  # a config file is the user's: it may need anything
+        leave_out("torch")
+        main(values, stop)
     except (Exception, InterruptedRun) as error:
         stop.settle()
         code = getattr(error, "exit_code", None)

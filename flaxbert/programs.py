@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from flaxbert.prepare import Plans, Prepared, plan
 from flaxbert.tasks import Task
 
 Update = Callable[[Any, Batch], Any]
+Programs = dict[int, Future[Any]]  # {rows: the program, while it is compiled}
 
 
 def compile_update(
@@ -41,12 +43,18 @@ def compile_update(
     seeds = {"dropout": np.uint32(seed_for(config, "dropout"))}
     start = time.perf_counter()
 
-    def compiled(plans: Plans, rows: int) -> Any:
-        return compile_step(step, state, empty_batch(prepared.train, plans.train, rows), seeds)
+    with ThreadPoolExecutor() as pool:
 
-    plans, largest, found = _fitting(compiled, config, prepared, plans, mesh)
-    *smaller, rows = plans.train.row_counts
-    programs = {rows: largest} | {other: compiled(plans, other) for other in smaller}
+        def start_all(plans: Plans) -> Programs:
+            def start(rows: int) -> Future[Any]:
+                batch = empty_batch(prepared.train, plans.train, rows)
+                return pool.submit(compile_step, step, state, batch, seeds)
+
+            # The largest first: it says whether all fit.
+            return {rows: start(rows) for rows in reversed(plans.train.row_counts)}
+
+        plans, compiling, found = _fitting(start_all, config, prepared, plans, mesh)
+        programs = {rows: program.result() for rows, program in compiling.items()}
     cli.say(
         f"compiled {len(programs)} shapes in {time.perf_counter() - start:.1f} s; memory of an "
         f"update: {found}"
@@ -55,32 +63,35 @@ def compile_update(
 
 
 def _fitting(
-    compiled: Callable[[Plans, int], Any],
+    start_all: Callable[[Plans], Programs],
     config: Config,
     prepared: Prepared,
     plans: Plans,
     mesh: Mesh,
-) -> tuple[Plans, Any, memory.Fit]:
-    """Returns plans that fit, the program of their most rows, and its memory."""
+) -> tuple[Plans, Programs, memory.Fit]:
+    """Returns plans that fit, their programs, and the memory of the largest."""
     device = mesh.devices.flat[0]
     while True:
+        programs = start_all(plans)
         try:
-            largest = compiled(plans, plans.train.row_counts[-1])
+            largest = programs[plans.train.row_counts[-1]].result()
         except Exception as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or config.train.accumulate:
                 raise
             # TPUs refuse such a program while it is compiled and do not say by how much.
-            plans = _smaller(config, prepared, plans, mesh, None)
-            continue
-        found = memory.fit(largest, device)
-        if found.fits:
-            return plans, largest, found
-        if config.train.accumulate:
-            cli.say(
-                f"flaxbert: WARNING: an update needs {found} of memory. With train.accumulate=0 it "
-                "is computed in as many micro-batches as it takes."
-            )
-            return plans, largest, found
+            found = None
+        else:
+            found = memory.fit(largest, device)
+            if found.fits:
+                return plans, programs, found
+            if config.train.accumulate:
+                cli.say(
+                    f"flaxbert: WARNING: an update needs {found} of memory. With "
+                    "train.accumulate=0 it is computed in as many micro-batches as it takes."
+                )
+                return plans, programs, found
+        for program in programs.values():
+            program.cancel()
         plans = _smaller(config, prepared, plans, mesh, found)
 
 

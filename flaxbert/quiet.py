@@ -1,4 +1,4 @@
-"""Keeps libraries from printing what they also raise.
+"""Keeps libraries from printing what they also raise, and from importing what nothing here uses.
 
 A command tells an error in one line; tracebacks of the same error around it hide that line. The
 surprising thing: it changes the process, so only commands do it, never an import or a library call.
@@ -6,8 +6,10 @@ surprising thing: it changes the process, so only commands do it, never an impor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from absl import logging as absl_logging
@@ -41,3 +43,25 @@ def be_quiet() -> None:
             show(unraisable)
 
     sys.unraisablehook = hook
+
+
+def leave_out(package: str) -> None:
+    """Makes a package as good as not installed for this process, unless it is imported already.
+
+    transformers and tensorboardX import PyTorch where they find it, though the tokenizer and event
+    files need none of it: one to two seconds of each start.
+    """
+    sys.modules.setdefault(package, None)  # pyright: ignore[reportArgumentType]
+
+
+@contextlib.contextmanager
+def left_out(*packages: str) -> Iterator[None]:
+    """`leave_out` while the block runs."""
+    absent = [package for package in packages if package not in sys.modules]
+    for package in absent:
+        leave_out(package)
+    try:
+        yield
+    finally:
+        for package in absent:
+            del sys.modules[package]

@@ -78,19 +78,22 @@ def apply_gradients(
     # Before the first update that is finite both corrections are 0, and nothing is divided by them.
     correct1, correct2 = (1 - beta ** count.astype(norm.dtype) for beta in (optim.b1, optim.b2))
 
-    def moment(beta: float, old: Array, new: Array) -> Array:
-        return jnp.where(finite, beta * old + (1 - beta) * new, old)
+    @jax.jit
+    def update(
+        param: Array, mu: Array, nu: Array, gradient: Array, decay: Array
+    ) -> tuple[Array, Array, Array]:
+        def moment(beta: float, old: Array, new: Array) -> Array:
+            return jnp.where(finite, beta * old + (1 - beta) * new, old)
 
-    def step(path: tuple[Any, ...], param: Array, mu: Array, nu: Array) -> Array:
+        mu = moment(optim.b1, mu, gradient * scale)
+        nu = moment(optim.b2, nu, jnp.square(gradient * scale))
         direction = (mu / correct1) / (jnp.sqrt(nu / correct2) + optim.eps)
-        decay = optim.weight_decay if is_decayed(path) else 0.0
-        return jnp.where(
-            finite, param - rate.astype(param.dtype) * (direction + decay * param), param
-        )
+        step = rate.astype(param.dtype) * (direction + decay * param)
+        return jnp.where(finite, param - step, param), mu, nu
 
-    mu = jax.tree.map(lambda m, g: moment(optim.b1, m, g * scale), optimizer["mu"], gradients)
-    nu = jax.tree.map(
-        lambda n, g: moment(optim.b2, n, jnp.square(g * scale)), optimizer["nu"], gradients
+    decays = jax.tree_util.tree_map_with_path(
+        lambda path, _: optim.weight_decay if is_decayed(path) else 0.0, params
     )
-    params = jax.tree_util.tree_map_with_path(step, params, mu, nu)
+    done = jax.tree.map(update, params, optimizer["mu"], optimizer["nu"], gradients, decays)
+    params, mu, nu = jax.tree.transpose(jax.tree.structure(params), None, done)
     return params, {"count": count, "mu": mu, "nu": nu}

@@ -14,17 +14,21 @@ import time
 from pathlib import Path, PurePath
 from typing import Any
 
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import (  # made from protobuf as they are imported
-    Event,  # pyright: ignore[reportAttributeAccessIssue]
-    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
-)
 from tqdm import tqdm
 
+from flaxbert.quiet import left_out
 from flaxbert.storage.store import naming, store_for
 from flaxbert.storage.workdir import write_atomically
 from flaxbert.terminal import printable, say
+
+# What it could write to besides files: a tenth of a start's imports.
+with left_out("google.cloud.storage", "boto3"):
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import (  # made from protobuf as they are imported
+        Event,  # pyright: ignore[reportAttributeAccessIssue]
+        SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
 # As often as the writers of PyTorch and TensorFlow, so that a TensorBoard follows a long stretch
 # between two saves.

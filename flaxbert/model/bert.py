@@ -38,7 +38,7 @@ class Places:
     position_ids: Int[Array, "B L"]
     seed: UInt32[Array, ""] | None
 
-    def bits(self, layer: int, site: int) -> UInt32[Array, "B L"] | None:
+    def bits(self, layer: int | Int[Array, ""], site: int) -> UInt32[Array, "B L"] | None:
         if self.seed is None:
             return None
         return drop.token_bits(self.seed, layer, site, self.sequence_ids, self.position_ids)
@@ -57,6 +57,10 @@ def _gelu(x: Array) -> Array:
     return 0.5 * x * (1 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
 
 
+def _gelu_tanh(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
 def tokens_at(x: Float[Array, "B L D"], positions: Int[Array, "B S"]) -> Float[Array, "B S D"]:
     """Returns the vectors at some positions of each row.
 
@@ -71,8 +75,8 @@ def activation_for(name: str) -> Callable[[Array], Array]:
     """Returns the function that PyTorch's `ACT2FN[name]` computes."""
     return {
         "gelu": _gelu,
-        "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),  # tanh form
-        "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+        "gelu_new": _gelu_tanh,
+        "gelu_pytorch_tanh": _gelu_tanh,
         "relu": jax.nn.relu,
         "silu": jax.nn.silu,
     }[name]
@@ -233,7 +237,7 @@ class BertLayer(nnx.Module):
         self,
         x: Float[Array, "B L D"],
         places: Places,
-        number: int,
+        number: int | Int[Array, ""],
         only: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Returns the layer's output, at the positions `only` if given: [B, S, D]."""
@@ -261,5 +265,13 @@ class BertEncoder(nnx.Module):
         states = [x]
         for number, layer in enumerate(self.layer):
             last = number == len(self.layer) - 1
-            states.append(layer(states[-1], places, number, only if last else None))
+            states.append(_run(layer, states[-1], places, number, only if last else None))
         return states
+
+
+@jax.jit
+def _run(
+    layer: BertLayer, x: Array, places: Places, number: Int[Array, ""], only: Array | None
+) -> Array:
+    """Runs a layer, whose number is an array here: so all layers are traced once."""
+    return layer(x, places, number, only)

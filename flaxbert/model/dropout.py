@@ -44,7 +44,7 @@ def fold(
 
 def token_bits(
     seed: UInt32[Array, ""],
-    layer: int,
+    layer: int | Int[Array, ""],
     site: int,
     sequence_ids: Int[Array, "B L"],
     position_ids: Int[Array, "B L"],

@@ -7,6 +7,7 @@ token at `cls_positions`, never `hidden[:, 0]`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -107,15 +108,23 @@ def abstract_params(config: BertConfig, dtype: str = "float32") -> Params:
     return _abstract(config, str(jnp.dtype(dtype)))[1]
 
 
-def init_params(config: BertConfig, seed: int, dtype: str = "float32") -> Params:
-    """Returns fresh parameters: normal(0, initializer_range), zero biases, unit LayerNorms."""
-    return _init(config, str(jnp.dtype(dtype)), jax.random.key(seed))
+def init_params(
+    config: BertConfig,
+    seed: int,
+    dtype: str = "float32",
+    pick: Callable[[Params], Any] = lambda params: params,
+) -> Any:
+    """Returns fresh parameters: normal(0, initializer_range), zero biases, unit LayerNorms.
+
+    Of a part of them, as `pick(parameters)` returns it, no other is computed.
+    """
+    return _init(config, str(jnp.dtype(dtype)), pick, jax.random.key(seed))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _init(config: BertConfig, dtype: str, key: jax.Array) -> Params:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _init(config: BertConfig, dtype: str, pick: Callable[[Params], Any], key: jax.Array) -> Any:
     model = BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(params=key))
-    return _string_keys(nnx.to_pure_dict(nnx.state(model)))
+    return pick(_string_keys(nnx.to_pure_dict(nnx.state(model))))
 
 
 def bind(config: BertConfig, params: Params, dtype: str = "float32") -> Any:

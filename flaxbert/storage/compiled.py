@@ -12,6 +12,7 @@ import contextlib
 import os
 import stat
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _EVENTS = {
 }
 
 _counts: collections.Counter[str] = collections.Counter()
+_guard = threading.Lock()  # programs are compiled in several threads
 
 
 def keep() -> None:
@@ -70,7 +72,8 @@ def told() -> str:
 
 def _count(event: str, **_: Any) -> None:
     if event in _EVENTS:
-        _counts[_EVENTS[event]] += 1
+        with _guard:
+            _counts[_EVENTS[event]] += 1
 
 
 def _own_folder() -> Path | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
 from flaxbert.errors import ModelFileError
 from flaxbert.model.config import BertConfig
@@ -87,10 +87,15 @@ def read_model(
     if not read.fresh:
         return read
     fresh_paths = [e.path for e in table.entries(config) if e.name in read.fresh]
-    fresh = table.flatten(init_params(config, seed))
-    flat = table.flatten(read.params) | {path: np.asarray(fresh[path]) for path in fresh_paths}
+    fresh = init_params(config, seed, pick=lambda tree: _at(tree, fresh_paths))
+    flat = table.flatten(read.params) | jax.device_get(fresh)
     note = f"freshly initialised, to be trained: {', '.join(read.fresh)}"
     return Loaded(config, table.unflatten(flat), (*read.notes, note), read.fresh)
+
+
+def _at(tree: Params, paths: Sequence[str]) -> dict[str, Any]:
+    flat = table.flatten(tree)
+    return {path: flat[path] for path in paths}
 
 
 def read_weights(
