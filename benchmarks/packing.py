@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from quickstart import cpu_name
 
+from flaxbert.costs import work_for
 from flaxbert.data.pack import make_plan, pack
 from flaxbert.model.config import BertConfig
-from flaxbert.prepare import work_for
 
 RESULT = Path(__file__).parent / "results" / "packing.json"
 COUNT, REPEATS = 64_000, 7
