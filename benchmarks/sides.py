@@ -82,7 +82,9 @@ def summary(turns: Turns) -> dict[str, Any]:
 
 def _of_side(found: list[Figures]) -> Figures:
     numbers = [key for key, value in found[0].items() if isinstance(value, (int, float))]
-    figures = {key: round(statistics.median(run[key] for run in found), 4) for key in numbers}
+    figures: Figures = {
+        key: rounded(statistics.median(run[key] for run in found)) for key in numbers
+    }
     figures["rounds"] = [round(run["samples_per_second"], 2) for run in found]
     figures["versions"] = found[0]["versions"]
     repeats = [speed for run in found for speed in run.get("repeats", ())]
@@ -91,6 +93,11 @@ def _of_side(found: list[Figures]) -> Figures:
         figures["repeats"] = [round(speed, 2) for speed in repeats]
         figures["quartiles"] = [round(low, 2), round(high, 2)]
     return figures
+
+
+def rounded(value: float) -> float:
+    """To five digits: an update may take milliseconds."""
+    return float(f"{value:.5g}")
 
 
 def figures_of(command: list[Any], environment: dict[str, str]) -> Figures:
