@@ -189,6 +189,8 @@ def ours(case: Case, inputs: Path, setup: Setup) -> Figures:
 def peer(case: Case, inputs: Path, setup: Setup, mode: str) -> Figures:
     updates = case.updates if "bfloat16" in mode else case.slow_updates
     command = [setup.pytorch, PYTORCH, f"--mode={mode}", "--random_weights"]
+    # It must not take the CPU in silence.
+    command.append("--device=cuda" if setup.device == "gpu" else "--device=cpu")
     return side(command, case, inputs, setup, updates)
 
 

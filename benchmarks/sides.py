@@ -97,7 +97,7 @@ def _of_side(found: list[Figures]) -> Figures:
 
 def rounded(value: float) -> float:
     """To five digits: an update may take milliseconds."""
-    return float(f"{value:.5g}")
+    return value if isinstance(value, int) else float(f"{value:.5g}")
 
 
 def figures_of(command: list[Any], environment: dict[str, str]) -> Figures:

@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--mode", required=True)
+    parser.add_argument("--device", default="", help="cuda or cpu; default: cuda if it is there")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--updates", type=int, default=20, help="of each repeat")
     parser.add_argument("--repeats", type=int, default=1)
@@ -56,7 +57,10 @@ def main() -> None:
     padding, dtype, *compiled = arguments.mode.split("-")
     if padding not in PADDINGS or dtype not in DTYPES or compiled not in ([], ["compile"]):
         parser.error(f"--mode: expected PADDING-DTYPE[-compile], got {arguments.mode}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    there = torch.cuda.is_available()
+    device = arguments.device or ("cuda" if there else "cpu")
+    if device == "cuda" and not there:
+        raise SystemExit(f"PyTorch {torch.__version__} finds no CUDA device here")
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     data = dict(np.load(arguments.data))

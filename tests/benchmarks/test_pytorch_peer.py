@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,11 @@ def test_an_epoch_has_every_sequence_once(padding):
     assert sum(attended for _, _, attended in found) == np.square(LENGTHS).sum()
     tokens = np.concatenate([batch["input_ids"].ravel() for batch, _, _ in found])
     assert sorted(tokens[tokens > 0]) == sorted(DATA["input_ids"])
+
+
+def test_an_absent_gpu_is_not_replaced_in_silence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = ["pytorch.py", "--data=x", "--model=x", "--mode=dynamic-float32", "--device=cuda"]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit, match="finds no CUDA device"):
+        peer.main()
