@@ -12,7 +12,7 @@ NEXT_PYTHON ?=
 # minutes.
 SELECT ?= not slow
 
-.PHONY: train test test-slow test-next soak bench lint clean
+.PHONY: train test test-slow test-next soak bench bench-gpu lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m flaxbert.train --config=configs/quickstart.py
@@ -59,6 +59,16 @@ FLAX4_PYTHON ?= python3.10
 bench: $(VENV)/.installed-test $(FLAX4_VENV)/.installed
 	$(BIN)/python benchmarks/speed.py --flax4=$(FLAX4_VENV)/bin/python
 	$(BIN)/python benchmarks/render.py
+
+# On one GPU. Builds of jax and PyTorch for its driver are yours to install, in one environment or in
+# two, without flaxbert. A case takes a few minutes, CASES=base-32 is one of them.
+GPU_PYTHON ?= python3
+TORCH_PYTHON ?= $(GPU_PYTHON)
+CASES ?= base-32,base-128,base-512,base-rows,large-rows
+
+bench-gpu:
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu.py --cases=$(CASES) --pytorch=$(TORCH_PYTHON)
+	$(GPU_PYTHON) benchmarks/render.py
 
 $(FLAX4_VENV)/.installed: benchmarks/peers/flax4.txt
 	$(FLAX4_PYTHON) -m venv $(FLAX4_VENV)

@@ -2,8 +2,8 @@
 
     python benchmarks/packing.py
 
-Lengths are drawn as those of SST-2's phrases are (log-normal; mean 13.3, median 11, longest 66
-tokens), 64,000 of them, for a model of bert-base's shape. One core, no device.
+64,000 lengths like those of SST-2's phrases (histograms/short_sentences.json), for a model of
+bert-base's shape. One core, no device.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from lengths import described, sentence_lengths
 from quickstart import cpu_name
 
+from flaxbert.costs import work_for
 from flaxbert.data.pack import make_plan, pack
 from flaxbert.model.config import BertConfig
-from flaxbert.prepare import work_for
 
 RESULT = Path(__file__).parent / "results" / "packing.json"
 COUNT, REPEATS = 64_000, 7
@@ -42,13 +43,7 @@ def main() -> None:
             "cores": os.cpu_count(),
             "python": platform.python_version(),
         },
-        "lengths": {
-            "count": COUNT,
-            "mean": round(float(lengths.mean()), 2),
-            "median": int(np.median(lengths)),
-            "p95": int(np.percentile(lengths, 95)),
-            "longest": int(lengths.max()),
-        },
+        "lengths": described(lengths),
         "padded to 128": round(float(lengths.mean()) / 128, 3),
         "cases": cases,
     }
@@ -85,11 +80,6 @@ def case(lengths: np.ndarray, platform_name: str, batch_size: int, row_multiple:
         "planning_seconds": round(planning, 2),
         "packed_per_second": round(statistics.median(speeds)),
     }
-
-
-def sentence_lengths(count: int) -> np.ndarray:
-    random = np.random.default_rng(0)
-    return np.clip(np.round(np.exp(random.normal(np.log(11), 0.61, count))), 3, 66).astype(int)
 
 
 if __name__ == "__main__":

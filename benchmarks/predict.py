@@ -45,8 +45,8 @@ def main() -> None:
         sides = {"pipeline": pipeline_side(folder), "flaxbert": flaxbert_side(folder)}
         first = {name: timed(side, texts) for name, side in sides.items()}
         check(first["flaxbert"][1], first["pipeline"][1])
-        for name, (seconds, _) in first.items():
-            print(f"{name}: first call {seconds:.1f} s (compilation included)", flush=True)
+        for name, (taken, _) in first.items():
+            print(f"{name}: first call {taken:.1f} s (compilation included)", flush=True)
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(arguments.rounds):
             for name, side in sides.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,64 @@ README = HERE / "README.md"
 HEAD = """# Benchmarks
 
 Made by `python benchmarks/render.py` from [results/](results); do not edit. `make bench` measures
-anew on the machine at hand and renders it. What was tried, with prediction and outcome:
-[NOTES.md](NOTES.md).
+anew on the CPU at hand and `make bench-gpu` on its GPU, and both render it. What was tried, with
+prediction and outcome: [NOTES.md](NOTES.md).
+
+`make bench-gpu` runs [gpu.py](gpu.py) on the first GPU: five cases of a few minutes each,
+`CASES=base-32` is one of them. It needs jax (its CUDA build), flax, optax and jaxtyping, and torch
+and transformers there or in another environment (`GPU_PYTHON`, `TORCH_PYTHON`), but no tokenizer,
+no weights and no data set. `PYTHONPATH=. python benchmarks/gpu.py --smoke` shows on a CPU that it
+runs.
 
 Each side is a process of its own and they take turns; figures are medians over the rounds, ratios
 are taken round by round. The sides see the same tokens, update in the same recipe (AdamW, clipping,
 dropout as the model's config says) and include all that a training loop does between updates.
 """
 
-SIDES = """
+ON_CPU = """
 `flaxbert` is the real command. `pytorch` is Hugging Face's model of transformers 5 in a plain
 loop: `dynamic` pads each batch to its longest sequence (what the Trainer does), `grouped` makes
 batches of like lengths (its `group_by_length`), `pad128` pads to 128. `flax4` is transformers 4's
 Flax model with the step of its run_flax_glue.py.
 """
 
-UNMEASURED = """
-## GPU and TPU
-
-Unmeasured: no result file from either exists yet.
+ON_GPU = """
+Measured by [gpu.py](gpu.py) with random weights and tokens; the lengths of short sentences are
+those of [histograms/](histograms). `flaxbert` is the run's own step, packer and queue without its
+files. `pytorch` is Hugging Face's model in a plain loop with fused AdamW and SDPA: `pad128`,
+`dynamic` and `grouped8` pad to 128, to the longest of the batch, and to a multiple of 8 in batches
+of like lengths; `full` has no mask; `unpadded` computes the same weights on sequences end to end
+with PyTorch's `varlen_attn`, which has no dropout in attention. `tf32` lets float32 products round
+to TF32, `bfloat16` is autocast, `compile` is torch.compile. Warm-up is compilation and the first 20
+updates, and counts in nothing else. MFU is the model's own FLOPs on real tokens as a share of the
+bfloat16 products that the same GPU did right after the updates.
 """
+
+UNMEASURED = "\n## {}\n\nUnmeasured: no result file from one exists yet.\n"
+
+# A title, and what stands below it: (side, its figures) -> text.
+Column = tuple[str, Callable[[str, dict[str, Any]], str]]
+
+# The last column's title: ours of the side's own dtype, and on a GPU the one that there is.
+CPU_RATIO, GPU_RATIO = "flaxbert of that dtype is", "flaxbert bfloat16 is"
+
+CPU_COLUMNS: list[Column] = [
+    ("side", lambda side, _: side),
+    ("sequences/s", lambda _, figures: f"{figures['samples_per_second']:.1f}"),
+    ("s/update", lambda _, figures: f"{figures['seconds_per_update']:.3f}"),
+    ("real / computed tokens", lambda _, figures: f"{figures['real_per_computed_token']:.2f}"),
+    ("peak MiB", lambda _, figures: f"{figures['peak_mib']:.0f}"),
+]
+GPU_COLUMNS: list[Column] = [
+    ("side", lambda side, _: side),
+    ("sequences/s", lambda _, figures: f"{figures['samples_per_second']:,.0f}"),
+    ("middle half", lambda _, figures: between(figures.get("quartiles"))),
+    ("ms/update", lambda _, figures: f"{1000 * figures['seconds_per_update']:.2f}"),
+    ("real / computed tokens", lambda _, figures: f"{figures['real_per_computed_token']:.2f}"),
+    ("MFU", lambda _, figures: f"{100 * figures['mfu']:.1f} %" if "mfu" in figures else ""),
+    ("peak MiB", lambda _, figures: f"{figures['peak_mib']:,.0f}"),
+    ("warm-up s", lambda _, figures: f"{figures['warmup_seconds']:.1f}"),
+]
 
 
 def main() -> None:
@@ -50,15 +89,27 @@ def main() -> None:
 
 
 def render() -> str:
-    parts = [HEAD]
-    for path in sorted((HERE / "results").glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if "workloads" in record:
-            parts.append(of_machine(path.name, record))
-    return "".join([*parts, SIDES, UNMEASURED])
+    return page(read_records())
 
 
-def of_machine(file: str, record: dict[str, Any]) -> str:
+def read_records() -> dict[str, dict[str, Any]]:
+    """Returns the records of machines by their files' names."""
+    paths = sorted((HERE / "results").glob("*.json"))
+    records = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {name: record for name, record in records.items() if "workloads" in record}
+
+
+def page(records: dict[str, dict[str, Any]]) -> str:
+    parts, on_gpu = [HEAD], []
+    for name, record in records.items():
+        gpu = "gpu" in record["machine"]
+        (on_gpu if gpu else parts).append(of_gpu(name, record) if gpu else of_cpu(name, record))
+    parts.append(ON_CPU)
+    parts += [*on_gpu, ON_GPU] if on_gpu else [UNMEASURED.format("GPU")]
+    return "".join([*parts, UNMEASURED.format("TPU")])
+
+
+def of_cpu(file: str, record: dict[str, Any]) -> str:
     machine = record["machine"]
     half = "multiplies bfloat16" if machine["bfloat16"] else "has no bfloat16 products"
     lines = [
@@ -67,32 +118,77 @@ def of_machine(file: str, record: dict[str, Any]) -> str:
         f"{half}. [results/{file}](results/{file})\n",
     ]
     for workload in record["workloads"].values():
-        lines += of_workload(workload)
+        about = (
+            f"{workload['shape']} shape, {workload['batch']} sequences an update, "
+            f"{versions_of(workload['versions'])}."
+        )
+        lines += of_workload(workload, about, CPU_COLUMNS, CPU_RATIO)
     return "\n".join(lines)
 
 
-def of_workload(workload: dict[str, Any]) -> list[str]:
-    sides, ratios = workload["sides"], workload["speed_ratios"]
+def of_gpu(file: str, record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    driver = ", ".join(f"{name} {value}" for name, value in machine["driver"].items())
     lines = [
-        f"### {workload['what']}\n",
-        f"{workload['shape']} shape, {workload['batch']} sequences an update, "
-        f"{', '.join(f'{name} {number}' for name, number in workload['versions'].items())}.\n",
-        "| side | sequences/s | s/update | real / computed tokens | peak MiB | "
-        "flaxbert of that dtype is |",
-        "|---|---|---|---|---|---|",
+        f"\n## {machine['gpu']}\n",
+        f"{driver or 'driver unknown'}; {machine['cores']} cores of {machine['cpu']}, "
+        f"{machine['system']}, Python {machine['python']}. [results/{file}](results/{file})\n",
     ]
-    for side in sorted(sides, key=lambda side: -sides[side]["samples_per_second"]):
-        figures, dtype = sides[side], "bfloat16" if "bfloat16" in side else "float32"
-        ratio = ratios.get(f"flaxbert {dtype} / {side}")
-        told = ""
-        if ratio:
-            told = f"{ratio['median']:.2f}x ({ratio['least']:.2f} to {ratio['most']:.2f})"
-        lines.append(
-            f"| {side} | {figures['samples_per_second']:.1f} | "
-            f"{figures['seconds_per_update']:.3f} | {figures['real_per_computed_token']:.2f} | "
-            f"{figures['peak_mib']:.0f} | {told} |"
+    for workload in record["workloads"].values():
+        lines += of_workload(workload, about_on_gpu(workload), GPU_COLUMNS, GPU_RATIO)
+    return "\n".join(lines)
+
+
+def about_on_gpu(workload: dict[str, Any]) -> str:
+    versions: dict[str, str] = {}
+    for figures in workload["sides"].values():
+        versions |= figures["versions"]
+    about = [
+        f"{workload['shape']} shape, {workload['batch']} sequences an update, "
+        f"{versions_of(versions)}."
+    ]
+    if workload.get("shapes"):
+        about.append(f"flaxbert's rows: {', '.join(workload['shapes'])} tokens.")
+    if device := workload.get("device"):
+        about.append(
+            f"bfloat16 products reach {device['matmul_tflops']:.0f} TFLOP/s here, AdamW alone "
+            f"takes {device['adamw_ms']:.2f} ms."
         )
+    if workload.get("target"):
+        about.append(f"Target: {workload['target']}.")
+    return " ".join(about)
+
+
+def of_workload(
+    workload: dict[str, Any], about: str, columns: list[Column], ratio: str
+) -> list[str]:
+    sides, ratios = workload["sides"], workload["speed_ratios"]
+    titles = [*(title for title, _ in columns), ratio]
+    lines = [f"### {workload['what']}\n", f"{about}\n", f"| {' | '.join(titles)} |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for side in sorted(sides, key=lambda side: -sides[side]["samples_per_second"]):
+        cells = [text(side, sides[side]) for _, text in columns]
+        lines.append(f"| {' | '.join([*cells, told(side, sides, ratios)])} |")
+    for side, reason in workload.get("failed", {}).items():
+        lines.append(f"\n{side} did not run: `{reason}`")
     return [*lines, ""]
+
+
+def told(side: str, sides: dict[str, Any], ratios: dict[str, Any]) -> str:
+    """How many times as fast flaxbert is: in the same dtype, or in bfloat16 where that is all."""
+    dtype = "bfloat16" if "bfloat16" in side or "flaxbert float32" not in sides else "float32"
+    ratio = ratios.get(f"flaxbert {dtype} / {side}")
+    if not ratio:
+        return ""
+    return f"{ratio['median']:.2f}x ({ratio['least']:.2f} to {ratio['most']:.2f})"
+
+
+def between(bounds: list[float] | None) -> str:
+    return f"{bounds[0]:,.0f} to {bounds[1]:,.0f}" if bounds else ""
+
+
+def versions_of(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 if __name__ == "__main__":

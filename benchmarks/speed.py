@@ -20,7 +20,6 @@ import random
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from quickstart import cpu_name
+from sides import ON_CPU, figures_of, run, summary, take_turns, write_workload
 
 HERE = Path(__file__).parent
 PYTORCH, FLAX4 = HERE / "peers" / "pytorch.py", HERE / "peers" / "flax4.py"
@@ -91,61 +91,27 @@ def main() -> None:
     output = arguments.output or HERE / "results" / f"{machine_name()}.json"
     for name in arguments.workloads.split(","):
         measured = measure(name, workloads()[name], arguments.rounds, arguments.flax4)
-        record = json.loads(output.read_text()) if output.exists() else {"workloads": {}}
-        record = {
-            "what": "training speed on the same tokens, one process a side, taking turns",
-            "machine": machine(),
-            "workloads": record["workloads"] | {name: measured},
-        }
-        output.parent.mkdir(exist_ok=True)
-        output.write_text(json.dumps(record, indent=1) + "\n")
+        what = "training speed on the same tokens, one process a side, taking turns"
+        write_workload(output, what, machine(), name, measured)
         print(json.dumps(measured, indent=1), flush=True)
 
 
 def measure(name: str, workload: Workload, rounds: int, flax4: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         # In a process of its own: what a child's peak memory is counted from is its parent's.
-        prepared = run([sys.executable, __file__, f"--workloads={name}", f"--prepare={folder}"])[0]
+        command = [sys.executable, __file__, f"--workloads={name}", f"--prepare={folder}"]
+        prepared = run(command, ON_CPU)[0]
         if prepared.returncode:
             raise SystemExit(prepared.stderr)
         sides = sides_of(workload, Path(folder), flax4)
-        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-        for number in range(rounds):
-            # Back and forth, so that no side always comes after the same other.
-            for side in sorted(sides, reverse=bool(number % 2)):
-                runs[side].append(sides[side]())
-                speed, load = runs[side][-1]["samples_per_second"], os.getloadavg()[0]
-                print(f"{name} {number} {side}: {speed:.1f}/s (load {load:.1f})", flush=True)
+        *_, turns = take_turns(name, sides, rounds)
     command = f"python benchmarks/speed.py --workloads={name} --rounds={rounds}"
     return {
-        **summary(workload, runs),
+        **dataclasses.asdict(workload),
+        **summary(turns),
         "command": command + (" --flax4=..." if flax4 else ""),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
     }
-
-
-def summary(workload: Workload, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians and spread of each side, and our ratios to each other side, round by round."""
-    sides = {}
-    for side, found in runs.items():
-        numbers = [key for key, value in found[0].items() if isinstance(value, (int, float))]
-        speeds = [run["samples_per_second"] for run in found]
-        sides[side] = {
-            **{key: round(statistics.median(run[key] for run in found), 4) for key in numbers},
-            "rounds": [round(speed, 2) for speed in speeds],
-            "versions": found[0]["versions"],
-        }
-    ratios = {}
-    for ours in (side for side in runs if side.startswith("flaxbert")):
-        for other in (side for side in runs if not side.startswith("flaxbert")):
-            pairs = zip(runs[ours], runs[other], strict=True)
-            each = [a["samples_per_second"] / b["samples_per_second"] for a, b in pairs]
-            ratios[f"{ours} / {other}"] = {
-                "median": round(statistics.median(each), 3),
-                "least": round(min(each), 3),
-                "most": round(max(each), 3),
-            }
-    return {**dataclasses.asdict(workload), "sides": sides, "speed_ratios": ratios}
 
 
 # The sides
@@ -216,7 +182,7 @@ def ours(workload: Workload, inputs: Path, dtype: str) -> dict[str, Any]:
         command += [f"--config.data.train={inputs / 'texts.csv'}", f"--config.model.dtype={dtype}"]
         command += [f"--config.train.batch_size={workload.batch}"]
         command += [f"--config.train.steps={workload.updates}"]
-        done, peak = run(command)
+        done, peak = run(command, ON_CPU)
         if done.returncode:
             raise SystemExit(done.stderr)
         results = json.loads((workdir / "train_results.json").read_text())
@@ -236,30 +202,10 @@ def ours(workload: Workload, inputs: Path, dtype: str) -> dict[str, Any]:
 
 def peer(program: list[Any], workload: Workload, inputs: Path, mode: str) -> dict[str, Any]:
     slow = mode.startswith("pad128") or (mode.endswith("bfloat16") and not has_bfloat16())
-    command = [*map(str, program), f"--data={inputs / 'tokens.npz'}", f"--model={inputs / 'model'}"]
+    command = [*program, f"--data={inputs / 'tokens.npz'}", f"--model={inputs / 'model'}"]
     command += [f"--mode={mode}", f"--batch={workload.batch}"]
     command += [f"--updates={workload.slow_updates if slow else workload.updates}"]
-    done, _ = run(command)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def run(command: list[str]) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Runs a command; returns it and its peak memory in MiB."""
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(HERE.parent),
-        "JAX_PLATFORMS": "cpu",  # every side on the CPU
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0), err.seek(0)
-        done = subprocess.CompletedProcess(command, process.returncode, out.read(), err.read())
-    return done, usage.ru_maxrss / 1024
+    return figures_of(command, ON_CPU)
 
 
 # The machine

@@ -17,6 +17,7 @@ import numpy as np
 
 from flaxbert import cli
 from flaxbert.config import Config, refuse_without_validation, seed_for
+from flaxbert.costs import work_for
 from flaxbert.data import check, sources, splits
 from flaxbert.data.batches import (
     Examples,
@@ -26,7 +27,7 @@ from flaxbert.data.batches import (
     total_steps,
 )
 from flaxbert.data.check import Labels
-from flaxbert.data.pack import Plan, Work
+from flaxbert.data.pack import Plan
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ModelFileError
@@ -198,21 +199,6 @@ def plan(config: Config, prepared: Prepared, row_multiple: int, accumulate: int)
             packing=config.data.packing,
         )
     return Plans(training, validation, total, steps_per_epoch(count, train.batch_size))
-
-
-def work_for(bert: BertConfig, platform: str) -> Work:
-    """Returns what a row costs beside its tokens, by the matrix products of this model.
-
-    A token's linear layers take 4 D (2 D + F) FLOPs in each layer, attending to one key 4 D. Of the
-    last layer a slot computes all but keys and values. Matrix units compute tiles of 128 keys. On
-    CPUs the small products of attention, its softmax and its dropout take about four times as long
-    as such FLOPs of the linear layers (benchmarks/NOTES.md).
-    """
-    width = 2 * bert.hidden_size + bert.intermediate_size
-    slot = (bert.hidden_size + bert.intermediate_size) / (width * bert.num_hidden_layers)
-    if platform == "cpu":
-        return Work(key=4 / width, slot=slot, tile=8)
-    return Work(key=1 / width, slot=slot, tile=128)
 
 
 def resolve_dtype(asked: str) -> str:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "weights": {"model", "storage"},
     "loop": {"model", "tasks", "storage"},
     "classifier": {"model", "weights", "data"},
+    "costs": {"model", "data"},
     "interrupt": set(),
     "child": {"interrupt"},
     "diagnose": {"child", "storage"},

@@ -20,7 +20,11 @@ import numpy as np
 import optax
 import transformers
 from flax.training import train_state
-from transformers import AutoConfig, FlaxAutoModelForSequenceClassification
+from flax.traverse_util import flatten_dict, unflatten_dict
+from transformers import (
+    AutoConfig,
+    FlaxAutoModelForSequenceClassification,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 LENGTH = 128
 
@@ -103,9 +107,9 @@ def optimizer_for(total: int) -> optax.GradientTransformation:
     )
 
     def decayed(params):
-        flat = flax.traverse_util.flatten_dict(params)
+        flat = flatten_dict(params)
         mask = {path: path[-1] != "bias" and "LayerNorm" not in path for path in flat}
-        return flax.traverse_util.unflatten_dict(mask)
+        return unflatten_dict(mask)
 
     return optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01, mask=decayed)

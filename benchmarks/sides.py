@@ -1,0 +1,135 @@
+"""What benchmarks that compare programs share: sides take turns, their figures become a record.
+
+A side is a process of its own that prints one JSON object on its last line. The surprising thing:
+ratios are taken round by round, not between medians: what disturbs a machine for a while disturbs
+the sides of one round alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+OURS = "flaxbert"  # how the names of our own sides begin
+
+ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+
+Figures = dict[str, Any]
+
+
+class SideError(Exception):
+    """A side that ended without figures; carries what it said last."""
+
+
+@dataclasses.dataclass
+class Turns:
+    runs: dict[str, list[Figures]]
+    failed: dict[str, str]  # sides that are out, and why
+
+
+def take_turns(name: str, sides: dict[str, Callable[[], Figures]], rounds: int) -> Iterator[Turns]:
+    """Runs every side once a round; yields all figures so far after each round.
+
+    A peer that fails is out, and the others go on: not every mode fits or runs on every device.
+
+    Raises:
+      SideError: one of our own sides failed.
+    """
+    turns = Turns({side: [] for side in sides}, {})
+    for number in range(rounds):
+        # Back and forth, so that no side always comes after the same other.
+        for side in sorted(turns.runs, reverse=bool(number % 2)):
+            try:
+                turns.runs[side].append(sides[side]())
+            except SideError as error:
+                if side.startswith(OURS):
+                    raise
+                turns.failed[side] = (str(error).strip().splitlines() or ["no message"])[-1]
+                del turns.runs[side]
+                print(f"{name} {number} {side}: failed: {error}", flush=True)
+                continue
+            speed, load = turns.runs[side][-1]["samples_per_second"], os.getloadavg()[0]
+            print(f"{name} {number} {side}: {speed:.1f}/s (load {load:.1f})", flush=True)
+        yield turns
+
+
+def summary(turns: Turns) -> dict[str, Any]:
+    """Medians and spread of each side, and our ratios to each other side, round by round."""
+    ratios = {}
+    for ours in (side for side in turns.runs if side.startswith(OURS)):
+        for other in (side for side in turns.runs if not side.startswith(OURS)):
+            pairs = zip(turns.runs[ours], turns.runs[other], strict=True)
+            each = [a["samples_per_second"] / b["samples_per_second"] for a, b in pairs]
+            ratios[f"{ours} / {other}"] = {
+                "median": round(statistics.median(each), 3),
+                "least": round(min(each), 3),
+                "most": round(max(each), 3),
+            }
+    return {
+        "sides": {side: _of_side(found) for side, found in turns.runs.items()},
+        "speed_ratios": ratios,
+        **({"failed": turns.failed} if turns.failed else {}),
+    }
+
+
+def _of_side(found: list[Figures]) -> Figures:
+    numbers = [key for key, value in found[0].items() if isinstance(value, (int, float))]
+    figures: Figures = {
+        key: rounded(statistics.median(run[key] for run in found)) for key in numbers
+    }
+    figures["rounds"] = [round(run["samples_per_second"], 2) for run in found]
+    figures["versions"] = found[0]["versions"]
+    repeats = [speed for run in found for speed in run.get("repeats", ())]
+    if len(repeats) > len(found):
+        low, _, high = statistics.quantiles(repeats, n=4, method="inclusive")
+        figures["repeats"] = [round(speed, 2) for speed in repeats]
+        figures["quartiles"] = [round(low, 2), round(high, 2)]
+    return figures
+
+
+def rounded(value: float) -> float:
+    """To five digits: an update may take milliseconds."""
+    return value if isinstance(value, int) else float(f"{value:.5g}")
+
+
+def figures_of(command: list[Any], environment: dict[str, str]) -> Figures:
+    """Runs a side's program and reads its last line."""
+    done, _ = run(command, environment)
+    if done.returncode:
+        raise SideError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run(
+    command: list[Any], environment: dict[str, str]
+) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Runs a command with flaxbert importable; returns it and its peak memory in MiB."""
+    whole = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **environment}
+    command = [str(part) for part in command]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=os.environ | whole)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        for stream in (out, err):
+            stream.seek(0)
+        done = subprocess.CompletedProcess(command, process.returncode, out.read(), err.read())
+    return done, usage.ru_maxrss / 1024
+
+
+def write_workload(
+    output: Path, what: str, machine: dict[str, Any], name: str, measured: dict[str, Any]
+) -> None:
+    """Puts one workload into the machine's file, beside those measured before."""
+    record = json.loads(output.read_text()) if output.exists() else {"workloads": {}}
+    workloads = record["workloads"] | {name: measured}
+    output.parent.mkdir(exist_ok=True)
+    record = {"what": what, "machine": machine, "workloads": workloads}
+    output.write_text(json.dumps(record, indent=1) + "\n")

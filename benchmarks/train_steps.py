@@ -1,0 +1,237 @@
+"""flaxbert's updates on one device, without a run's files: the real step, packer and queue.
+
+    python benchmarks/train_steps.py --data=tokens.npz --model=FOLDER [--platform=gpu]
+    python benchmarks/train_steps.py --describe        # what device JAX has here
+
+What train.py does between two updates is done here too: planned shapes, packing on the host, one
+update waiting at the device. After the timed updates the device shows what it can do at best: dense
+bfloat16 products, and AdamW alone. One JSON object on standard output. Needs JAX, Flax, Optax,
+NumPy and jaxtyping only, and a folder with config.json: weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxbert.config import Loss, Mesh, Optim
+from flaxbert.costs import work_for
+from flaxbert.data.batches import Examples, count_batch, empty_batch, plan_training, train_batch
+from flaxbert.data.tokenize import Tokens
+from flaxbert.loop.in_flight import InFlight
+from flaxbert.loop.memory import MIB, needed_by
+from flaxbert.loop.optim import apply_gradients, make_schedule
+from flaxbert.loop.sharding import make_mesh, state_shardings
+from flaxbert.loop.step import compile_step, init_state, make_train_step
+from flaxbert.model.config import BertConfig
+from flaxbert.model.heads import init_params
+from flaxbert.tasks import task_for
+
+ADAMW_BYTES = 28  # read: parameter, gradient, two moments; written: all but the gradient
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--platform", default="gpu", help="refuses any other")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--updates", type=int, default=100, help="of each repeat")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--warmup", type=int, default=20)
+    parser.add_argument("--size", type=int, default=8192, help="of the dense products")
+    parser.add_argument("--describe", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.describe:
+        print(json.dumps(description()))
+        return
+    device = jax.devices()[0]
+    if device.platform != arguments.platform:
+        raise SystemExit(f"expected a {arguments.platform}, JAX has {device.device_kind}")
+    print(json.dumps(measured(arguments)))
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compiles, warms up, runs the repeats and then what the device can do at best."""
+    bert, _ = BertConfig.from_dict(json.loads(Path(arguments.model, "config.json").read_text()))
+    run = Run(arguments, bert, dict(np.load(arguments.data)))
+    start = time.perf_counter()
+    run.compile()
+    run.timed(arguments.warmup)
+    warmup_seconds = time.perf_counter() - start
+    found = [run.timed(arguments.updates) for _ in range(arguments.repeats)]
+    sums = {key: sum(counts[key] for _, counts in found) for key in found[0][1]}
+    speeds = [counts["examples"] / seconds for seconds, counts in found]
+    speed = statistics.median(speeds)
+    figures = {
+        "samples_per_second": speed,
+        "seconds_per_update": arguments.batch / speed,
+        "real_tokens_per_second": speed * sums["real_tokens"] / sums["examples"],
+        "attended_keys_per_second": speed * sums["attended_keys"] / sums["examples"],
+        "real_per_computed_token": sums["real_tokens"] / sums["computed_tokens"],
+        "peak_mib": run.peak_mib(),
+        "warmup_seconds": warmup_seconds,  # compilation included
+        "last_loss": run.loss,
+        "repeats": speeds,
+        "shapes": [f"{rows} x {run.plan.row_length}" for rows in run.plan.row_counts],
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+    }
+    return figures | adamw(run) | products(arguments.size)
+
+
+class Run:
+    """A run of updates, from its plan to its compiled programs."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, bert: BertConfig, data: dict[str, np.ndarray]
+    ) -> None:
+        self.bert, self.batch_size, self.dtype = bert, arguments.batch, arguments.dtype
+        ids, offsets = data["input_ids"], data["offsets"]
+        self.examples = Examples(Tokens(ids, np.zeros_like(ids), offsets, 0, 0.0), data["labels"])
+        self.total = arguments.warmup + arguments.repeats * arguments.updates
+        self.plan = plan_training(
+            self.examples,
+            batch_size=self.batch_size,
+            seed=0,
+            steps=self.total,
+            packing="pack",
+            work=work_for(bert, arguments.platform),
+        )
+        self.mesh = make_mesh(Mesh(1, 1, 1), bert)
+        self.state = init_state(init_params(bert, 0), self.mesh)
+        self.seeds = {"dropout": np.uint32(0)}
+        self.programs: dict[int, Any] = {}
+        self.next, self.loss = 0, 0.0
+
+    def compile(self) -> None:
+        step = make_train_step(
+            self.bert,
+            task_for("single_label"),
+            mesh=self.mesh,
+            shardings=state_shardings(self.mesh, self.state),
+            schedule=make_schedule(Optim(), self.total),
+            optim=Optim(),
+            loss=Loss(),
+            dtype=self.dtype,
+        )
+        for rows in self.plan.row_counts:
+            empty = empty_batch(self.examples, self.plan, rows)
+            self.programs[rows] = compile_step(step, self.state, empty, self.seeds)
+
+    def timed(self, count: int) -> tuple[float, dict[str, int]]:
+        """Runs updates as the real loop does; returns their seconds and what they had."""
+        sums: dict[str, int] = {}
+
+        def read(update: int, values: dict[str, Any], counts: dict[str, int]) -> None:
+            if not values["finite"]:
+                raise SystemExit(f"update {update} was not finite: its speed means nothing")
+            self.loss = float(values["loss"] / values["normalizer"])
+            sums.update({name: sums.get(name, 0) + number for name, number in counts.items()})
+
+        in_flight = InFlight(read)
+        jax.block_until_ready(self.state)
+        start = time.perf_counter()
+        for _ in range(count):
+            batch = train_batch(
+                self.examples, self.plan, batch_size=self.batch_size, seed=0, step=self.next
+            )
+            counts = count_batch(batch)
+            in_flight.make_room()
+            program, sent = self.programs[batch["input_ids"].shape[1]], time.perf_counter()
+            self.state, values = program(self.state, batch, self.seeds)
+            self.next += 1
+            in_flight.add(self.next, values, counts, sent)
+        in_flight.settle()
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - start, sums
+
+    def peak_mib(self) -> float:
+        """The allocator's peak; where none is counted, what the compiler says."""
+        stats = jax.devices()[0].memory_stats() or {}
+        needed = max(needed_by(program) for program in self.programs.values())
+        return stats.get("peak_bytes_in_use", needed) / MIB
+
+
+def adamw(run: Run, count: int = 50) -> dict[str, float]:
+    """AdamW alone, on the run's own parameters and moments."""
+    numbers = (jnp.float32(1e-5), jnp.float32(1), jnp.bool_(True))  # rate, norm, finite
+    params, optimizer = run.state["params"], run.state["optimizer"]
+    gradients = jax.tree.map(lambda leaf: leaf * 1e-3, params)
+
+    def update(params: Any, optimizer: Any, gradients: Any, numbers: Any) -> Any:
+        rate, norm, finite = numbers
+        return apply_gradients(Optim(), rate, params, optimizer, gradients, norm, finite)
+
+    program = jax.jit(update, donate_argnums=(0, 1))
+    params, optimizer = jax.block_until_ready(program(params, optimizer, gradients, numbers))
+    start = time.perf_counter()
+    for _ in range(count):
+        params, optimizer = program(params, optimizer, gradients, numbers)
+    jax.block_until_ready(params)
+    seconds = (time.perf_counter() - start) / count
+    moved = ADAMW_BYTES * sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {"adamw_seconds": seconds, "adamw_gb_per_second": moved / seconds / 1e9}
+
+
+def products(size: int, count: int = 20, repeats: int = 5) -> dict[str, Any]:
+    """Dense bfloat16 products of random numbers: zeros would draw less power and run faster."""
+    keys = jax.random.split(jax.random.key(0))
+    left, right = (jax.random.normal(key, (size, size), jnp.bfloat16) for key in keys)
+    product = jax.jit(jnp.matmul)
+
+    def send(number: int) -> jax.Array:
+        for _ in range(number - 1):
+            product(left, right)  # not kept: each result takes as much memory as a factor
+        return product(left, right)
+
+    jax.block_until_ready(send(3))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(send(count))
+        seconds.append((time.perf_counter() - start) / count)
+    busy = send(10 * count)
+    clocks = nvidia_smi("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+    jax.block_until_ready(busy)
+    flops = 2 * size**3 / statistics.median(seconds)
+    return {"matmul_tflops": flops / 1e12, "matmul_size": size, "under_load": clocks}
+
+
+def description() -> dict[str, Any]:
+    device = jax.devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+        "limit_gib": round(limit / 2**30, 1),  # what JAX may take of it
+        **nvidia_smi("driver_version", "memory.total", "clocks.max.sm", "power.limit"),
+    }
+
+
+def nvidia_smi(*names: str) -> dict[str, str]:
+    """What the driver says of the GPU in use; {} where there is no such program."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        command.append(f"--id={visible.split(',')[0]}")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(names, done.stdout.splitlines()[0].split(", "), strict=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Loads programs of benchmarks/, which is a folder of scripts and no package."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from tests.commands import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), BENCHMARKS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

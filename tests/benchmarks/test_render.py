@@ -1,0 +1,95 @@
+"""The page of benchmarks is what the result files say, whatever device they come from."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks import load
+
+render = load("render")
+
+# Made up, to see how it is shown.
+GPU = {
+    "machine": {
+        "gpu": "Some GPU 80GB",
+        "driver": {"driver_version": "580.1", "clocks.max.sm": "1980 MHz"},
+        "cpu": "Some CPU",
+        "cores": 16,
+        "system": "Linux x86_64",
+        "python": "3.12.3",
+    },
+    "workloads": {
+        "base-512": {
+            "what": "short sentences, 512 an update",
+            "shape": "base",
+            "batch": 512,
+            "target": "at least 40,000 sequences/s",
+            "shapes": ["77 x 88", "82 x 88"],
+            "device": {"matmul_tflops": 798.4, "adamw_ms": 1.049},
+            "sides": {
+                "flaxbert bfloat16": {
+                    "samples_per_second": 41234.5,
+                    "quartiles": [41000.0, 41500.0],
+                    "seconds_per_update": 0.012417,
+                    "real_per_computed_token": 0.976,
+                    "mfu": 0.351,
+                    "peak_mib": 9876.5,
+                    "warmup_seconds": 61.2,
+                    "versions": {"jax": "0.11.2"},
+                },
+                "pytorch pad128-float32": {
+                    "samples_per_second": 700.0,
+                    "seconds_per_update": 0.7314,
+                    "real_per_computed_token": 0.104,
+                    "mfu": 0.006,
+                    "peak_mib": 40000.0,
+                    "warmup_seconds": 15.0,
+                    "versions": {"torch": "2.11.0", "transformers": "5.17.0"},
+                },
+            },
+            "speed_ratios": {
+                "flaxbert bfloat16 / pytorch pad128-float32": {
+                    "median": 58.906,
+                    "least": 58.1,
+                    "most": 59.5,
+                }
+            },
+            "failed": {"pytorch unpadded-bfloat16": "RuntimeError: no kernel"},
+        }
+    },
+}
+
+
+def test_the_page_is_what_the_result_files_say():
+    page = render.README.read_text(encoding="utf-8")
+    assert page == render.render(), "run python benchmarks/render.py"
+
+
+def test_a_gpu_stands_there_with_its_figures():
+    page = render.page({"some-gpu-80gb.json": GPU})
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert rows[1] == (
+        "| flaxbert bfloat16 | 41,234 | 41,000 to 41,500 | 12.42 | 0.98 | 35.1 % | 9,876 | 61.2 | "
+        " |"
+    )
+    assert rows[2] == (
+        "| pytorch pad128-float32 | 700 |  | 731.40 | 0.10 | 0.6 % | 40,000 | 15.0 | "
+        "58.91x (58.10 to 59.50) |"
+    )
+    assert len({row.count("|") for row in rows}) == 1
+    for told in (
+        "## Some GPU 80GB",
+        "jax 0.11.2, torch 2.11.0, transformers 5.17.0",
+        "bfloat16 products reach 798 TFLOP/s here, AdamW alone takes 1.05 ms",
+        "Target: at least 40,000 sequences/s.",
+        "pytorch unpadded-bfloat16 did not run: `RuntimeError: no kernel`",
+    ):
+        assert told in page
+
+
+@pytest.mark.parametrize(
+    ("records", "unmeasured"), [({}, ["GPU", "TPU"]), ({"some-gpu-80gb.json": GPU}, ["TPU"])]
+)
+def test_what_has_no_file_is_called_unmeasured(records, unmeasured):
+    sections = render.page(records).split("\n## ")
+    assert [part.split("\n")[0] for part in sections if "Unmeasured" in part] == unmeasured
