@@ -8,9 +8,10 @@ these files, and the predictions, written there.
 
 from __future__ import annotations
 
-from flaxbert import interrupt
+from flaxbert import huge_pages, interrupt
 
 if __name__ == "__main__":
+    huge_pages.restart_with()
     interrupt.install()  # before the slower imports
 
 from pathlib import Path, PurePath

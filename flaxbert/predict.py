@@ -7,9 +7,10 @@ output; one line per input in its order. A split also gives RUN/predict_results_
 
 from __future__ import annotations
 
-from flaxbert import interrupt
+from flaxbert import huge_pages, interrupt
 
 if __name__ == "__main__":
+    huge_pages.restart_with()
     interrupt.install()  # before the slower imports
 
 import contextlib

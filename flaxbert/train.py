@@ -7,9 +7,10 @@ or start the state, train, write the results.
 
 from __future__ import annotations
 
-from flaxbert import interrupt
+from flaxbert import huge_pages, interrupt
 
 if __name__ == "__main__":
+    huge_pages.restart_with()
     interrupt.install()  # before the slower imports
 
 import contextlib

@@ -162,7 +162,7 @@ def test_check_and_the_end_of_deferred_raise():
 def test_handlers_stand_before_slow_imports():
     """What is imported until then is what Python itself starts with, and threading."""
     code = (
-        "import sys; before = set(sys.modules); import flaxbert.interrupt;"
+        "import sys; before = set(sys.modules); from flaxbert import huge_pages, interrupt;"
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
     )
     done = subprocess.run(
@@ -173,7 +173,9 @@ def test_handlers_stand_before_slow_imports():
     for command in ("train", "evaluate", "predict", "convert", "doctor"):
         text = (ROOT / "flaxbert" / f"{command}.py").read_text(encoding="utf-8")
         before_other_imports = text[: text.index("\nfrom absl")]
-        assert "from flaxbert import interrupt\n\nif __name__" in before_other_imports
+        first, *rest = before_other_imports.split('if __name__ == "__main__":\n')
+        assert "\nfrom flaxbert import " in first and first.count("import ") == 2  # and __future__
+        assert len(rest) == 1 and "\n    interrupt.install()" in "\n" + rest[0]
 
 
 def test_ctrl_c_reaches_the_whole_group_and_ends_quietly(tmp_path):
