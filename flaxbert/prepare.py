@@ -179,6 +179,7 @@ def plan(config: Config, prepared: Prepared, row_multiple: int, accumulate: int)
     """Plans rows and updates; rows are a multiple of `row_multiple`, in so many micro-batches."""
     count, train = len(prepared.train), config.train
     total = total_steps(count, train.batch_size, epochs=train.epochs, steps=train.steps)
+    work = work_for(prepared.bert, jax.default_backend())
     training = plan_training(
         prepared.train,
         batch_size=train.batch_size,
@@ -188,7 +189,7 @@ def plan(config: Config, prepared: Prepared, row_multiple: int, accumulate: int)
         accumulate=accumulate,
         row_multiple=row_multiple,
         row_length=config.data.row_length,
-        work=work_for(prepared.bert, jax.default_backend()),
+        work=work,
     )
     validation = None
     if prepared.validation:
@@ -197,6 +198,7 @@ def plan(config: Config, prepared: Prepared, row_multiple: int, accumulate: int)
             np.concatenate(lengths),
             row_multiple=row_multiple,
             packing=config.data.packing,
+            work=work,
         )
     return Plans(training, validation, total, steps_per_epoch(count, train.batch_size))
 

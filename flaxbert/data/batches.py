@@ -23,6 +23,9 @@ from flaxbert.data.tokenize import Tokens
 
 Batch = dict[str, np.ndarray]
 
+_TILE = 128  # tokens of a row: what matrix units like, and a few sentences fill it
+_COMPARED = 8192  # sequences on which row lengths are compared
+
 # Updates whose packing is tried out for a plan: all of a small run, a sample of a large one.
 _PLANNED_SEQUENCES = 400_000
 
@@ -126,6 +129,7 @@ def plan_inference(
     packing: str = "pack",
     rows: int = 0,
     tokens: int = 2048,
+    work: Work | None = None,
 ) -> tuple[Plan, ...]:
     """Plans the shapes of evaluation and prediction, by ascending row length.
 
@@ -139,9 +143,11 @@ def plan_inference(
       packing: "pack", or "pad" for one sequence a row.
       rows: rows of a full batch, rounded up to `row_multiple`; 0 = as many as `tokens`.
       tokens: about how many are computed at once by each of the devices.
+      work: what rows cost on this model and device. Given where these lengths are all there will
+        be: sequences that all fit 128 tokens then stand in the rows that cost the least.
     """
     plans = []
-    for length in _row_lengths(int(lengths.max(initial=2)), packing):
+    for length in _row_lengths(lengths, packing, work):
         each = max(1, tokens // length) * row_multiple
         full = -(-rows // row_multiple) * row_multiple if rows else each
         slots = 1 if packing == "pad" else _slots(lengths, length)
@@ -160,13 +166,22 @@ def _slots(lengths: Int[np.ndarray, " N"], row_length: int) -> int:
     return min(row_length // 2, max(row_length // 16, 2 ** math.ceil(math.log2(max(wanted, 1)))))
 
 
-def _row_lengths(longest: int, packing: str) -> list[int]:
+def _row_lengths(lengths: Int[np.ndarray, " N"], packing: str, work: Work | None) -> list[int]:
+    least = -(-int(lengths.max(initial=2)) // 8) * 8
     if packing == "pad":
-        return [-(-longest // 8) * 8]
-    lengths = [128]  # a tile that matrix units like, and a few sentences fill it
-    while lengths[-1] < longest:
-        lengths.append(2 * lengths[-1])
-    return lengths
+        return [least]
+    if work is not None and least <= _TILE:
+        some = lengths[:_COMPARED]
+
+        def cost(length: int) -> float:
+            slots = _slots(lengths, length)
+            return pack(some, length, slots).count * work.of_row(length, slots)
+
+        return [min(range(least, _TILE + 1, 8), key=cost)]  # ties go to the shortest
+    row_lengths = [_TILE]
+    while row_lengths[-1] < least:
+        row_lengths.append(2 * row_lengths[-1])
+    return row_lengths
 
 
 def inference_batches(examples: Examples, plans: Sequence[Plan]) -> Iterator[Batch]:

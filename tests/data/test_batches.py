@@ -21,7 +21,7 @@ from flaxbert.data.batches import (
     train_batch,
     update_indices,
 )
-from flaxbert.data.pack import Plan
+from flaxbert.data.pack import Plan, Work, pack
 from flaxbert.data.tokenize import Tokens
 
 # The same examples in every run, so that a failure is a failure everywhere.
@@ -358,6 +358,30 @@ def test_inference_packs():
     assert [(plan.row_length, plan.row_counts) for plan in padded] == [(16, (1, 8))]
     assert len(list(inference_batches(examples, packed))) == 1
     assert len(list(inference_batches(examples, padded))) == 8
+
+
+def test_rows_of_known_lengths_are_those_that_cost_the_least():
+    lengths = some_lengths(2000, seed=3, longest=60)
+    costs = {"free": Work(), "dear": Work(key=4 / 2304, slot=0.1), "tiles": Work(1e-3, 0.1, 128)}
+    chosen = {}
+    for name, work in costs.items():
+        (plan,) = plan_inference(lengths, row_multiple=1, work=work)
+        chosen[name] = plan.row_length
+        packed = {
+            length: pack(lengths, length, plan.slots).count * work.of_row(length, plan.slots)
+            for length in (64, 128)
+        }
+        assert lengths.max() <= plan.row_length <= 128
+        assert pack(lengths, plan.row_length, plan.slots).count * work.of_row(
+            plan.row_length, plan.slots
+        ) <= 1.001 * min(packed.values())
+    assert chosen["dear"] < 128
+    assert [plan.row_length for plan in plan_inference(lengths, row_multiple=1)] == [128]
+    long = np.append(lengths, 300)
+    with_work = plan_inference(long, row_multiple=1, work=costs["dear"])
+    assert [plan.row_length for plan in with_work] == [128, 256, 512]
+    (padded,) = plan_inference(lengths, row_multiple=1, packing="pad", work=costs["dear"])
+    assert padded.row_length == -(-lengths.max() // 8) * 8
 
 
 def test_inference_puts_short_sequences_beside_long_ones():
