@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError
 from flaxbert.interrupt import StopSignal, install
-from flaxbert.quiet import be_quiet, leave_out
+from flaxbert.quiet import be_quiet, leave_out_torch
 from flaxbert.terminal import say
 
 INTERNAL_ERROR = 70
@@ -50,8 +50,8 @@ def run(
     be_quiet()
     stop = install()
     try:
-        values = _parse(define, description)  # a config file is the user's: it may need anything
-        leave_out("torch")
+        values = _parse(define, description)
+        leave_out_torch()  # now: a config file is the user's, it may need anything
         main(values, stop)
     except (Exception, InterruptedRun) as error:
         stop.settle()

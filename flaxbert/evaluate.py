@@ -8,10 +8,10 @@ these files, and the predictions, written there.
 
 from __future__ import annotations
 
-from flaxbert import huge_pages, interrupt
+from flaxbert import glibc, interrupt
 
 if __name__ == "__main__":
-    huge_pages.restart_with()
+    glibc.restart_with_huge_pages("flaxbert.evaluate")
     interrupt.install()  # before the slower imports
 
 from pathlib import Path, PurePath

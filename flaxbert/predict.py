@@ -7,10 +7,10 @@ output; one line per input in its order. A split also gives RUN/predict_results_
 
 from __future__ import annotations
 
-from flaxbert import huge_pages, interrupt
+from flaxbert import glibc, interrupt
 
 if __name__ == "__main__":
-    huge_pages.restart_with()
+    glibc.restart_with_huge_pages("flaxbert.predict")
     interrupt.install()  # before the slower imports
 
 import contextlib

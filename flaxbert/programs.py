@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -20,6 +18,7 @@ from flaxbert import cli
 from flaxbert.config import Config, seed_for
 from flaxbert.data.batches import Batch, empty_batch, inference_batches
 from flaxbert.errors import ConfigError
+from flaxbert.glibc import give_back_memory
 from flaxbert.loop import memory
 from flaxbert.loop.evaluate import evaluate
 from flaxbert.loop.results import merged
@@ -30,7 +29,6 @@ from flaxbert.prepare import Plans, Prepared, plan
 from flaxbert.tasks import Task
 
 Update = Callable[[Any, Batch], Any]
-Programs = dict[int, Future[Any]]  # {rows: the program, while it is compiled}
 
 
 def compile_update(
@@ -44,24 +42,15 @@ def compile_update(
     seeds = {"dropout": np.uint32(seed_for(config, "dropout"))}
     start = time.perf_counter()
 
-    # XLA:CPU compiles each program on all cores: two at once took a fifth less time, but 700 MiB.
-    with ThreadPoolExecutor(1 if jax.default_backend() == "cpu" else None) as pool:
+    def compiled(plans: Plans, rows: int) -> Any:
+        batch = empty_batch(prepared.train, plans.train, rows)
+        program = compile_step(step, state, batch, seeds)
+        give_back_memory()  # the compiler's
+        return program
 
-        def compiled(batch: Batch) -> Any:
-            program = compile_step(step, state, batch, seeds)
-            memory.give_back()
-            return program
-
-        def start_all(plans: Plans) -> Programs:
-            def start(rows: int) -> Future[Any]:
-                batch = empty_batch(prepared.train, plans.train, rows)
-                return pool.submit(compiled, batch)
-
-            # The largest first: it says whether all fit.
-            return {rows: start(rows) for rows in reversed(plans.train.row_counts)}
-
-        plans, compiling, found = _fitting(start_all, config, prepared, plans, mesh)
-        programs = {rows: program.result() for rows, program in compiling.items()}
+    plans, largest, found = _fitting(compiled, config, prepared, plans, mesh)
+    *smaller, rows = plans.train.row_counts
+    programs = {rows: largest} | {other: compiled(plans, other) for other in smaller}
     cli.say(
         f"compiled {len(programs)} shapes in {time.perf_counter() - start:.1f} s; memory of an "
         f"update: {found}"
@@ -70,35 +59,32 @@ def compile_update(
 
 
 def _fitting(
-    start_all: Callable[[Plans], Programs],
+    compiled: Callable[[Plans, int], Any],
     config: Config,
     prepared: Prepared,
     plans: Plans,
     mesh: Mesh,
-) -> tuple[Plans, Programs, memory.Fit]:
-    """Returns plans that fit, their programs, and the memory of the largest."""
+) -> tuple[Plans, Any, memory.Fit]:
+    """Returns plans that fit, the program of their most rows, and its memory."""
     device = mesh.devices.flat[0]
     while True:
-        programs = start_all(plans)
         try:
-            largest = programs[plans.train.row_counts[-1]].result()
+            largest = compiled(plans, plans.train.row_counts[-1])
         except Exception as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or config.train.accumulate:
                 raise
             # TPUs refuse such a program while it is compiled and do not say by how much.
-            found = None
-        else:
-            found = memory.fit(largest, device)
-            if found.fits:
-                return plans, programs, found
-            if config.train.accumulate:
-                cli.say(
-                    f"flaxbert: WARNING: an update needs {found} of memory. With "
-                    "train.accumulate=0 it is computed in as many micro-batches as it takes."
-                )
-                return plans, programs, found
-        for program in programs.values():
-            program.cancel()
+            plans = _smaller(config, prepared, plans, mesh, None)
+            continue
+        found = memory.fit(largest, device)
+        if found.fits:
+            return plans, largest, found
+        if config.train.accumulate:
+            cli.say(
+                f"flaxbert: WARNING: an update needs {found} of memory. With train.accumulate=0 it "
+                "is computed in as many micro-batches as it takes."
+            )
+            return plans, largest, found
         plans = _smaller(config, prepared, plans, mesh, found)
 
 

@@ -1,7 +1,8 @@
 """Keeps libraries from printing what they also raise, and from importing what nothing here uses.
 
 A command tells an error in one line; tracebacks of the same error around it hide that line. The
-surprising thing: it changes the process, so only commands do it, never an import or a library call.
+surprising thing: it changes the process, so only commands do it, never an import or a library call
+(but for `left_out`, which is over when an import is).
 """
 
 from __future__ import annotations
@@ -45,21 +46,22 @@ def be_quiet() -> None:
     sys.unraisablehook = hook
 
 
-def leave_out(package: str) -> None:
-    """Makes a package as good as not installed for this process, unless it is imported already.
+def leave_out_torch() -> None:
+    """Makes PyTorch as good as not installed for this process, unless it is imported already.
 
-    transformers and tensorboardX import PyTorch where they find it, though the tokenizer and event
-    files need none of it: one to two seconds of each start.
+    transformers and tensorboardX import it where they find it, though the tokenizer and event files
+    need none of it: one to two seconds of each start. Not where the user's config file imported
+    transformers or datasets, which have decided by then whether it is there.
     """
-    sys.modules.setdefault(package, None)  # pyright: ignore[reportArgumentType]
+    if not {"transformers", "datasets"} & sys.modules.keys():
+        sys.modules.setdefault("torch", None)  # pyright: ignore[reportArgumentType]
 
 
 @contextlib.contextmanager
 def left_out(*packages: str) -> Iterator[None]:
-    """`leave_out` while the block runs."""
+    """Makes packages as good as not installed while the block imports others."""
     absent = [package for package in packages if package not in sys.modules]
-    for package in absent:
-        leave_out(package)
+    sys.modules.update(dict.fromkeys(absent))  # pyright: ignore[reportArgumentType,reportCallIssue]
     try:
         yield
     finally:

@@ -7,10 +7,10 @@ or start the state, train, write the results.
 
 from __future__ import annotations
 
-from flaxbert import huge_pages, interrupt
+from flaxbert import glibc, interrupt
 
 if __name__ == "__main__":
-    huge_pages.restart_with()
+    glibc.restart_with_huge_pages("flaxbert.train")
     interrupt.install()  # before the slower imports
 
 import contextlib

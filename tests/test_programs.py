@@ -117,7 +117,7 @@ def test_a_compiler_that_refuses_is_answered_with_smaller_parts(trained, monkeyp
         tried.clear()
         done, _ = trained(f"refused-{mib}")
         assert done.code == 0, done.err
-        assert sorted(set(tried)) == [1, 2, 4] == list(dict.fromkeys(tried))
+        assert tried[:3] == [1, 2, 4] and set(tried[2:]) == {4}
 
     def broken(*arguments):
         raise RuntimeError("INTERNAL: something else")

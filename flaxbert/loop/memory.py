@@ -7,7 +7,6 @@ command on the same devices always computes in the same micro-batches, to the sa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 from pathlib import Path
@@ -89,9 +88,3 @@ def _host_memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # not there, or "max"
             total = min(total, int(Path(path).read_text()))
     return total
-
-
-def give_back() -> None:
-    """Returns to the system what was freed: glibc keeps most of what a compiler has used."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

@@ -7,6 +7,7 @@ is a warm-up, as in transformers' `get_linear_schedule_with_warmup`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -78,22 +79,37 @@ def apply_gradients(
     # Before the first update that is finite both corrections are 0, and nothing is divided by them.
     correct1, correct2 = (1 - beta ** count.astype(norm.dtype) for beta in (optim.b1, optim.b2))
 
-    @jax.jit
-    def update(
-        param: Array, mu: Array, nu: Array, gradient: Array, decay: Array
-    ) -> tuple[Array, Array, Array]:
-        def moment(beta: float, old: Array, new: Array) -> Array:
-            return jnp.where(finite, beta * old + (1 - beta) * new, old)
+    rates = (scale, rate, correct1, correct2, finite)
 
-        mu = moment(optim.b1, mu, gradient * scale)
-        nu = moment(optim.b2, nu, jnp.square(gradient * scale))
-        direction = (mu / correct1) / (jnp.sqrt(nu / correct2) + optim.eps)
-        step = rate.astype(param.dtype) * (direction + decay * param)
-        return jnp.where(finite, param - step, param), mu, nu
+    def update(path: tuple[Any, ...], *arrays: Array) -> tuple[Array, Array, Array]:
+        return _adamw(optim, is_decayed(path), rates, *arrays)
 
-    decays = jax.tree_util.tree_map_with_path(
-        lambda path, _: optim.weight_decay if is_decayed(path) else 0.0, params
+    done = jax.tree_util.tree_map_with_path(
+        update, params, optimizer["mu"], optimizer["nu"], gradients
     )
-    done = jax.tree.map(update, params, optimizer["mu"], optimizer["nu"], gradients, decays)
     params, mu, nu = jax.tree.transpose(jax.tree.structure(params), None, done)
     return params, {"count": count, "mu": mu, "nu": nu}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _adamw(
+    optim: Optim,
+    decayed: bool,
+    rates: tuple[Any, ...],
+    param: Array,
+    mu: Array,
+    nu: Array,
+    gradient: Array,
+) -> tuple[Array, Array, Array]:
+    """Updates one parameter and its moments; traced once for each shape."""
+    scale, rate, correct1, correct2, finite = rates
+
+    def moment(beta: float, old: Array, new: Array) -> Array:
+        return jnp.where(finite, beta * old + (1 - beta) * new, old)
+
+    mu = moment(optim.b1, mu, gradient * scale)
+    nu = moment(optim.b2, nu, jnp.square(gradient * scale))
+    direction = (mu / correct1) / (jnp.sqrt(nu / correct2) + optim.eps)
+    decay = optim.weight_decay if decayed else 0.0
+    step = rate.astype(param.dtype) * (direction + decay * param)
+    return jnp.where(finite, param - step, param), mu, nu

@@ -7,7 +7,7 @@ token at `cls_positions`, never `hidden[:, 0]`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import operator
 from typing import Any
 
 import jax
@@ -109,22 +109,22 @@ def abstract_params(config: BertConfig, dtype: str = "float32") -> Params:
 
 
 def init_params(
-    config: BertConfig,
-    seed: int,
-    dtype: str = "float32",
-    pick: Callable[[Params], Any] = lambda params: params,
-) -> Any:
+    config: BertConfig, seed: int, dtype: str = "float32", paths: tuple[str, ...] | None = None
+) -> Params:
     """Returns fresh parameters: normal(0, initializer_range), zero biases, unit LayerNorms.
 
-    Of a part of them, as `pick(parameters)` returns it, no other is computed.
+    With `paths`, like "classifier/kernel", only these: {path: array}. No other is drawn.
     """
-    return _init(config, str(jnp.dtype(dtype)), pick, jax.random.key(seed))
+    return _init(config, str(jnp.dtype(dtype)), paths, jax.random.key(seed))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _init(config: BertConfig, dtype: str, pick: Callable[[Params], Any], key: jax.Array) -> Any:
+def _init(config: BertConfig, dtype: str, paths: tuple[str, ...] | None, key: jax.Array) -> Params:
     model = BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(params=key))
-    return pick(_string_keys(nnx.to_pure_dict(nnx.state(model))))
+    params = _string_keys(nnx.to_pure_dict(nnx.state(model)))
+    if paths is None:
+        return params
+    return {path: functools.reduce(operator.getitem, path.split("/"), params) for path in paths}
 
 
 def bind(config: BertConfig, params: Params, dtype: str = "float32") -> Any:

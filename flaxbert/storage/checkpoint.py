@@ -9,7 +9,6 @@ could, and it deletes older steps right after its own commit.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import errno
 import threading
@@ -21,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError, StorageError
+from flaxbert.glibc import give_back_memory
 from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import verify_manifest, write_manifest
 from flaxbert.storage.store import DamagedError, is_step, store_for
@@ -257,7 +257,7 @@ class Checkpoints:
             for old in self._steps()[: -self._keep]:
                 self._delete(old)
             self._sweep()
-            _give_back_memory()
+            give_back_memory()
         except BaseException as error:  # raised again in the training thread, by wait()
             self._error, self._litter = error, True
 
@@ -295,17 +295,6 @@ class Checkpoints:
             "back to an older one"
         )
         return name
-
-
-def _give_back_memory() -> None:
-    """Returns to the system what the copy of the state took.
-
-    glibc keeps freed memory in the arenas of the threads that wrote it: up to 1.5 times the state
-    stayed resident between saves. Elsewhere (macOS, musl) there is nothing to call.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _passing(error: Exception) -> OSError | None:

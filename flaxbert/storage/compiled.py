@@ -12,7 +12,6 @@ import contextlib
 import os
 import stat
 import sys
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ _EVENTS = {
 }
 
 _counts: collections.Counter[str] = collections.Counter()
-_guard = threading.Lock()  # programs are compiled in several threads
 
 
 def keep() -> None:
@@ -72,8 +70,7 @@ def told() -> str:
 
 def _count(event: str, **_: Any) -> None:
     if event in _EVENTS:
-        with _guard:
-            _counts[_EVENTS[event]] += 1
+        _counts[_EVENTS[event]] += 1
 
 
 def _own_folder() -> Path | None:

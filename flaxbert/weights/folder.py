@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -86,16 +85,11 @@ def read_model(
     config = read.config
     if not read.fresh:
         return read
-    fresh_paths = [e.path for e in table.entries(config) if e.name in read.fresh]
-    fresh = init_params(config, seed, pick=lambda tree: _at(tree, fresh_paths))
+    paths = tuple(entry.path for entry in table.entries(config) if entry.name in read.fresh)
+    fresh = init_params(config, seed, paths=paths)
     flat = table.flatten(read.params) | jax.device_get(fresh)
     note = f"freshly initialised, to be trained: {', '.join(read.fresh)}"
     return Loaded(config, table.unflatten(flat), (*read.notes, note), read.fresh)
-
-
-def _at(tree: Params, paths: Sequence[str]) -> dict[str, Any]:
-    flat = table.flatten(tree)
-    return {path: flat[path] for path in paths}
 
 
 def read_weights(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import types
 
 import jax
@@ -76,35 +73,3 @@ def test_the_next_try_is_in_proportion(accumulate, found, most, wanted):
 def test_a_backend_that_cannot_tell_is_believed_to_fit():
     silent = types.SimpleNamespace(memory_analysis=lambda: None)
     assert memory.fit(silent, device("gpu", {"bytes_limit": 1})).fits
-
-
-@pytest.mark.skipif(
-    not (hasattr(os, "confstr") and "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})),
-    reason="another C library keeps memory, or not, in its own way",
-)
-def test_freed_memory_goes_back_to_the_system():
-    """In a process of its own: which memory is freed last decides what glibc gives back alone."""
-    code = """
-import ctypes
-from flaxbert.loop.memory import give_back
-
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096 / 2**20
-
-blocks = [libc.malloc(64 * 1024) for _ in range(4000)]
-for block in blocks:
-    ctypes.memset(block, 1, 64 * 1024)
-full = resident()
-for block in blocks[:-1]:  # the last one holds the heap's end where it is
-    libc.free(block)
-kept = resident()
-give_back()
-print(full - kept, kept - resident())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    alone, given_back = map(float, done.stdout.split())
-    assert alone < 50 and given_back > 200

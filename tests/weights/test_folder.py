@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from flaxbert.classifier import FlaxBertForSequenceClassification
 from flaxbert.errors import ModelFileError
+from flaxbert.model import heads
 from flaxbert.model.config import BertConfig
 from flaxbert.weights import table
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
@@ -103,6 +104,18 @@ def test_what_is_missing_is_fresh_and_told(absent, prefix, tmp_path):
 def _fresh_values(directory, **options):
     model = _load(directory, **options)
     return table.to_torch(model.config, model.params)
+
+
+def test_one_program_draws_what_is_missing_for_every_seed(tmp_path):
+    """The values are those of a whole fresh model, of which nothing else is drawn."""
+    write_folder(tmp_path, _without(folders.random_tensors(), HEAD))
+    programs = [heads._init._cache_size()]
+    for seed in (5, 6):
+        found = _fresh_values(tmp_path, seed=seed)
+        programs.append(heads._init._cache_size())
+    assert programs[1] - programs[0] <= 1 and programs[2] == programs[1]
+    whole = table.to_torch(CONFIG, heads.init_params(CONFIG, 6))
+    assert_same_bits({name: found[name] for name in HEAD}, {name: whole[name] for name in HEAD})
 
 
 def test_fresh_values_depend_on_the_seed_alone(tmp_path):
