@@ -41,6 +41,7 @@ def main(values: Any, stop: cli.StopSignal) -> None:
         (machine.ENVIRONMENT, machine.check_environment),
         (machine.DISK, lambda: machine.check_disk(local)),
         (caches.CACHE, caches.check_cache),
+        (caches.CACHE, caches.check_compiled),
         (caches.HUB, caches.check_hub),
     ]
     if path:

@@ -319,6 +319,19 @@ def test_an_empty_cache(monkeypatch, tmp_path):
     assert "nothing embedded" in _said(caches.check_cache(), OK)
 
 
+def test_the_programs_that_are_kept(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("FLAXBERT_CACHE", str(tmp_path / "cache"))
+    assert "compiled programs: 0 (0.0 MiB)" in _said(caches.check_compiled(), OK)
+    (tmp_path / "cache" / "compiled" / "jit_step-12ab-cache").write_bytes(bytes(3 * 2**20))
+    said = _said(caches.check_compiled(), OK)
+    assert f"compiled programs: 1 (3.0 MiB) in {tmp_path / 'cache' / 'compiled'}" in said
+    (tmp_path / "cache" / "compiled").chmod(0o777)
+    assert "others may write" in _said(caches.check_compiled(), WARNING)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
+    assert "JAX_COMPILATION_CACHE_DIR=/elsewhere" in _said(caches.check_compiled(), OK)
+
+
 @pytest.fixture
 def online(monkeypatch):
     from huggingface_hub import constants

@@ -1,4 +1,4 @@
-"""What a first start fetches: the embedded files in the user's cache, and the hub.
+"""What a first start fetches or makes: the user's cache, and the hub.
 
 The surprising thing: nothing is fetched here. A machine without a network is no failure; it is
 said, with what still works there.
@@ -6,6 +6,7 @@ said, with what still works there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
@@ -26,6 +27,27 @@ def check_cache() -> Iterator[Finding]:
         yield Finding(CACHE, OK, said)
     elif not damage:
         yield Finding(CACHE, OK, f"{', '.join(present)} in {where}: every byte is as it came")
+
+
+def check_compiled() -> Iterator[Finding]:
+    """Yields where compiled programs are kept from one start to the next, and how many."""
+    from flaxbert.storage import compiled  # imports JAX: not before its version was looked at
+
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if named is not None:
+        said = (
+            f"JAX_COMPILATION_CACHE_DIR={named}" if named else "JAX_COMPILATION_CACHE_DIR is empty"
+        )
+        yield Finding(CACHE, OK, f"compiled programs: {said}")
+        return
+    folder, reason = compiled.place()
+    if folder is None:
+        said = f"compiled programs are not kept: {reason}"
+        yield Finding(CACHE, WARNING, said, "Each start compiles anew until then.")
+        return
+    sizes = [entry.stat().st_size for entry in folder.glob("*-cache")]
+    size = f"{len(sizes)} ({sum(sizes) / 2**20:.1f} MiB)"
+    yield Finding(CACHE, OK, f"compiled programs: {size} in {folder}")
 
 
 def check_hub(seconds: float = _SECONDS) -> Iterator[Finding]:

@@ -50,8 +50,9 @@ def keep() -> None:
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = _own_folder()
+        folder, reason = place()
         if folder is None:
+            say(f"flaxbert: compiled programs are not kept: {reason}")
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         _shrink(folder)
@@ -73,22 +74,20 @@ def _count(event: str, **_: Any) -> None:
         _counts[_EVENTS[event]] += 1
 
 
-def _own_folder() -> Path | None:
-    """Makes the folder and returns it, unless others can put programs into it."""
+def place() -> tuple[Path | None, str]:
+    """Makes the folder and returns it; None, and why, if others can put programs into it."""
     try:
         folder = cache_directory() / "compiled"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         open_to_others = None if sys.platform == "win32" else _open_to_others(folder.resolve())
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
-        say(f"flaxbert: compiled programs are not kept: {error}")
-        return None
+        return None, str(error)
     if open_to_others is not None:
-        say(
-            f"flaxbert: compiled programs are not kept: others may write to {open_to_others}. "
-            "Change that, or name another place with JAX_COMPILATION_CACHE_DIR."
+        return None, (
+            f"others may write to {open_to_others}. Change that, or name another place with "
+            "JAX_COMPILATION_CACHE_DIR."
         )
-        return None
-    return folder
+    return folder, ""
 
 
 def _open_to_others(folder: Path) -> Path | None:
