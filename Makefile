@@ -67,7 +67,7 @@ TORCH_PYTHON ?= $(GPU_PYTHON)
 CASES ?= base-32,base-128,base-512,base-rows,large-rows
 
 bench-gpu:
-	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu.py --cases=$(CASES) --pytorch=$(TORCH_PYTHON)
+	$(GPU_PYTHON) benchmarks/gpu.py --cases=$(CASES) --pytorch=$(TORCH_PYTHON)
 	$(GPU_PYTHON) benchmarks/render.py
 
 $(FLAX4_VENV)/.installed: benchmarks/peers/flax4.txt

@@ -27,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # flaxbert need not be installed
+
 from gpu_cases import CASES, SMOKE, Case
 from lengths import sentence_lengths
 from quickstart import cpu_name
@@ -69,7 +72,9 @@ def main() -> None:
     parser.add_argument("--sides", default="", help="those whose names have one of these words")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="of the updates, in each round")
-    parser.add_argument("--pytorch", default=sys.executable, help="python with torch, transformers")
+    parser.add_argument(
+        "--pytorch", default="", help="python with torch, transformers; default: this one"
+    )
     parser.add_argument("--output", type=Path, default=None)
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
@@ -90,13 +95,20 @@ def main() -> None:
             measured = {}
             for turns in turns_of(name, CASES[name], setup):
                 measured = record_of(CASES[name], turns)
-                measured["command"] = (
-                    f"python benchmarks/gpu.py --cases={name} --rounds={setup.rounds} "
-                    f"--repeats={setup.repeats}"
-                )
+                measured["command"] = command_for(name, arguments)
                 if output:
                     write_workload(output, WHAT, machine, name, measured)
             print(json.dumps(measured, indent=1), flush=True)
+
+
+def command_for(name: str, arguments: argparse.Namespace) -> str:
+    """What measures one case again, without the paths of this machine."""
+    return (
+        f"python benchmarks/gpu.py --cases={name} --rounds={arguments.rounds} "
+        f"--repeats={arguments.repeats}"
+        + (f" --sides={arguments.sides}" if arguments.sides else "")
+        + (" --pytorch=..." if arguments.pytorch else "")
+    )
 
 
 def setup_for(arguments: argparse.Namespace, caches: Path) -> Setup:
@@ -111,11 +123,14 @@ def setup_for(arguments: argparse.Namespace, caches: Path) -> Setup:
         "TRITON_CACHE_DIR": str(caches / "triton"),
     }
     sides = tuple(word for word in arguments.sides.split(",") if word) or ("",)
+    pytorch = arguments.pytorch or sys.executable
     if arguments.smoke:
-        return Setup(arguments.pytorch, "cpu", sides, 1, 1, 2, 256, environment | ON_CPU)
+        return Setup(pytorch, "cpu", sides, 1, 1, 2, 256, environment | ON_CPU)
+    # GPUs are counted as nvidia-smi counts them: CUDA's own order begins with the fastest.
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     rounds, repeats = arguments.rounds, arguments.repeats
-    return Setup(arguments.pytorch, "gpu", sides, rounds, repeats, 20, 8192, environment)
+    return Setup(pytorch, "gpu", sides, rounds, repeats, 20, 8192, environment)
 
 
 def machine_with(setup: Setup) -> dict[str, Any]:
@@ -131,7 +146,8 @@ def machine_with(setup: Setup) -> dict[str, Any]:
     if found["platform"] != "gpu":
         raise SystemExit(
             f"expected a GPU, JAX has {found['kind']} ({found['platform']}). Install the CUDA "
-            'build of jax (pip install "jax[cuda12]"), or try the program with --smoke.'
+            'build of jax (pip install "jax[cuda13]", or "jax[cuda12]" for an older driver), or '
+            "try the program with --smoke."
         )
     return {
         "gpu": found["kind"],

@@ -20,13 +20,15 @@ TINY = BertConfig(
 )
 
 # What users run, from plain to tuned: float32, TF32, autocast, batches of like lengths, compiled,
-# and without padding.
+# in CUDA graphs (where a small update waits for Python the most), and without padding.
 SHORT_MODES = (
     "pad128-float32",
     "pad128-tf32",
     "dynamic-bfloat16",
+    "pad128-bfloat16-compile",
     "grouped8-bfloat16",
     "grouped8-bfloat16-compile",
+    "grouped8-bfloat16-graphs",
     "unpadded-bfloat16",
     "unpadded-bfloat16-compile",
 )
@@ -36,6 +38,7 @@ FULL_MODES = (
     "dynamic-bfloat16",
     "full-bfloat16",
     "full-bfloat16-compile",
+    "full-bfloat16-graphs",
     "unpadded-bfloat16",
     "unpadded-bfloat16-compile",
 )

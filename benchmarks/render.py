@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,7 @@ prediction and outcome: [NOTES.md](NOTES.md).
 `make bench-gpu` runs [gpu.py](gpu.py) on the first GPU: five cases of a few minutes each,
 `CASES=base-32` is one of them. It needs jax (its CUDA build), flax, optax and jaxtyping, and torch
 and transformers there or in another environment (`GPU_PYTHON`, `TORCH_PYTHON`), but no tokenizer,
-no weights and no data set. `PYTHONPATH=. python benchmarks/gpu.py --smoke` shows on a CPU that it
-runs.
+no weights and no data set. `python benchmarks/gpu.py --smoke` shows on a CPU that it runs.
 
 Each side is a process of its own and they take turns; figures are medians over the rounds, ratios
 are taken round by round. The sides see the same tokens, update in the same recipe (AdamW, clipping,
@@ -37,7 +37,8 @@ ON_CPU = """
 `flaxbert` is the real command. `pytorch` is Hugging Face's model of transformers 5 in a plain
 loop: `dynamic` pads each batch to its longest sequence (what the Trainer does), `grouped` makes
 batches of like lengths (its `group_by_length`), `pad128` pads to 128. `flax4` is transformers 4's
-Flax model with the step of its run_flax_glue.py.
+Flax model with the step of its run_flax_glue.py. All sides compute in huge pages
+(`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), which of them only `flaxbert` asks for by itself.
 """
 
 ON_GPU = """
@@ -47,12 +48,14 @@ files. `pytorch` is Hugging Face's model in a plain loop with fused AdamW and SD
 `dynamic` and `grouped8` pad to 128, to the longest of the batch, and to a multiple of 8 in batches
 of like lengths; `full` has no mask; `unpadded` computes the same weights on sequences end to end
 with PyTorch's `varlen_attn`, which has no dropout in attention. `tf32` lets float32 products round
-to TF32, `bfloat16` is autocast, `compile` is torch.compile. Warm-up is compilation and the first 20
-updates, and counts in nothing else. MFU is the model's own FLOPs on real tokens as a share of the
-bfloat16 products that the same GPU did right after the updates.
+to TF32, `bfloat16` is autocast. `compile` is torch.compile of the model, `graphs` the same in its
+mode "reduce-overhead", which replays CUDA graphs; clipping and the optimizer's step are not
+compiled. Warm-up is compilation and the first 20 updates (compiled modes of padded batches first
+take five of each width that is to come), and counts in nothing else. MFU is the model's own FLOPs
+on real tokens as a share of the bfloat16 products that the same GPU did right after the updates.
 """
 
-UNMEASURED = "\n## {}\n\nUnmeasured: no result file from one exists yet.\n"
+UNMEASURED = "\n## {}\n\nUnmeasured: [results/](results) has no such comparison from one yet.\n"
 
 # A title, and what stands below it: (side, its figures) -> text.
 Column = tuple[str, Callable[[str, dict[str, Any]], str]]
@@ -100,11 +103,12 @@ def read_records() -> dict[str, dict[str, Any]]:
 
 
 def page(records: dict[str, dict[str, Any]]) -> str:
-    parts, on_gpu = [HEAD], []
+    on_cpu, on_gpu = [], []
     for name, record in records.items():
         gpu = "gpu" in record["machine"]
-        (on_gpu if gpu else parts).append(of_gpu(name, record) if gpu else of_cpu(name, record))
-    parts.append(ON_CPU)
+        (on_gpu if gpu else on_cpu).append(of_gpu(name, record) if gpu else of_cpu(name, record))
+    parts = [HEAD]
+    parts += [*on_cpu, ON_CPU] if on_cpu else [UNMEASURED.format("CPU")]
     parts += [*on_gpu, ON_GPU] if on_gpu else [UNMEASURED.format("GPU")]
     return "".join([*parts, UNMEASURED.format("TPU")])
 
@@ -169,9 +173,26 @@ def of_workload(
     for side in sorted(sides, key=lambda side: -sides[side]["samples_per_second"]):
         cells = [text(side, sides[side]) for _, text in columns]
         lines.append(f"| {' | '.join([*cells, told(side, sides, ratios)])} |")
-    for side, reason in workload.get("failed", {}).items():
-        lines.append(f"\n{side} did not run: `{reason}`")
+    for side, figures in sides.items():
+        if figures.get("compiled_while_timed"):
+            lines.append(f"\n{side} was still compiling while it was timed.")
+    for side, found in workload.get("failed", {}).items():
+        lines.append(f"\n{side} {failed(found['rounds'])}: {code(found['reason'])}")
     return [*lines, ""]
+
+
+def failed(rounds: list[float]) -> str:
+    if not rounds:
+        return "did not run"
+    speeds = ", ".join(f"{speed:,.1f}" for speed in rounds)
+    return f"failed in round {len(rounds) + 1}, after {speeds} sequences/s"
+
+
+def code(text: str) -> str:
+    """A span of code that any text can stand in: its fence is longer than what the text has."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def told(side: str, sides: dict[str, Any], ratios: dict[str, Any]) -> str:

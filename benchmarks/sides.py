@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import re
+import signal
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,19 +24,26 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 OURS = "flaxbert"  # how the names of our own sides begin
 
-ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+# Huge pages for everybody: flaxbert's commands start themselves anew to have them.
+ON_CPU = {
+    "JAX_PLATFORMS": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+SIDE_SECONDS = 30 * 60.0  # after them a side is given up
 
 Figures = dict[str, Any]
 
 
 class SideError(Exception):
-    """A side that ended without figures; carries what it said last."""
+    """A side that ended without figures; carries its standard error and what else is wrong."""
 
 
 @dataclasses.dataclass
 class Turns:
     runs: dict[str, list[Figures]]
-    failed: dict[str, str]  # sides that are out, and why
+    failed: dict[str, Figures]  # sides that are out: the reason, and their speeds until then
 
 
 def take_turns(name: str, sides: dict[str, Callable[[], Figures]], rounds: int) -> Iterator[Turns]:
@@ -52,13 +63,20 @@ def take_turns(name: str, sides: dict[str, Callable[[], Figures]], rounds: int) 
             except SideError as error:
                 if side.startswith(OURS):
                     raise
-                turns.failed[side] = (str(error).strip().splitlines() or ["no message"])[-1]
-                del turns.runs[side]
+                before = [round(run["samples_per_second"], 2) for run in turns.runs.pop(side)]
+                turns.failed[side] = {"reason": reason_of(str(error)), "rounds": before}
                 print(f"{name} {number} {side}: failed: {error}", flush=True)
                 continue
             speed, load = turns.runs[side][-1]["samples_per_second"], os.getloadavg()[0]
             print(f"{name} {number} {side}: {speed:.1f}/s (load {load:.1f})", flush=True)
         yield turns
+
+
+def reason_of(message: str) -> str:
+    """The last line that names an exception, or else the last line."""
+    lines = [line.strip() for line in message.strip().splitlines()] or ["no message"]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+    return (named or lines)[-1]
 
 
 def summary(turns: Turns) -> dict[str, Any]:
@@ -100,27 +118,56 @@ def rounded(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.5g}")
 
 
-def figures_of(command: list[Any], environment: dict[str, str]) -> Figures:
-    """Runs a side's program and reads its last line."""
-    done, _ = run(command, environment)
+def figures_of(
+    command: list[Any], environment: dict[str, str], seconds: float = SIDE_SECONDS
+) -> Figures:
+    """Runs a side's program and reads its last line.
+
+    Raises:
+      SideError: it failed, took longer, or its last line is no JSON object.
+    """
+    done, _ = run(command, environment, seconds)
+    if done.returncode < 0:
+        raise SideError(f"{done.stderr}\nSideError: ended by signal {-done.returncode}")
     if done.returncode:
         raise SideError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    last = (done.stdout.splitlines() or [""])[-1]
+    try:
+        figures = json.loads(last)
+    except ValueError:
+        figures = None
+    if not isinstance(figures, dict):
+        wrong = f"expected a JSON object on the last line, got {last!r}"
+        raise SideError(f"{done.stderr}\nSideError: {wrong}")
+    return figures
 
 
 def run(
-    command: list[Any], environment: dict[str, str]
+    command: list[Any], environment: dict[str, str], seconds: float = math.inf
 ) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Runs a command with flaxbert importable; returns it and its peak memory in MiB."""
+    """Runs a command with flaxbert importable; returns it and its peak memory in MiB.
+
+    Raises:
+      SideError: it took longer, and was killed.
+    """
     whole = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **environment}
     command = [str(part) for part in command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env=os.environ | whole)
-        _, status, usage = os.wait4(process.pid, 0)
+        deadline, late = time.monotonic() + seconds, False
+        # Not Popen's wait, which does not tell the memory.
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            if not late and time.monotonic() > deadline:
+                late = True
+                os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.05)
+        _, status, usage = ended
         process.returncode = os.waitstatus_to_exitcode(status)
         for stream in (out, err):
             stream.seek(0)
         done = subprocess.CompletedProcess(command, process.returncode, out.read(), err.read())
+    if late:
+        raise SideError(f"{done.stderr}\nSideError: no end after {seconds:g} seconds")
     return done, usage.ru_maxrss / 1024
 
 

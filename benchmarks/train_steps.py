@@ -17,6 +17,7 @@ import os
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -202,9 +203,13 @@ def products(size: int, count: int = 20, repeats: int = 5) -> dict[str, Any]:
         start = time.perf_counter()
         jax.block_until_ready(send(count))
         seconds.append((time.perf_counter() - start) / count)
-    busy = send(10 * count)
-    clocks = nvidia_smi("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
-    jax.block_until_ready(busy)
+    clocks = nvidia_smi(
+        "clocks.sm",
+        "clocks.mem",
+        "power.draw",
+        "temperature.gpu",
+        meanwhile=lambda: jax.block_until_ready(send(count)),
+    )
     flops = 2 * size**3 / statistics.median(seconds)
     return {"matmul_tflops": flops / 1e12, "matmul_size": size, "under_load": clocks}
 
@@ -221,16 +226,32 @@ def description() -> dict[str, Any]:
     }
 
 
-def nvidia_smi(*names: str) -> dict[str, str]:
-    """What the driver says of the GPU in use; {} where there is no such program."""
+def nvidia_smi(
+    *names: str, meanwhile: Callable[[], Any] = lambda: time.sleep(0.05)
+) -> dict[str, str]:
+    """What the driver says of the GPU in use; {} where there is no such program.
+
+    `meanwhile` is called until it has said so: that takes longer than all the work that can be sent
+    to a GPU ahead of time.
+    """
     command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         command.append(f"--id={visible.split(',')[0]}")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+    except OSError:
         return {}
-    return dict(zip(names, done.stdout.splitlines()[0].split(", "), strict=True))
+    deadline = time.monotonic() + 60
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+        meanwhile()
+    values = process.communicate()[0].partition("\n")[0].split(", ")
+    if process.returncode or len(values) != len(names):
+        return {}
+    return dict(zip(names, values, strict=True))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,23 @@ clipping at 1, dropout as the config says), so without the Trainer's own overhea
 than its defaults: fused AdamW, SDPA, batches laid out without a loop, pinned memory. One JSON
 object on standard output. It shares nothing with flaxbert but the tokens.
 
-Modes are PADDING-DTYPE[-compile]. Padding: pad128 (every batch to 128 tokens), dynamic (to its
-longest), grouped (batches of like lengths, as the Trainer's group_by_length makes them), grouped8
-(the same, to a multiple of 8), full (sequences of one length, no mask), unpadded (the same weights
-without padding, by varlen_attn, which has no dropout in attention). Dtype: float32, tf32 (float32
-whose products may round to TF32 on a GPU), bfloat16 (autocast).
+Modes are PADDING-DTYPE[-compile|-graphs]. Padding: pad128 (every batch to 128 tokens), dynamic (to
+its longest), grouped (batches of like lengths, as the Trainer's group_by_length makes them),
+grouped8 (the same, to a multiple of 8), full (sequences of one length, no mask), unpadded (the same
+weights without padding, by varlen_attn, which has no dropout in attention). Dtype: float32, tf32
+(float32 whose products may round to TF32 on a GPU), bfloat16 (autocast). compile is torch.compile
+of the model; graphs also replays forward and backward as CUDA graphs ("reduce-overhead"), one for
+each width; clipping and AdamW are compiled in none. The surprising thing: on padded batches these
+two begin with updates of every width that the timed ones will have.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import math
 import random
 import resource
 import statistics
@@ -32,14 +37,21 @@ import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-with contextlib.suppress(ImportError):  # PyTorch 2.10 or later; the unpadded modes need it
+try:
     from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn: Any = None
 
 MEGA_BATCH = 50  # batches that the Trainer sorts at once
 PADDINGS = ("pad128", "dynamic", "grouped", "grouped8", "full", "unpadded")
 DTYPES = ("float32", "tf32", "bfloat16")
+COMPILERS = {"compile": None, "graphs": "reduce-overhead"}  # modes of torch.compile
+# Of each width. The first is compiled for itself, the second for all of them, so the first begins
+# anew; a CUDA graph runs as a program once, is recorded the second time and replayed from then on.
+PASSES = 5
 
 Batch = dict[str, np.ndarray]
+Counted = tuple[Batch, int, int]  # arrays, real tokens, keys that these attend to
 
 
 def main() -> None:
@@ -54,24 +66,29 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--random_weights", action="store_true")
     arguments = parser.parse_args()
-    padding, dtype, *compiled = arguments.mode.split("-")
-    if padding not in PADDINGS or dtype not in DTYPES or compiled not in ([], ["compile"]):
-        parser.error(f"--mode: expected PADDING-DTYPE[-compile], got {arguments.mode}")
-    there = torch.cuda.is_available()
-    device = arguments.device or ("cuda" if there else "cpu")
-    if device == "cuda" and not there:
-        raise SystemExit(f"PyTorch {torch.__version__} finds no CUDA device here")
+    padding, dtype, compiler = [*arguments.mode.split("-", 2), "", ""][:3]
+    if padding not in PADDINGS or dtype not in DTYPES or compiler not in ("", *COMPILERS):
+        parser.error(f"--mode: expected PADDING-DTYPE[-compile|-graphs], got {arguments.mode}")
+    device = device_for(arguments.device, padding, compiler)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     data = dict(np.load(arguments.data))
     model = load(arguments.model, arguments.random_weights).to(device).train()
     longest = int(np.diff(data["offsets"]).max())
     module = Unpadded(model, longest) if padding == "unpadded" else model
-    total = arguments.warmup + arguments.repeats * arguments.updates
-    update = Update(module, bool(compiled), dtype, device, total)
-    batches = make_batches(data, padding, arguments.batch)
-    warmup_seconds, _ = timed(update, batches, arguments.warmup, device)
+    count = arguments.warmup + arguments.repeats * arguments.updates
+    widths: list[Counted] = []
+    if compiler and padding != "unpadded":  # whose lengths differ every time
+        widths = of_each_width(data, padding, arguments.batch, count)
+    warmup = PASSES * len(widths) + arguments.warmup
+    update = Update(module, compiler, dtype, device, PASSES * len(widths) + count)
+    batches = itertools.chain(PASSES * widths, make_batches(data, padding, arguments.batch))
+    warmup_seconds, _ = timed(update, batches, warmup, device)
+    compiled = update.compiled()
     found = [timed(update, batches, arguments.updates, device) for _ in range(arguments.repeats)]
+    last_loss = float(update.loss)
+    if not math.isfinite(last_loss):  # once one is not, neither are weights and later losses
+        raise SystemExit(f"the last loss was {last_loss}: the speed means nothing")
     sums = {key: sum(counts[key] for _, counts in found) for key in found[0][1]}
     speeds = [counts["samples"] / seconds for seconds, counts in found]
     speed = statistics.median(speeds)
@@ -83,15 +100,35 @@ def main() -> None:
         "real_per_computed_token": sums["real"] / sums["computed"],
         "peak_mib": peak_mib(device),
         "warmup_seconds": warmup_seconds,  # compilation included
-        "last_loss": float(update.loss),
+        "warmup_updates": warmup,
+        "widths_warmed_up": len(widths),
+        "compiled_while_timed": update.compiled() - compiled,
+        "last_loss": last_loss,
         "repeats": speeds,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     print(json.dumps(figures))
 
 
+def device_for(asked: str, padding: str, compiler: str) -> str:
+    """Returns the device.
+
+    Raises:
+      SystemExit: the mode cannot run on it; no other is taken in silence.
+    """
+    there = torch.cuda.is_available()
+    device = asked or ("cuda" if there else "cpu")
+    if device == "cuda" and not there:
+        raise SystemExit(f"PyTorch {torch.__version__} finds no CUDA device here")
+    if device == "cuda" and padding == "unpadded" and not varlen_attn:
+        raise SystemExit(f"unpadded needs PyTorch 2.10 or later, this is {torch.__version__}")
+    if compiler == "graphs" and (device != "cuda" or padding == "unpadded"):
+        raise SystemExit("graphs need a CUDA device and padded batches")
+    return device
+
+
 def timed(
-    update: Update, batches: Iterator[tuple[Batch, int, int]], count: int, device: str
+    update: Update, batches: Iterator[Counted], count: int, device: str
 ) -> tuple[float, dict[str, int]]:
     """Runs updates; returns their seconds, and how many samples and tokens they had."""
     counts = {"samples": 0, "real": 0, "attended": 0, "computed": 0}
@@ -112,17 +149,20 @@ class Update:
     """One step of AdamW on one batch of arrays."""
 
     def __init__(
-        self, model: torch.nn.Module, compiled: bool, dtype: str, device: str, total: int
+        self, model: torch.nn.Module, compiler: str, dtype: str, device: str, total: int
     ) -> None:
-        self.model, self.device = model, device
+        self.model, self.compiler, self.device = model, compiler, device
         half = dtype == "bfloat16"
         self.cast = torch.autocast(device, torch.bfloat16) if half else contextlib.nullcontext()
-        self.step = torch.compile(model) if compiled else model
+        self.step = torch.compile(model, mode=COMPILERS[compiler]) if compiler else model
         self.optimizer, self.schedule = optimizer_for(model, total)
         self.loss = torch.zeros(())
 
     def __call__(self, batch: Batch) -> None:
         inputs = {name: self.sent(array) for name, array in batch.items()}
+        graphs = self.compiler == "graphs"
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with self.cast:
             loss = self.step(**inputs).loss
         loss.backward()
@@ -130,7 +170,24 @@ class Update:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        self.loss = loss.detach()
+        # The next update writes over what a graph returned.
+        self.loss = loss.detach().clone() if graphs else loss.detach()
+
+    def compiled(self) -> int:
+        """Counts what has been compiled and recorded so far, to see whether more follows.
+
+        Raises:
+          SystemExit: PyTorch skipped CUDA graphs, which it does with no more than a warning.
+        """
+        if not self.compiler:
+            return 0
+        from torch._dynamo.utils import counters
+
+        inductor = counters["inductor"]
+        if self.compiler == "graphs" and inductor["cudagraph_skips"]:
+            raise SystemExit("PyTorch skipped CUDA graphs: the speed would be that of compile")
+        # Of recorded graphs it counts the inputs.
+        return counters["stats"]["unique_graphs"] + inductor["cudagraph_recorded_non_static_inputs"]
 
     def sent(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
@@ -210,8 +267,16 @@ def optimizer_for(model: torch.nn.Module, total: int) -> tuple:
     return optimizer, schedule
 
 
-def make_batches(data: Batch, padding: str, size: int) -> Iterator[tuple[Batch, int, int]]:
-    """Yields (arrays, real tokens, keys that these attend to) without end."""
+def of_each_width(data: Batch, padding: str, size: int, count: int) -> list[Counted]:
+    """Returns one batch of each width among the first `count`, the widest first."""
+    found: dict[int, Counted] = {}
+    for counted in itertools.islice(make_batches(data, padding, size), count):
+        found.setdefault(counted[0]["input_ids"].shape[1], counted)
+    return [found[width] for width in sorted(found, reverse=True)]
+
+
+def make_batches(data: Batch, padding: str, size: int) -> Iterator[Counted]:
+    """Yields batches without end."""
     lengths = np.diff(data["offsets"])
     seed = 0
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.benchmarks import BENCHMARKS
+from tests.benchmarks import BENCHMARKS, load
 from tests.commands import ROOT
 
 # Five processes that import JAX or PyTorch. On both lines: GPUs need the newer one.
@@ -49,6 +50,64 @@ def test_smoke_prints_every_side_and_writes_nothing():
         assert side["samples_per_second"] > 0 and side["mfu"] > 0
         assert record["speed_ratios"][f"flaxbert bfloat16 / pytorch {mode}"]["median"] > 0
     assert record["sides"]["pytorch unpadded-bfloat16"]["real_per_computed_token"] == 1
+
+
+def test_it_starts_without_flaxbert_installed(tmp_path):
+    code = f"""
+import os, runpy, sys
+package = os.path.join("flaxbert", "__init__.py")
+sys.path[:] = [path for path in sys.path if not os.path.exists(os.path.join(path, package))]
+sys.path.insert(0, {str(BENCHMARKS)!r})
+sys.argv = ["gpu.py", "--help"]
+runpy.run_path({str(BENCHMARKS / "gpu.py")!r}, run_name="__main__")
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=bare, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--pytorch" in done.stdout
+
+
+def test_the_command_in_the_record_names_what_was_asked_for(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    gpu = load("gpu")
+    asked = argparse.Namespace(
+        cases="base-32", sides="", rounds=2, repeats=3, pytorch="", smoke=False
+    )
+    plain = "python benchmarks/gpu.py --cases=base-32 --rounds=2 --repeats=3"
+    assert gpu.command_for("base-32", asked) == plain
+    setup = gpu.setup_for(asked, tmp_path)
+    assert setup.pytorch == sys.executable
+    assert setup.environment["CUDA_VISIBLE_DEVICES"] == "2"
+    assert setup.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    asked.pytorch, asked.sides = "/somewhere/python", "flaxbert"
+    assert gpu.command_for("base-32", asked) == f"{plain} --sides=flaxbert --pytorch=..."
+    assert gpu.setup_for(asked, tmp_path).pytorch == "/somewhere/python"
+
+
+def test_the_gpu_is_kept_busy_until_its_clocks_are_read(monkeypatch, tmp_path):
+    train_steps = load("train_steps")
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    busy = []
+
+    def read(script: str) -> dict[str, str]:
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        busy.clear()
+        return train_steps.nvidia_smi("clocks.sm", "power.draw", meanwhile=lambda: busy.append(1))
+
+    assert read("sleep 0.3; echo '1980 MHz, 650 W'") == {
+        "clocks.sm": "1980 MHz",
+        "power.draw": "650 W",
+    }
+    assert len(busy) > 1
+    assert read("exit 0") == read("echo No devices") == read("echo a, b; exit 6") == {}
+    monkeypatch.setenv("PATH", "")
+    assert train_steps.nvidia_smi("clocks.sm", "power.draw") == {}
 
 
 def test_without_a_gpu_it_says_so():

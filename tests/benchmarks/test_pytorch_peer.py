@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 
 import numpy as np
@@ -116,9 +117,63 @@ def test_an_epoch_has_every_sequence_once(padding):
     assert sorted(tokens[tokens > 0]) == sorted(DATA["input_ids"])
 
 
+@pytest.mark.parametrize("padding", ["pad128", "dynamic", "grouped8"])
+def test_every_width_to_come_is_warmed_up(padding):
+    found = peer.of_each_width(DATA, padding, 2, count=20)
+    widths = [batch["input_ids"].shape[1] for batch, _, _ in found]
+    assert widths == sorted(set(widths), reverse=True)
+    batches = peer.make_batches(DATA, padding, 2)
+    assert set(widths) == {next(batches)[0]["input_ids"].shape[1] for _ in range(20)}
+    assert len(widths) > 1 or padding == "pad128"
+
+
+def test_graphs_begin_anew_each_update_and_must_be_there(monkeypatch, model):
+    from torch._dynamo.utils import counters
+
+    modes, marked = [], []
+    monkeypatch.setattr(torch, "compile", lambda module, mode: modes.append(mode) or module)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marked.append(1))
+    monkeypatch.setitem(counters, "inductor", collections.Counter())
+    update = peer.Update(model, "graphs", "float32", "cpu", 2)
+    for _ in range(2):
+        update(peer.lay_out(DATA, CHOSEN, "grouped8"))
+    assert modes == ["reduce-overhead"] and marked == [1, 1]
+    before = update.compiled()
+    counters["inductor"]["cudagraph_recorded_non_static_inputs"] += 3
+    assert update.compiled() == before + 3
+    counters["inductor"]["cudagraph_skips"] += 1
+    with pytest.raises(SystemExit, match="skipped CUDA graphs"):
+        update.compiled()
+
+
+def main(monkeypatch, mode: str, *arguments: str):
+    asked = ["pytorch.py", "--data=x", "--model=x", f"--mode={mode}", *arguments]
+    monkeypatch.setattr(sys, "argv", asked)
+    peer.main()
+
+
 def test_an_absent_gpu_is_not_replaced_in_silence(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    asked = ["pytorch.py", "--data=x", "--model=x", "--mode=dynamic-float32", "--device=cuda"]
-    monkeypatch.setattr(sys, "argv", asked)
     with pytest.raises(SystemExit, match="finds no CUDA device"):
-        peer.main()
+        main(monkeypatch, "dynamic-float32", "--device=cuda")
+
+
+def test_a_mode_that_cannot_run_says_why(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="graphs need a CUDA device"):
+        main(monkeypatch, "full-bfloat16-graphs", "--device=cpu")
+    with pytest.raises(SystemExit):
+        main(monkeypatch, "full-bfloat16-fast")
+    assert "expected PADDING-DTYPE[-compile|-graphs]" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(peer, "varlen_attn", None)
+    with pytest.raises(SystemExit, match=r"unpadded needs PyTorch 2\.10 or later"):
+        main(monkeypatch, "unpadded-bfloat16")
+
+
+def test_a_loss_that_is_not_finite_has_no_speed(monkeypatch, model, tmp_path):
+    np.savez(tmp_path / "tokens.npz", **DATA)
+    torch.nn.init.constant_(model.classifier.bias, torch.inf)
+    monkeypatch.setattr(peer, "load", lambda *_: model)
+    data, few = f"--data={tmp_path / 'tokens.npz'}", ("--batch=2", "--updates=1", "--warmup=1")
+    with pytest.raises(SystemExit, match="the last loss was nan"):
+        main(monkeypatch, "dynamic-float32", data, "--device=cpu", *few)

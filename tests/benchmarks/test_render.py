@@ -8,7 +8,28 @@ from tests.benchmarks import load
 
 render = load("render")
 
-# Made up, to see how it is shown.
+# Made up, to see how they are shown.
+CPU = {
+    "machine": {
+        "cpu": "Some CPU",
+        "cores": 2,
+        "bfloat16": False,
+        "instructions": "avx2",
+        "memory_gib": 24.0,
+        "system": "Linux x86_64",
+        "python": "3.11.7",
+    },
+    "workloads": {
+        "reviews": {
+            "what": "sentences",
+            "shape": "minilm",
+            "batch": 32,
+            "versions": {"jax": "0.10.2"},
+            "sides": {},
+            "speed_ratios": {},
+        }
+    },
+}
 GPU = {
     "machine": {
         "gpu": "Some GPU 80GB",
@@ -44,6 +65,7 @@ GPU = {
                     "mfu": 0.006,
                     "peak_mib": 40000.0,
                     "warmup_seconds": 15.0,
+                    "compiled_while_timed": 2,
                     "versions": {"torch": "2.11.0", "transformers": "5.17.0"},
                 },
             },
@@ -54,7 +76,10 @@ GPU = {
                     "most": 59.5,
                 }
             },
-            "failed": {"pytorch unpadded-bfloat16": "RuntimeError: no kernel"},
+            "failed": {
+                "pytorch unpadded-bfloat16": {"reason": "RuntimeError: no kernel", "rounds": []},
+                "pytorch dynamic-bfloat16": {"reason": "say `a` | ``b``", "rounds": [1234.56]},
+            },
         }
     },
 }
@@ -83,13 +108,28 @@ def test_a_gpu_stands_there_with_its_figures():
         "bfloat16 products reach 798 TFLOP/s here, AdamW alone takes 1.05 ms",
         "Target: at least 40,000 sequences/s.",
         "pytorch unpadded-bfloat16 did not run: `RuntimeError: no kernel`",
+        "\n\npytorch dynamic-bfloat16 failed in round 2, after 1,234.6 sequences/s: "
+        "``` say `a` | ``b`` ```\n",
+        "pytorch pad128-float32 was still compiling while it was timed.",
     ):
         assert told in page
 
 
 @pytest.mark.parametrize(
-    ("records", "unmeasured"), [({}, ["GPU", "TPU"]), ({"some-gpu-80gb.json": GPU}, ["TPU"])]
+    ("records", "unmeasured"),
+    [
+        ({}, ["CPU", "GPU", "TPU"]),
+        ({"some-gpu-80gb.json": GPU}, ["CPU", "TPU"]),
+        ({"some-cpu.json": CPU}, ["GPU", "TPU"]),
+        ({"some-cpu.json": CPU, "some-gpu-80gb.json": GPU}, ["TPU"]),
+    ],
 )
 def test_what_has_no_file_is_called_unmeasured(records, unmeasured):
     sections = render.page(records).split("\n## ")
     assert [part.split("\n")[0] for part in sections if "Unmeasured" in part] == unmeasured
+
+
+@pytest.mark.parametrize(("record", "told"), [(CPU, "huge pages"), (GPU, "varlen_attn")])
+def test_sides_are_explained_where_they_are_measured(record, told):
+    assert told in render.page({"some.json": record})
+    assert told not in render.page({})
