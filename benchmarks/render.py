@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from details import SECTIONS
+
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 
@@ -96,21 +98,23 @@ def render() -> str:
 
 
 def read_records() -> dict[str, dict[str, Any]]:
-    """Returns the records of machines by their files' names."""
+    """Returns all records by their files' names."""
     paths = sorted((HERE / "results").glob("*.json"))
-    records = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    return {name: record for name, record in records.items() if "workloads" in record}
+    return {path.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def page(records: dict[str, dict[str, Any]]) -> str:
     on_cpu, on_gpu = [], []
-    for name, record in records.items():
+    machines = {name: record for name, record in records.items() if "workloads" in record}
+    for name, record in machines.items():
         gpu = "gpu" in record["machine"]
         (on_gpu if gpu else on_cpu).append(of_gpu(name, record) if gpu else of_cpu(name, record))
     parts = [HEAD]
     parts += [*on_cpu, ON_CPU] if on_cpu else [UNMEASURED.format("CPU")]
     parts += [*on_gpu, ON_GPU] if on_gpu else [UNMEASURED.format("GPU")]
-    return "".join([*parts, UNMEASURED.format("TPU")])
+    parts.append(UNMEASURED.format("TPU"))
+    parts += [section(records[name]) for name, section in SECTIONS.items() if name in records]
+    return "".join(parts)
 
 
 def of_cpu(file: str, record: dict[str, Any]) -> str:

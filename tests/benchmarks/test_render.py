@@ -6,6 +6,7 @@ import pytest
 
 from tests.benchmarks import load
 
+load("details")
 render = load("render")
 
 # Made up, to see how they are shown.
@@ -133,3 +134,43 @@ def test_what_has_no_file_is_called_unmeasured(records, unmeasured):
 def test_sides_are_explained_where_they_are_measured(record, told):
     assert told in render.page({"some.json": record})
     assert told not in render.page({})
+
+
+def test_the_floor_packing_and_growth_stand_there_with_their_figures():
+    floor = {
+        "update_seconds": 0.4321,
+        "linear_seconds": 0.3619,
+        "linear_gflops": 144.6,
+        "adamw_seconds": 0.0281,
+        "floor / update": 0.903,
+    }
+    case = {
+        "costs of": "cpu",
+        "batch": 2048,
+        "rows a multiple of": 8,
+        "shapes": ["352 x 80", "360 x 80"],
+        "real_per_computed_token": 0.971,
+        "packed_per_second": 1234567,
+    }
+    lengths = {"count": 64000, "mean": 13.28, "median": 11, "p95": 30, "longest": 66}
+    packing = {"lengths": lengths, "machine": {"cpu": "Some CPU"}, "padded to 128": 0.104}
+    growth = {
+        "machine": {"cpu": "Some CPU", "cores": 2},
+        "rows": {"once": 20000, "ten times": 200000},
+        "medians": {
+            "once": {"seconds": 20.04, "peak_mib": 700.0},
+            "ten times": {"seconds": 120.0, "peak_mib": 1770.0},
+        },
+        "ratios": {"seconds": 5.988, "peak_mib": 2.529},
+    }
+    page = render.page(
+        {"floor.json": {"a run": floor}, "packing.json": packing | {"cases": [case]},
+         "growth.json": growth}
+    )  # fmt: skip
+    for row in (
+        "| a run | 432 | 362 (145 GFLOP/s) | 28 | 90 % |",
+        "| cpu | 2,048 | 8 | 352 x 80, 360 x 80 | 0.971 | 1,234,567 |",
+        "| seconds of the whole command | 20.0 | 120.0 | 5.99 |",
+        "| peak MiB | 700.0 | 1,770.0 | 2.53 |",
+    ):
+        assert row in page
