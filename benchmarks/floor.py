@@ -47,7 +47,7 @@ def main() -> None:
     arguments.repeats, arguments.warmup = arguments.rounds, 3
     with tempfile.TemporaryDirectory() as folder:
         prepare(workload, Path(folder))
-        bert, _ = BertConfig.from_dict(json.loads(Path(folder, "config.json").read_text()))
+        bert, _ = BertConfig.from_dict(json.loads(Path(folder, "model", "config.json").read_text()))
         run = Run(arguments, bert, dict(np.load(Path(folder, "tokens.npz"))))
     run.compile()
     run.timed(arguments.warmup)

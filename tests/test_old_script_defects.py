@@ -474,7 +474,9 @@ def test_f16_padding_is_a_choice_and_shapes_are_few(own_files, numbers):
     config = make_config(own_files.json("config.json"))
     prepared = prepare.prepare(config, Workdir(own_files.workdir), resumed=True)
     plans = prepare.plan(config, prepared, 1, 1).validation
-    assert plans is not None and [plan.row_length for plan in plans] == [128]
+    assert plans is not None and len(plans) == 1
+    longest = prepared.validation[""].tokens.lengths.max()
+    assert longest <= plans[0].row_length <= 128
     assert all(len(plan.row_counts) <= 2 for plan in plans)
     evaluated = list(batches.inference_batches(prepared.validation[""], plans))
     assert len({batch["input_ids"].shape for batch in evaluated}) == 1
