@@ -14,7 +14,6 @@ import argparse
 import collections
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from quickstart import cpu_name
 from sides import ON_CPU
-from speed import instructions, prepare, workloads
+from speed import instructions, machine, prepare, workloads
 from train_steps import Run, adamw
 
 from flaxbert.model.config import BertConfig
@@ -84,12 +83,7 @@ def of_run(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": f"python benchmarks/floor.py --workload={arguments.workload} "
         f"--dtype={arguments.dtype} --rounds={arguments.rounds}",
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "instructions": instructions(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         "tokens an update": tokens,
         "update_seconds": round(median["update"], 4),

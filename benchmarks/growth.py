@@ -15,8 +15,6 @@ import csv
 import itertools
 import json
 import multiprocessing
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,9 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from quickstart import cpu_name
 from sides import ON_CPU, SideError, run
-from speed import sentences
+from speed import machine, sentences
 
 RESULT = Path(__file__).parent / "results" / "growth.json"
 
@@ -45,6 +42,8 @@ def main() -> None:
         )
         writing.start()
         writing.join()
+        if writing.exitcode:
+            raise SystemExit(writing.exitcode)
         train(Path(folder), "once")  # compiles what both need
         found: dict[str, list[dict[str, float]]] = {size: [] for size in sizes}
         for number in range(arguments.rounds):
@@ -63,11 +62,7 @@ def main() -> None:
         "what": "one epoch over a file and over one of ten times its rows, a tiny model",
         "command": f"python benchmarks/growth.py --rows={arguments.rows} "
         f"--rounds={arguments.rounds}",
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "versions": {name: version(name) for name in ("jax", "flax", "numpy", "transformers")},
         "rows": sizes,
         "medians": medians,

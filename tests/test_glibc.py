@@ -69,11 +69,11 @@ os.write(1, b"goes on\\n")
 """
 
 
-def _run(folder: Path, *arguments: str, python: str = sys.executable) -> list[str]:
+def _run(folder: Path, *arguments: str) -> list[str]:
     folder.joinpath("command.py").write_text(COMMAND)
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     done = subprocess.run(
-        [python, *arguments],
+        [sys.executable, *arguments],
         env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
         capture_output=True,
         text=True,

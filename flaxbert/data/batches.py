@@ -18,13 +18,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from flaxbert.data.pack import Placement, Plan, Work, make_plan, pack, pack_kinds, rows_for
+from flaxbert.data.pack import (
+    COMPARED_SEQUENCES,
+    Placement,
+    Plan,
+    Work,
+    make_plan,
+    pack,
+    pack_kinds,
+    round_up,
+    rows_for,
+)
 from flaxbert.data.tokenize import Tokens
 
 Batch = dict[str, np.ndarray]
 
 _TILE = 128  # tokens of a row: what matrix units like, and a few sentences fill it
-_COMPARED = 8192  # sequences on which row lengths are compared
 
 # Updates whose packing is tried out for a plan: all of a small run, a sample of a large one.
 _PLANNED_SEQUENCES = 400_000
@@ -149,7 +158,7 @@ def plan_inference(
     plans = []
     for length in _row_lengths(lengths, packing, work):
         each = max(1, tokens // length) * row_multiple
-        full = -(-rows // row_multiple) * row_multiple if rows else each
+        full = round_up(rows, row_multiple) if rows else each
         slots = 1 if packing == "pad" else _slots(lengths, length)
         plans.append(Plan(length, tuple(sorted({row_multiple, full})), slots))
     return tuple(plans)
@@ -167,11 +176,11 @@ def _slots(lengths: Int[np.ndarray, " N"], row_length: int) -> int:
 
 
 def _row_lengths(lengths: Int[np.ndarray, " N"], packing: str, work: Work | None) -> list[int]:
-    least = -(-int(lengths.max(initial=2)) // 8) * 8
+    least = round_up(int(lengths.max(initial=2)), 8)
     if packing == "pad":
         return [least]
     if work is not None and least <= _TILE:
-        some = lengths[:_COMPARED]
+        some = lengths[:COMPARED_SEQUENCES]
 
         def cost(length: int) -> float:
             slots = _slots(lengths, length)

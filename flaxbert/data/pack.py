@@ -25,7 +25,7 @@ _WORTH_COMPILING = 0.01
 
 # Row lengths are compared on so many sequences, and on so many updates at least: enough to tell
 # shares of padding apart to a few tenths of a percent.
-_COMPARED_SEQUENCES, _COMPARED_UPDATES = 8192, 4
+COMPARED_SEQUENCES, _COMPARED_UPDATES = 8192, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Work:
     tile: int = 8  # attention computes row lengths rounded up to a multiple of this
 
     def of_row(self, row_length: int, slots: int) -> float:
-        keys = _round_up(row_length, self.tile)
+        keys = round_up(row_length, self.tile)
         return row_length * (1 + self.key * keys) + self.slot * slots
 
 
@@ -161,11 +161,11 @@ def make_plan(
     step = accumulate * row_multiple
     if packing == "pad":
         rows = -(-batch_size // step) * row_multiple
-        length = row_length or _round_up(longest, 8)
+        length = row_length or round_up(longest, 8)
         efficiency = float(lengths.mean() * batch_size / (rows * accumulate * length))
         return Plan(length, (rows,), 1, accumulate, min(efficiency, 1.0))
     sample = [lengths[indices] for indices in updates]
-    compared = sample[: max(_COMPARED_UPDATES, _COMPARED_SEQUENCES // batch_size)]
+    compared = sample[: max(_COMPARED_UPDATES, COMPARED_SEQUENCES // batch_size)]
     best = _cheapest(compared, lengths, row_length, batch_size, accumulate, row_multiple, work)
     needed = _Needed(sample, best.row_length, best.slots, accumulate, row_multiple)
     spare = []
@@ -264,9 +264,9 @@ def _most_rows(lengths: np.ndarray, batch_size: int, row_length: int, slots: int
 
 def _row_lengths(longest: int) -> list[int]:
     """Multiples of 8 from the longest sequence on: finely up to its double, then coarsely."""
-    least = _round_up(longest, 8)
-    return sorted({*range(least, 2 * least + 1, 8), *range(_round_up(least, 64), 513, 64)})
+    least = round_up(longest, 8)
+    return sorted({*range(least, 2 * least + 1, 8), *range(round_up(least, 64), 513, 64)})
 
 
-def _round_up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
