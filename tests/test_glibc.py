@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from flaxbert.glibc import SETTING, VARIABLE, _kernel, _libc, is_command, tunables_for
+from flaxbert.glibc import (
+    SETTING,
+    VARIABLE,
+    _kernel,
+    _libc,
+    give_back_memory,
+    is_command,
+    tunables_for,
+)
 from tests.commands import ROOT, start, train_flags
 
 ASKED = "always [madvise] never\n"
@@ -189,3 +199,8 @@ print(full - kept, kept - resident())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     alone, given_back = map(float, done.stdout.split())
     assert alone < 50 and given_back > 200
+
+
+def test_another_library_has_nothing_to_give_back(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace())
+    give_back_memory()
