@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from flaxbert.loop.sharding import batch_sharding, gather_tables, replicated
+from flaxbert.loop.sharding import batch_sharding, gather_tables, has_kernels, replicated
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import INPUTS, Params, bind
 
@@ -21,10 +21,13 @@ Forward = Callable[[Params, Batch], jax.Array]
 def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
     """Returns `forward(params, batch) -> logits [R, S, C]`, jitted; the batch has [R, L or S]."""
 
+    fused = has_kernels(mesh, config, dtype)
+
     @jax.jit
     def forward(params: Params, batch: Batch) -> jax.Array:
         whole = gather_tables(mesh, params)
-        logits = bind(config, whole, dtype)(*(batch[name] for name in INPUTS))
+        model = bind(config, whole, dtype, fused=fused)
+        logits = model(*(batch[name] for name in INPUTS))
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
     rows = batch_sharding(mesh, micro_batches=False)

@@ -8,6 +8,7 @@ so a new one cannot end up replicated by accident.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import re
 from typing import Any
@@ -20,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from flaxbert.config import Mesh as MeshConfig
 from flaxbert.errors import ConfigError
 from flaxbert.model.config import BertConfig
+from flaxbert.model.products import is_half
 
 AXES = ("data", "fsdp", "model")
 ROWS = ("data", "fsdp")
@@ -108,6 +110,31 @@ def gather_tables(mesh: Mesh, params: Any) -> Any:
         return jax.lax.with_sharding_constraint(leaf, replicated(mesh)) if whole else leaf
 
     return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def has_kernels(mesh: Mesh, config: BertConfig, dtype: str) -> bool:
+    """Whether model/kernels.py serves: one NVIDIA GPU (Ampere or later), half precision.
+
+    On several devices each kernel would have to be told how its arrays are spread; no compiler
+    knows.
+    """
+    device, size = mesh.devices.flat[0], config.head_size
+    generation = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    served = (
+        mesh.size == 1
+        and device.platform == "gpu"
+        and generation.isdecimal()  # not so on AMD's
+        and int(generation) >= 8
+        and is_half(dtype)
+        and size >= 16
+        and size & (size - 1) == 0
+        and importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+    )
+    if not served:
+        return False
+    from flaxbert.model import kernels  # Pallas takes long to import
+
+    return kernels.are_written()
 
 
 def batch_sharding(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:

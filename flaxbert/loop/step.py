@@ -16,10 +16,11 @@ import optax
 from jax.sharding import Mesh
 
 from flaxbert.config import Loss, Optim
-from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer
+from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer, norm_together
 from flaxbert.loop.sharding import (
     batch_sharding,
     gather_tables,
+    has_kernels,
     replicated,
     state_shardings,
 )
@@ -84,9 +85,12 @@ def make_train_step(
     an update for the schedule ("step"), but not for Adam's bias correction ("optimizer/count").
     """
 
+    fused = has_kernels(mesh, config, dtype)
+
     def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
         whole = gather_tables(mesh, params)
-        logits = bind(config, whole, dtype)(*(micro[name] for name in INPUTS), seed)
+        model = bind(config, whole, dtype, fused=fused)
+        logits = model(*(micro[name] for name in INPUTS), seed)
         return task.loss_sums(
             logits,
             micro["labels"],
@@ -112,12 +116,14 @@ def make_train_step(
         params, optimizer, step = state["params"], state["optimizer"], state["step"]
         seed = fold(seeds["dropout"], step)
         (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
-        gradients = jax.tree.map(lambda g: g / normalizer, gradients)
-        norm = optax.tree.norm(gradients)
+        norm_of = norm_together if mesh.size == 1 else optax.tree.norm
+        norm = norm_of(gradients) / normalizer
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         # As a float: schedules divide, and an int32 step would make that float32 even under x64.
         rate = jnp.asarray(schedule(step.astype(norm.dtype)), norm.dtype)
-        params, optimizer = apply_gradients(optim, rate, params, optimizer, gradients, norm, finite)
+        params, optimizer = apply_gradients(
+            optim, rate, params, optimizer, gradients, norm, finite, normalizer
+        )
         state = {"params": params, "optimizer": optimizer, "step": step + 1}
         sums = {"loss": total, "normalizer": normalizer, "gradient_norm": norm, "finite": finite}
         return state, sums

@@ -92,10 +92,14 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), stable_dtype(dtype)))
         self.bias = nnx.Param(jnp.zeros((outputs,), stable_dtype(dtype)))
         self.dtype = dtype
+        self.fused = False
 
     def __call__(self, x: Float[Array, "*T I"]) -> Float[Array, "*T O"]:
         """Returns at least float32; the caller casts where it stores an activation."""
-        return dense(x, self.kernel[...], self.dtype) + self.bias[...]
+        product = dense(x, self.kernel[...], self.dtype)
+        if self.fused:  # rounded first: half the bytes to write, and to read for the bias
+            product = product.astype(self.dtype)
+        return product + self.bias[...]
 
 
 class LayerNorm(nnx.Module):
@@ -164,6 +168,7 @@ class BertSelfAttention(nnx.Module):
         self.heads, self.head_size = config.num_attention_heads, config.head_size
         self.rate = config.attention_probs_dropout_prob
         self.dtype = dtype
+        self.fused = False
 
     def __call__(
         self,
@@ -174,6 +179,9 @@ class BertSelfAttention(nnx.Module):
         bits: UInt32[Array, "B L"] | None,
     ) -> Float[Array, "B L D"]:
         """Tokens x attend to tokens y."""
+        bits = bits if self.rate else None
+        if self.fused and x is y:
+            return self._fused(x, queries, bits)
 
         def heads(linear: Linear, tokens: Array) -> Array:
             split = (*tokens.shape[:2], self.heads, self.head_size)
@@ -187,7 +195,27 @@ class BertSelfAttention(nnx.Module):
             key_sequences=keys.sequence_ids,
             key_positions=keys.position_ids,
             rate=self.rate,
-            bits=bits if self.rate else None,
+            bits=bits,
+        )
+        return context.reshape(x.shape)
+
+    def _fused(
+        self, x: Float[Array, "B L D"], places: Places, bits: UInt32[Array, "B L"] | None
+    ) -> Float[Array, "B L D"]:
+        """The same in one product and one kernel; biases are added in the kernel."""
+        from flaxbert.model import kernels  # Pallas takes long to import
+
+        parts = (self.query, self.key, self.value)
+        kernel = jnp.concatenate([part.kernel[...] for part in parts], axis=1)
+        bias = jnp.stack([part.bias[...] for part in parts])
+        sizes = (3, self.heads, self.head_size)
+        context: Array = kernels.attend_packed(
+            dense(x, kernel, self.dtype).astype(self.dtype).reshape(*x.shape[:2], *sizes),
+            bias.reshape(sizes),
+            places.sequence_ids,
+            places.position_ids,
+            jnp.zeros(x.shape[:2], jnp.uint32) if bits is None else bits,
+            0.0 if bits is None else self.rate,
         )
         return context.reshape(x.shape)
 
@@ -201,14 +229,38 @@ class BertResidual(nnx.Module):
         self.dense = Linear(inputs, config.hidden_size, config, dtype, rngs=rngs)
         self.LayerNorm = LayerNorm(config, dtype)
         self.rate = config.hidden_dropout_prob
+        self.fused = False
 
     def __call__(
         self, x: Float[Array, "B L I"], skip: Float[Array, "B L D"], bits: Array | None
     ) -> Float[Array, "B L D"]:
+        bits = bits if self.rate else None
+        if self.fused:
+            return self._fused(x, skip, bits)
         y = self.dense(x)
-        if bits is not None and self.rate:
+        if bits is not None:
             y = drop.dropout(y, self.rate, bits)
         return self.LayerNorm(y + skip.astype(y.dtype))
+
+    def _fused(
+        self, x: Float[Array, "B L I"], skip: Float[Array, "B L D"], bits: Array | None
+    ) -> Float[Array, "B L D"]:
+        """The same, with all after the product in one kernel."""
+        from flaxbert.model import kernels  # Pallas takes long to import
+
+        dtype, count = self.dense.dtype, skip.shape[0] * skip.shape[1]
+        y = dense(x, self.dense.kernel[...], dtype).astype(dtype)
+        out: Array = kernels.residual_norm(
+            y.reshape(count, -1),
+            skip.reshape(count, -1),
+            self.dense.bias[...],
+            self.LayerNorm.scale[...],
+            self.LayerNorm.bias[...],
+            jnp.zeros(count, jnp.uint32) if bits is None else bits.reshape(count),
+            0.0 if bits is None else self.rate,
+            self.LayerNorm.eps,
+        )
+        return out.reshape(skip.shape)
 
 
 class BertAttention(nnx.Module):

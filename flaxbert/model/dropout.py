@@ -13,7 +13,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 # Odd, so that multiplying is one-to-one modulo 2**32; spreads small integers over all bits.
 _GOLDEN = np.uint32(0x9E3779B9)
@@ -57,8 +57,8 @@ def dropout(
     x: Float[Array, "*T D"], rate: float, bits: UInt32[Array, "*T"]
 ) -> Float[Array, "*T D"]:
     """Zeroes each feature with probability `rate` and scales the rest by 1 / (1 - rate)."""
-    features = jnp.arange(x.shape[-1], dtype=jnp.uint32) * _GOLDEN
-    return _drop(x, rate, mix(bits[..., None] ^ features))
+    features = feature_word(jnp.arange(x.shape[-1]))
+    return _drop(x, rate, is_kept(bits[..., None], features, rate))
 
 
 def attention_dropout(
@@ -68,11 +68,23 @@ def attention_dropout(
     key_positions: Int[Array, "B M"],
 ) -> Float[Array, "B N L M"]:
     """One draw per (query token, head, key position): BERT's attention dropout, per element."""
-    heads = jnp.arange(probs.shape[1], dtype=jnp.uint32)[None, :, None, None] << _POSITION_BITS
-    keys = (heads | key_positions[:, None, None, :].astype(jnp.uint32)) * _GOLDEN
-    return _drop(probs, rate, mix(query_bits[:, None, :, None] ^ keys))
+    heads = jnp.arange(probs.shape[1])[None, :, None, None]
+    keys = key_word(heads, key_positions[:, None, None, :])
+    return _drop(probs, rate, is_kept(query_bits[:, None, :, None], keys, rate))
 
 
-def _drop(x: jax.Array, rate: float, bits: jax.Array) -> jax.Array:
-    keep = bits >= np.uint32(round(rate * 2**32))
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+def feature_word(features: Int[Array, "*T"]) -> UInt32[Array, "*T"]:
+    return features.astype(jnp.uint32) * _GOLDEN
+
+
+def key_word(heads: Int[Array, "*T"], positions: Int[Array, "*T"]) -> UInt32[Array, "*T"]:
+    return ((heads.astype(jnp.uint32) << _POSITION_BITS) | positions.astype(jnp.uint32)) * _GOLDEN
+
+
+def is_kept(bits: UInt32[Array, "*T"], word: UInt32[Array, "*T"], rate: float) -> Bool[Array, "*T"]:
+    """Whether a token's element, told apart by its word, survives; the arguments broadcast."""
+    return mix(bits ^ word) >= np.uint32(round(rate * 2**32))
+
+
+def _drop(x: jax.Array, rate: float, kept: jax.Array) -> jax.Array:
+    return jnp.where(kept, x / (1.0 - rate), jnp.zeros((), x.dtype))

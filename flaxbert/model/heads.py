@@ -94,11 +94,12 @@ class BertForSequenceClassification(nnx.Module):
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract(config: BertConfig, dtype: str) -> tuple[Any, Any]:
+def _abstract(config: BertConfig, dtype: str, fused: bool = False) -> tuple[Any, Any]:
     """Splits an abstract model into its structure and its parameters' shapes (no memory used)."""
     model = nnx.eval_shape(
         lambda: BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(0))
     )
+    model.set_attributes(fused=fused)
     graphdef, state = nnx.split(model)
     return graphdef, _string_keys(nnx.to_pure_dict(state))
 
@@ -127,9 +128,12 @@ def _init(config: BertConfig, dtype: str, paths: tuple[str, ...] | None, key: ja
     return {path: functools.reduce(operator.getitem, path.split("/"), params) for path in paths}
 
 
-def bind(config: BertConfig, params: Params, dtype: str = "float32") -> Any:
-    """Returns the module that computes with `params`; cheap, to be called inside `jax.jit`."""
-    graphdef, _ = _abstract(config, str(jnp.dtype(dtype)))
+def bind(config: BertConfig, params: Params, dtype: str = "float32", *, fused: bool = False) -> Any:
+    """Returns the module that computes with `params`; cheap, to be called inside `jax.jit`.
+
+    `fused` is for devices that have the kernels: see `kernels.serve`.
+    """
+    graphdef, _ = _abstract(config, str(jnp.dtype(dtype)), fused)
     return nnx.merge(graphdef, _module_keys(params))
 
 

@@ -126,7 +126,7 @@ def test_every_field_changes_the_update(field, value):
             norm = jnp.float32(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients))))
             rate = jnp.float32(schedule(step))
             params, state = apply_gradients(
-                optim, rate, params, state, gradients, norm, jnp.array(True)
+                optim, rate, params, state, gradients, norm, jnp.array(True), jnp.float32(1)
             )
         return params["kernel"]
 

@@ -1,0 +1,269 @@
+"""The GPU kernels against the plain code that they stand for, run as plain JAX on a CPU."""
+
+from __future__ import annotations
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh
+
+from flaxbert.loop import sharding
+from flaxbert.loop.optim import norm_together
+from flaxbert.model.attention import attend
+from flaxbert.model.config import BertConfig
+from flaxbert.model.dropout import dropout
+from flaxbert.model.heads import bind, init_params
+
+kernels = pytest.importorskip("flaxbert.model.kernels", reason="this JAX has no Pallas for Triton")
+
+HEADS, SIZE = 3, 16
+
+
+def rows_of(random: np.random.Generator, rows: int, length: int) -> tuple[jax.Array, jax.Array]:
+    """Returns sequence ids and positions of packed rows; padding is at their ends."""
+    sequences, positions = np.zeros((2, rows, length), np.int32)
+    number = 0
+    for row in range(rows):
+        at = 0
+        while at < length - 6:
+            count = min(int(random.integers(3, 25)), length - 3 - at)
+            number += 1
+            sequences[row, at : at + count] = number
+            positions[row, at : at + count] = np.arange(count)
+            at += count
+    return jnp.asarray(sequences), jnp.asarray(positions)
+
+
+def bits_of(random: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(random.integers(0, 2**32, shape, dtype=np.uint32))
+
+
+def off(found: jax.Array, right: jax.Array) -> float:
+    found, right = (np.asarray(x, np.float64) for x in (found, right))
+    return float(np.linalg.norm(found - right) / np.linalg.norm(right))
+
+
+def with_gradients(function, cotangent, *arrays):
+    @jax.jit
+    def both(*arrays):
+        out, pullback = jax.vjp(function, *arrays)
+        return out, *pullback(cotangent)
+
+    return both(*arrays)
+
+
+@pytest.mark.parametrize("length, rate", [(16, 0.1), (72, 0.0), (128, 0.1), (200, 0.0), (200, 0.1)])
+def test_attention_is_the_plain_one(length, rate):
+    """Of one block of queries and of several, full and not; in float32, so that nothing hides."""
+    random = np.random.default_rng(length)
+    rows = 3
+    qkv = jnp.asarray(random.normal(size=(rows, length, 3, HEADS, SIZE)), jnp.float32)
+    bias = jnp.asarray(random.normal(size=(3, HEADS, SIZE)), jnp.float32)
+    cotangent = jnp.asarray(random.normal(size=(rows, length, HEADS, SIZE)), jnp.float32)
+    sequences, positions = rows_of(random, rows, length)
+    bits = bits_of(random, rows, length)
+
+    def fused(qkv, bias):
+        return kernels.attend_packed(qkv, bias, sequences, positions, bits, rate)
+
+    def plain(qkv, bias):
+        query, key, value = jnp.moveaxis(qkv + bias, 2, 0)
+        return attend(
+            query,
+            key,
+            value,
+            query_sequences=sequences,
+            key_sequences=sequences,
+            key_positions=positions,
+            rate=rate,
+            bits=bits if rate else None,
+        )
+
+    for found, right in zip(
+        with_gradients(fused, cotangent, qkv, bias),
+        with_gradients(plain, cotangent, qkv, bias),
+        strict=True,
+    ):
+        assert off(found, right) < 2e-6
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+@pytest.mark.parametrize("count, size", [(8, 64), (7, 96), (64, 64), (2500, 40)])
+def test_residual_norm_is_the_plain_one(count, size, rate):
+    """Of features that fill their block and do not, of more tokens than all programs take at once,
+    and of as many tokens as features."""
+    random = np.random.default_rng(count)
+    y, skip, cotangent = jnp.asarray(random.normal(size=(3, count, size)), jnp.float32)
+    bias, scale, shift = jnp.asarray(random.normal(size=(3, size)), jnp.float32)
+    bits = bits_of(random, count)
+
+    def fused(y, skip, bias, scale, shift):
+        return kernels.residual_norm(y, skip, bias, scale, shift, bits, rate, 1e-12)
+
+    def plain(y, skip, bias, scale, shift):
+        y = y + bias
+        x = (dropout(y, rate, bits) if rate else y) + skip
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12) * scale + shift
+
+    arrays = (y, skip, bias, scale, shift)
+    for found, right in zip(
+        with_gradients(fused, cotangent, *arrays),
+        with_gradients(plain, cotangent, *arrays),
+        strict=True,
+    ):
+        assert off(found, right) < 2e-6
+
+
+def model_of(random: np.random.Generator):
+    config = BertConfig(
+        vocab_size=60,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    shaken = lambda leaf: leaf + jnp.asarray(random.normal(0, 0.05, leaf.shape), leaf.dtype)  # noqa: E731
+    return config, jax.tree.map(shaken, init_params(config, 0))
+
+
+def inputs_of(random: np.random.Generator, rows: int = 3, length: int = 72) -> tuple:
+    sequences, positions = rows_of(random, rows, length)
+    first = [
+        np.flatnonzero((row > 0) & (place == 0))[:3]
+        for row, place in zip(np.asarray(sequences), np.asarray(positions), strict=True)
+    ]
+    ids = jnp.asarray(random.integers(1, 60, (rows, length)), jnp.int32)
+    return ids, jnp.zeros_like(ids), positions, sequences, jnp.asarray(np.stack(first))
+
+
+@pytest.mark.parametrize("seed", [None, 7], ids=["no dropout", "dropout"])
+@pytest.mark.parametrize("dtype, limit", [("float32", 1e-5), ("bfloat16", 0.03)])
+def test_a_fused_model_computes_the_same(seed, dtype, limit):
+    """bfloat16 is as far from the fused model as from float32 itself, by rounding."""
+    random = np.random.default_rng(0)
+    config, params = model_of(random)
+    inputs = inputs_of(random)
+    seed = None if seed is None else jnp.uint32(seed)
+    weights = jnp.asarray(random.normal(size=(*inputs[-1].shape, 2)), jnp.float32)
+
+    def loss(params, fused):
+        logits = bind(config, params, dtype, fused=fused)(*inputs, seed)
+        return jnp.sum(logits * weights), logits
+
+    gradients_of = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    (_, found), gradients = gradients_of(params, True)
+    (_, right), others = gradients_of(params, False)
+    assert off(found, right) < limit
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        other = others
+        for part in path:
+            other = other[part.key]
+        assert gradient.dtype == other.dtype
+        if float(jnp.linalg.norm(other)) > 1e-4:  # a key's bias changes nothing
+            assert off(gradient, other) < limit, path
+
+
+def test_what_comes_after_the_end_of_a_row_is_not_read():
+    """Rows lie one after the other: a block that is not full ends in the next row."""
+    random = np.random.default_rng(1)
+    qkv = jnp.asarray(random.normal(size=(2, 40, 3, HEADS, SIZE)), jnp.float32)
+    bias = jnp.zeros((3, HEADS, SIZE))
+    sequences, positions = rows_of(random, 2, 40)
+    bits = bits_of(random, 2, 40)
+    out = kernels.attend_packed(qkv, bias, sequences, positions, bits, 0.1)
+    other = kernels.attend_packed(qkv.at[1].set(1e9), bias, sequences, positions, bits, 0.1)
+    np.testing.assert_array_equal(out[0], other[0])
+
+
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 11), reason="GPUs need jax 0.11.2, and this cannot name a device"
+)
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("length", [72, 200])
+def test_the_kernels_are_written_for_a_gpu(length, monkeypatch):
+    """As far as that goes without one: to Triton's language."""
+    monkeypatch.setattr(kernels, "_interpreted", lambda: False)
+
+    def loss(qkv, bias, ids, bits, y, vector):
+        out = kernels.attend_packed(qkv, bias, ids, ids, bits, 0.1)
+        normal = kernels.residual_norm(y, y, vector, vector, vector, bits.reshape(-1), 0.1, 1e-12)
+        return jnp.sum(out.astype(jnp.float32)) + jnp.sum(normal.astype(jnp.float32))
+
+    shape = jax.ShapeDtypeStruct
+    arguments = (
+        shape((2, length, 3, 12, 64), jnp.bfloat16),
+        shape((3, 12, 64), jnp.float32),
+        shape((2, length), jnp.int32),
+        shape((2, length), jnp.uint32),
+        shape((2 * length, 768), jnp.bfloat16),
+        shape((768,), jnp.float32),
+    )
+    device = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    mesh = AbstractMesh((1,), ("one",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 4, 5))).trace(*arguments)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    for kernel in ("_forward_kernel", "_backward_kernel", "_norm_forward_kernel"):
+        assert kernel in text
+    assert text.count("__gpu$xla.gpu.triton") == 4
+
+
+@pytest.mark.parametrize(
+    "device, config, dtype, answer",
+    [
+        ({"platform": "gpu", "compute_capability": "9.0"}, {}, "bfloat16", True),
+        ({"platform": "gpu", "compute_capability": "8.0"}, {}, "float16", True),
+        ({"platform": "gpu", "compute_capability": "12.0"}, {}, "bfloat16", True),
+        ({"platform": "gpu", "compute_capability": "9.0"}, {}, "float32", False),
+        ({"platform": "gpu", "compute_capability": "7.5"}, {}, "bfloat16", False),
+        ({"platform": "gpu", "compute_capability": "gfx942"}, {}, "bfloat16", False),
+        ({"platform": "tpu"}, {}, "bfloat16", False),
+        ({"platform": "cpu"}, {}, "bfloat16", False),
+        (
+            {"platform": "gpu", "compute_capability": "9.0"},
+            {"hidden_size": 312},  # heads of 26, as TinyBERT's
+            "bfloat16",
+            False,
+        ),
+    ],
+)
+def test_which_devices_have_kernels(device, config, dtype, answer):
+    device = types.SimpleNamespace(**device)
+    mesh = types.SimpleNamespace(devices=np.array([device], object), size=1)
+    bert = BertConfig(**config)
+    assert sharding.has_kernels(mesh, bert, dtype) is answer
+    mesh.devices, mesh.size = np.array([device, device], object), 2
+    assert sharding.has_kernels(mesh, bert, dtype) is False
+
+
+def test_a_jax_that_gave_up_the_kernels_goes_without(monkeypatch):
+    def refused(*_, **__):
+        raise ValueError("no such backend any more")
+
+    monkeypatch.setattr(kernels.pl, "pallas_call", refused)
+    with pytest.warns(RuntimeWarning, match="no such backend any more"):
+        assert not kernels.are_written.__wrapped__()
+    monkeypatch.undo()
+    assert kernels.are_written.__wrapped__()
+
+
+def test_this_machine_has_none():
+    mesh = Mesh(np.array(jax.devices("cpu")[:1]).reshape(1, 1, 1), sharding.AXES)
+    assert not sharding.has_kernels(mesh, BertConfig(), "bfloat16")
+
+
+def test_the_norm_of_all_gradients_at_once():
+    random = np.random.default_rng(0)
+    tree = {
+        "kernel": jnp.asarray(random.normal(size=(5, 7)), jnp.float32),
+        "bias": jnp.asarray(random.normal(size=7), jnp.float32),
+    }
+    right = np.sqrt(sum(float((np.asarray(leaf, np.float64) ** 2).sum()) for leaf in tree.values()))
+    assert float(jax.jit(norm_together)(tree)) == pytest.approx(right, rel=1e-6)
+    tree["bias"] = tree["bias"].at[3].set(jnp.nan)
+    assert not np.isfinite(float(norm_together(tree)))
