@@ -8,7 +8,8 @@ is computed in more micro-batches; it stays the same update.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,23 @@ def compile_update(
 
     plans, largest, found = _fitting(compiled, config, prepared, plans, mesh)
     *smaller, rows = plans.train.row_counts
-    programs = {rows: largest} | {other: compiled(plans, other) for other in smaller}
+    # Accelerators' compilers leave cores idle: a GPU's times kernels to choose among them, half a
+    # minute for each shape. A CPU's takes more memory than training does.
+    at_once = 1 if mesh.devices.flat[0].platform == "cpu" else len(smaller)
+    others = _each(lambda other: compiled(plans, other), smaller, at_once)
+    programs = {rows: largest, **dict(zip(smaller, others, strict=True))}
     cli.say(
         f"compiled {len(programs)} shapes in {time.perf_counter() - start:.1f} s; memory of an "
         f"update: {found}"
     )
     return plans, lambda state, batch: programs[batch["input_ids"].shape[1]](state, batch, seeds)
+
+
+def _each(function: Callable[[int], Any], values: Sequence[int], at_once: int) -> list[Any]:
+    if at_once < 2:
+        return [function(value) for value in values]
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(function, values))
 
 
 def _fitting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
@@ -125,3 +126,17 @@ def test_a_compiler_that_refuses_is_answered_with_smaller_parts(trained, monkeyp
     monkeypatch.setattr(programs, "compile_step", broken)
     done, _ = trained("broken")
     assert done.code == 70 and "something else" in done.err
+
+
+def test_several_shapes_are_compiled_at_once_where_that_pays():
+    both = threading.Barrier(2, timeout=30)  # neither ends before the other has begun
+
+    def compiled(rows):
+        both.wait()
+        return rows * 10
+
+    assert programs._each(compiled, [3, 4], at_once=2) == [30, 40]
+    assert programs._each(lambda rows: threading.current_thread(), [3], at_once=1) == [
+        threading.main_thread()
+    ]
+    assert programs._each(compiled, [], at_once=0) == []
