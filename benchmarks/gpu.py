@@ -1,28 +1,30 @@
 """Training speed on one GPU beside Hugging Face PyTorch, on the same tokens.
 
-    python benchmarks/gpu.py [--cases=base-32,base-rows] [--rounds=2] [--pytorch=PYTHON]
+    python benchmarks/gpu.py [--cases=base-32,base-rows] [--rounds=5] [--pytorch=PYTHON]
+    python benchmarks/gpu.py --at_once                      # compiles for all cases together
     python benchmarks/gpu.py --sides=flaxbert,compile       # some sides: prints, writes nothing
     python benchmarks/gpu.py --smoke                        # tiny, on the CPU: the same
 
 Needs no tokenizer, no weights and no data set: lengths come from histograms/, ids and weights are
-random. Every side is a process of its own and they take turns: train_steps.py is ours, PyTorch's
-modes are those of peers/pytorch.py. Writes one file per GPU, after each round of each case, so that
-a command that is cut off leaves what it had. render.py makes README.md from it.
+random. Every side is a process of its own: train_steps.py is ours, PyTorch's modes are those of
+peers/pytorch.py. First ours compile, which times kernels to choose among them, then the others, and
+then all sides of a case take turns on the GPU. Writes one file per GPU, after each round, so that a
+command that is cut off leaves what it had. render.py makes README.md from it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import functools
 import json
 import os
 import platform
 import re
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,14 @@ from quickstart import cpu_name
 from sides import (
     ON_CPU,
     ROOT,
-    Figures,
     SideError,
+    Standing,
     Turns,
     figures_of,
     summary,
-    take_turns,
     write_workload,
 )
+from sides import OURS as OURS_NAME
 
 from flaxbert.loop.flops import model_flops
 
@@ -60,7 +62,7 @@ class Setup:
     device: str  # "gpu", or "cpu" in the smoke test
     sides: tuple[str, ...]  # words; a side whose name has none of them is left out
     rounds: int
-    repeats: int  # in each process
+    ready_seconds: float  # in which a side must have compiled
     warmup: int
     size: int  # of the dense products
     environment: dict[str, str]
@@ -70,8 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--sides", default="", help="those whose names have one of these words")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3, help="of the updates, in each round")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--at_once", action="store_true", help="compile for all cases together")
+    parser.add_argument("--ready_seconds", type=float, default=1800, help="a side is out then")
     parser.add_argument(
         "--pytorch", default="", help="python with torch, transformers; default: this one"
     )
@@ -84,29 +87,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as caches:
         setup = setup_for(arguments, Path(caches))
         if arguments.smoke:
-            *_, turns = turns_of("smoke", SMOKE, setup)
+            *_, (_, turns) = turns_of({"smoke": SMOKE}, setup)
             print(json.dumps(record_of(SMOKE, turns), indent=1))
             return
         machine = machine_with(setup)
         output = arguments.output
         if not output and not arguments.sides:
             output = HERE / "results" / f"{slug(machine['gpu'])}.json"
-        for name in names:
+        for group in [names] if arguments.at_once else [[name] for name in names]:
             measured = {}
-            for turns in turns_of(name, CASES[name], setup):
-                measured = record_of(CASES[name], turns)
-                measured["command"] = command_for(name, arguments)
+            for name, turns in turns_of({name: CASES[name] for name in group}, setup):
+                measured[name] = record_of(CASES[name], turns)
+                measured[name]["command"] = command_for(name, arguments)
                 if output:
-                    write_workload(output, WHAT, machine, name, measured)
+                    write_workload(output, WHAT, machine, name, measured[name])
             print(json.dumps(measured, indent=1), flush=True)
 
 
 def command_for(name: str, arguments: argparse.Namespace) -> str:
     """What measures one case again, without the paths of this machine."""
     return (
-        f"python benchmarks/gpu.py --cases={name} --rounds={arguments.rounds} "
-        f"--repeats={arguments.repeats}"
+        f"python benchmarks/gpu.py --cases={name} --rounds={arguments.rounds}"
         + (f" --sides={arguments.sides}" if arguments.sides else "")
+        + (" --at_once" if arguments.at_once else "")
         + (" --pytorch=..." if arguments.pytorch else "")
     )
 
@@ -115,7 +118,7 @@ def setup_for(arguments: argparse.Namespace, caches: Path) -> Setup:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         "PYTHONPATH": os.pathsep.join(paths),
-        # Programs compiled in the first round are there in the next; nothing older is.
+        # Nothing that was compiled before.
         "JAX_COMPILATION_CACHE_DIR": str(caches / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -125,12 +128,13 @@ def setup_for(arguments: argparse.Namespace, caches: Path) -> Setup:
     sides = tuple(word for word in arguments.sides.split(",") if word) or ("",)
     pytorch = arguments.pytorch or sys.executable
     if arguments.smoke:
-        return Setup(pytorch, "cpu", sides, 1, 1, 2, 256, environment | ON_CPU)
+        return Setup(pytorch, "cpu", sides, 2, 1800.0, 2, 256, environment | ON_CPU)
     # GPUs are counted as nvidia-smi counts them: CUDA's own order begins with the fastest.
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    rounds, repeats = arguments.rounds, arguments.repeats
-    return Setup(pytorch, "gpu", sides, rounds, repeats, 20, 8192, environment)
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # sides share the GPU's memory
+    rounds, seconds = arguments.rounds, arguments.ready_seconds
+    return Setup(pytorch, "gpu", sides, rounds, seconds, 20, 8192, environment)
 
 
 def machine_with(setup: Setup) -> dict[str, Any]:
@@ -164,27 +168,67 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-# One case
+# Cases
 
 
-def turns_of(name: str, case: Case, setup: Setup) -> Iterator[Turns]:
-    """Yields the figures so far after each round."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_inputs(case, Path(folder))
-        sides: dict[str, Callable[[], Figures]] = {
-            "flaxbert bfloat16": functools.partial(ours, case, Path(folder), setup)
-        }
-        for mode in case.modes:
-            sides[f"pytorch {mode}"] = functools.partial(peer, case, Path(folder), setup, mode)
-        chosen = {side: sides[side] for side in sides if any(word in side for word in setup.sides)}
-        try:
-            yield from take_turns(name, chosen, setup.rounds)
-        except SideError as error:
+def turns_of(cases: dict[str, Case], setup: Setup) -> Iterator[tuple[str, Turns]]:
+    """Yields a case and its figures so far, after each round."""
+    with contextlib.ExitStack() as ending:
+        root = Path(ending.enter_context(tempfile.TemporaryDirectory()))
+        for name, case in cases.items():
+            write_inputs(case, root / name)
+        standing: dict[str, dict[str, Standing]] = {name: {} for name in cases}
+        turns = {name: Turns({}, {}) for name in cases}
+
+        def stand(is_ours: bool) -> None:
+            """Starts our sides, or the others, and waits until they are ready."""
+            started, deadline = [], time.monotonic() + setup.ready_seconds
+            for name, case in cases.items():
+                for side, command in commands_of(case, root / name, setup).items():
+                    chosen = any(word in side for word in setup.sides)
+                    if chosen and side.startswith(OURS_NAME) == is_ours:
+                        started.append((name, side, Standing(command, setup.environment)))
+                        ending.callback(started[-1][-1].stop)
+            for name, side, process in started:
+                with failing(turns[name], name, side):
+                    process.wait_until_ready(deadline - time.monotonic())
+                    standing[name][side], turns[name].runs[side] = process, []
+                    print(f"{name} {side}: ready", flush=True)
+
+        stand(is_ours=True)
+        stand(is_ours=False)
+        for number in range(setup.rounds):
+            for name in cases:
+                # Back and forth, so that no side always comes after the same other.
+                for side in sorted(turns[name].runs, reverse=bool(number % 2)):
+                    with failing(turns[name], name, side):
+                        figures = standing[name][side].turn()
+                        speed = figures["repeats"][-1]
+                        found = figures | {"samples_per_second": speed, "repeats": [speed]}
+                        turns[name].runs[side].append(found)
+                        print(f"{name} {number} {side}: {speed:.1f}/s", flush=True)
+                yield name, turns[name]
+
+
+@contextlib.contextmanager
+def failing(turns: Turns, case: str, side: str) -> Iterator[None]:
+    """A peer that fails is out and the others go on.
+
+    Raises:
+      SystemExit: one of our own failed.
+    """
+    try:
+        yield
+    except SideError as error:
+        if side.startswith(OURS_NAME):
             raise SystemExit(str(error)) from error
+        turns.drop(side, error)
+        print(f"{case} {side}: failed: {error}", flush=True)
 
 
 def write_inputs(case: Case, folder: Path) -> None:
     """Writes tokens.npz and config.json: what the sides read."""
+    folder.mkdir()
     random = np.random.default_rng(0)
     count = case.batch * max(100, 20_000 // case.batch)
     lengths = np.full(count, case.length) if case.length else sentence_lengths(count)
@@ -197,41 +241,43 @@ def write_inputs(case: Case, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(case.bert.to_dict()))
 
 
-def ours(case: Case, inputs: Path, setup: Setup) -> Figures:
-    command = [sys.executable, OURS, f"--platform={setup.device}", f"--size={setup.size}"]
-    return side(command, case, inputs, setup, case.updates)
+def commands_of(case: Case, inputs: Path, setup: Setup) -> dict[str, list[Any]]:
+    """Returns what runs each side."""
+    device = "cuda" if setup.device == "gpu" else "cpu"  # it must not take the CPU in silence
 
+    def common(updates: int) -> list[str]:
+        return [
+            f"--data={inputs / 'tokens.npz'}",
+            f"--model={inputs}",
+            f"--batch={case.batch}",
+            f"--updates={updates}",
+            f"--repeats={setup.rounds}",
+            f"--warmup={min(setup.warmup, updates)}",
+            "--turns",
+        ]
 
-def peer(case: Case, inputs: Path, setup: Setup, mode: str) -> Figures:
-    updates = case.updates if "bfloat16" in mode else case.slow_updates
-    command = [setup.pytorch, PYTORCH, f"--mode={mode}", "--random_weights"]
-    # It must not take the CPU in silence.
-    command.append("--device=cuda" if setup.device == "gpu" else "--device=cpu")
-    return side(command, case, inputs, setup, updates)
-
-
-def side(command: list[Any], case: Case, inputs: Path, setup: Setup, updates: int) -> Figures:
-    command += [f"--data={inputs / 'tokens.npz'}", f"--model={inputs}", f"--batch={case.batch}"]
-    command += [f"--updates={updates}", f"--repeats={setup.repeats}"]
-    command += [f"--warmup={min(setup.warmup, updates)}"]
-    return figures_of(command, setup.environment)
+    ours = [sys.executable, OURS, f"--platform={setup.device}", f"--size={setup.size}"]
+    commands = {f"{OURS_NAME} bfloat16": [*ours, *common(case.updates)]}
+    for mode in case.modes:
+        updates = case.updates if "bfloat16" in mode else case.slow_updates
+        peer = [setup.pytorch, PYTORCH, f"--mode={mode}", "--random_weights", f"--device={device}"]
+        commands[f"pytorch {mode}"] = [*peer, *common(updates)]
+    return commands
 
 
 def record_of(case: Case, turns: Turns) -> dict[str, Any]:
     """Summarises a case; each side's MFU is against the products that the GPU did in our runs."""
     record = {name: value for name, value in dataclasses.asdict(case).items() if name != "bert"}
     record |= summary(turns)
-    for side, found in turns.runs.items():
-        # Later rounds find compiled programs in the cache.
-        record["sides"][side]["warmup_seconds"] = round(found[0]["warmup_seconds"], 2)
     runs = turns.runs.get("flaxbert bfloat16")
     if not runs:
         return record
-    peak = statistics.median(run["matmul_tflops"] for run in runs)
+    peak = runs[0]["matmul_tflops"]  # measured once
     record["device"] = {
         "matmul_tflops": round(peak, 2),
-        "adamw_ms": round(1000 * statistics.median(run["adamw_seconds"] for run in runs), 3),
-        "under_load": [run["under_load"] for run in runs],
+        "adamw_ms": round(1000 * runs[0]["adamw_seconds"], 3),
+        "adamw_sent_ms": round(1000 * runs[0]["adamw_sent_seconds"], 3),
+        "under_load": runs[0]["under_load"],
     }
     record["shapes"], record["versions"] = runs[0]["shapes"], runs[0]["versions"]
     for figures in record["sides"].values():

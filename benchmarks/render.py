@@ -25,7 +25,7 @@ Made by `python benchmarks/render.py` from [results/](results); do not edit. `ma
 anew on the CPU at hand and `make bench-gpu` on its GPU, and both render it. What was tried, with
 prediction and outcome: [NOTES.md](NOTES.md).
 
-`make bench-gpu` runs [gpu.py](gpu.py) on the first GPU: five cases of a few minutes each,
+`make bench-gpu` runs [gpu.py](gpu.py) on the first GPU: five cases of some minutes each,
 `CASES=base-32` is one of them. It needs jax (its CUDA build), flax, optax and jaxtyping, and torch
 and transformers there or in another environment (`GPU_PYTHON`, `TORCH_PYTHON`), but no tokenizer,
 no weights and no data set. `python benchmarks/gpu.py --smoke` shows on a CPU that it runs.
@@ -54,7 +54,7 @@ to TF32, `bfloat16` is autocast. `compile` is torch.compile of the model, `graph
 mode "reduce-overhead", which replays CUDA graphs; clipping and the optimizer's step are not
 compiled. Warm-up is compilation and the first 20 updates (compiled modes of padded batches first
 take five of each width that is to come), and counts in nothing else. MFU is the model's own FLOPs
-on real tokens as a share of the bfloat16 products that the same GPU did right after the updates.
+on real tokens as a share of the bfloat16 products that the same GPU did in the first turn.
 """
 
 UNMEASURED = "\n## {}\n\nUnmeasured: [results/](results) has no such comparison from one yet.\n"
@@ -158,9 +158,14 @@ def about_on_gpu(workload: dict[str, Any]) -> str:
     if workload.get("shapes"):
         about.append(f"flaxbert's rows: {', '.join(workload['shapes'])} tokens.")
     if device := workload.get("device"):
+        adamw = [
+            f"{device[key]:.2f} ms {how}"
+            for key, how in (("adamw_ms", "in one program"), ("adamw_sent_ms", "sent one by one"))
+            if key in device
+        ]
         about.append(
-            f"bfloat16 products reach {device['matmul_tflops']:.0f} TFLOP/s here, AdamW alone "
-            f"takes {device['adamw_ms']:.2f} ms."
+            f"bfloat16 products reach {device['matmul_tflops']:.0f} TFLOP/s here, updates of AdamW "
+            f"alone take {' and '.join(adamw)}."
         )
     if workload.get("target"):
         about.append(f"Target: {workload['target']}.")

@@ -1,21 +1,25 @@
 """What benchmarks that compare programs share: sides take turns, their figures become a record.
 
-A side is a process of its own that prints one JSON object on its last line. The surprising thing:
+A side is a process of its own. It prints one JSON object on its last line and ends, or stays and
+prints one for each turn (Standing). The surprising thing:
 ratios are taken round by round, not between medians: what disturbs a machine for a while disturbs
 the sides of one round alike.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import queue
 import re
 import signal
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +49,10 @@ class Turns:
     runs: dict[str, list[Figures]]
     failed: dict[str, Figures]  # sides that are out: the reason, and their speeds until then
 
+    def drop(self, side: str, error: SideError) -> None:
+        before = [round(run["samples_per_second"], 2) for run in self.runs.pop(side, [])]
+        self.failed[side] = {"reason": reason_of(str(error)), "rounds": before}
+
 
 def take_turns(name: str, sides: dict[str, Callable[[], Figures]], rounds: int) -> Iterator[Turns]:
     """Runs every side once a round; yields all figures so far after each round.
@@ -63,8 +71,7 @@ def take_turns(name: str, sides: dict[str, Callable[[], Figures]], rounds: int) 
             except SideError as error:
                 if side.startswith(OURS):
                     raise
-                before = [round(run["samples_per_second"], 2) for run in turns.runs.pop(side)]
-                turns.failed[side] = {"reason": reason_of(str(error)), "rounds": before}
+                turns.drop(side, error)
                 print(f"{name} {number} {side}: failed: {error}", flush=True)
                 continue
             speed, load = turns.runs[side][-1]["samples_per_second"], os.getloadavg()[0]
@@ -73,10 +80,11 @@ def take_turns(name: str, sides: dict[str, Callable[[], Figures]], rounds: int) 
 
 
 def reason_of(message: str) -> str:
-    """The last line that names an exception, or else the last line."""
+    """The last line that names an exception, best one of the side's own, or else the last line."""
     lines = [line.strip() for line in message.strip().splitlines()] or ["no message"]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
-    return (named or lines)[-1]
+    own = [line for line in named if not line.startswith("SideError: it ended")]
+    return (own or named or lines)[-1]
 
 
 def summary(turns: Turns) -> dict[str, Any]:
@@ -142,6 +150,10 @@ def figures_of(
     return figures
 
 
+def _environment(own: dict[str, str]) -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **own}
+
+
 def run(
     command: list[Any], environment: dict[str, str], seconds: float = math.inf
 ) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -150,10 +162,9 @@ def run(
     Raises:
       SideError: it took longer, and was killed.
     """
-    whole = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **environment}
     command = [str(part) for part in command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=os.environ | whole)
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=_environment(environment))
         deadline, late = time.monotonic() + seconds, False
         # Not Popen's wait, which does not tell the memory.
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
@@ -169,6 +180,83 @@ def run(
     if late:
         raise SideError(f"{done.stderr}\nSideError: no end after {seconds:g} seconds")
     return done, usage.ru_maxrss / 1024
+
+
+class Standing:
+    """A side that was started once and answers each turn: for what takes long to be compiled.
+
+    Its program prints "ready", and for each line of its standard input the figures of all its turns
+    so far, a JSON object a line.
+    """
+
+    def __init__(self, command: list[Any], environment: dict[str, str]) -> None:
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - gone with the side
+        self._process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=_environment(environment),
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()  # "" at the end
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def wait_until_ready(self, seconds: float) -> None:
+        """Raises SideError if it ended, or is not ready in time."""
+        while self._line(seconds) != "ready":
+            pass
+
+    def turn(self, seconds: float = SIDE_SECONDS) -> Figures:
+        """Raises SideError if there are no figures."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._failure(f"SideError: it has ended: {error}") from error
+        line = self._line(seconds)
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise self._failure(f"SideError: expected a JSON object, got {line!r}") from None
+
+    def stop(self) -> None:
+        self._end()
+        self._errors.close()
+
+    def _end(self) -> None:
+        """Ends the program; what it had to say stays readable."""
+        self._process.kill()
+        self._process.wait()
+        self._listener.join(10)  # a child of its own may hold the pipe
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):  # a line that nobody took
+                    pipe.close()
+
+    def _listen(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put("")
+
+    def _line(self, seconds: float) -> str:
+        try:
+            line = self._lines.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            raise self._failure(f"SideError: no answer after {seconds:.0f} seconds") from None
+        if not line:
+            raise self._failure(f"SideError: it ended with exit code {self._process.wait()}")
+        return line
+
+    def _failure(self, message: str) -> SideError:
+        self._end()
+        self._errors.seek(0)
+        error = SideError(f"{self._errors.read()}\n{message}")
+        self._errors.close()
+        return error
 
 
 def write_workload(

@@ -4,20 +4,23 @@
     python benchmarks/train_steps.py --describe        # what device JAX has here
 
 What train.py does between two updates is done here too: planned shapes, packing on the host, one
-update waiting at the device. After the timed updates the device shows what it can do at best: dense
-bfloat16 products, and AdamW alone. One JSON object on standard output. Needs JAX, Flax, Optax,
-NumPy and jaxtyping only, and a folder with config.json: weights are random.
+update waiting at the device. Before the timed updates the device shows what it can do at best:
+dense bfloat16 products, and AdamW alone. One JSON object on standard output, or one a turn. Needs
+JAX, Flax, Optax, NumPy and jaxtyping only, and a folder with config.json: weights are random.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import init_params
 from flaxbert.tasks import task_for
 
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 ADAMW_BYTES = 28  # read: parameter, gradient, two moments; written: all but the gradient
 
 
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--updates", type=int, default=100, help="of each repeat")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--turns", action="store_true", help="each repeat waits for a line")
     parser.add_argument("--warmup", type=int, default=20)
     parser.add_argument("--size", type=int, default=8192, help="of the dense products")
     parser.add_argument("--describe", action="store_true")
@@ -61,35 +66,58 @@ def main() -> None:
     device = jax.devices()[0]
     if device.platform != arguments.platform:
         raise SystemExit(f"expected a {arguments.platform}, JAX has {device.device_kind}")
-    print(json.dumps(measured(arguments)))
+    figures = {}
+    for figures in measured(arguments):
+        if arguments.turns:
+            print(json.dumps(figures), flush=True)
+    if not arguments.turns:
+        print(json.dumps(figures))
 
 
-def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compiles, warms up, runs the repeats and then what the device can do at best."""
+def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Compiles, warms up, sees what the device can do at best; yields the figures of each repeat.
+
+    They are those of all repeats so far.
+    """
     bert, _ = BertConfig.from_dict(json.loads(Path(arguments.model, "config.json").read_text()))
     run = Run(arguments, bert, dict(np.load(arguments.data)))
     start = time.perf_counter()
     run.compile()
+    compile_seconds = time.perf_counter() - start
     run.timed(arguments.warmup)
     warmup_seconds = time.perf_counter() - start
-    found = [run.timed(arguments.updates) for _ in range(arguments.repeats)]
-    sums = {key: sum(counts[key] for _, counts in found) for key in found[0][1]}
-    speeds = [counts["examples"] / seconds for seconds, counts in found]
-    speed = statistics.median(speeds)
-    figures = {
-        "samples_per_second": speed,
-        "seconds_per_update": arguments.batch / speed,
-        "real_tokens_per_second": speed * sums["real_tokens"] / sums["examples"],
-        "attended_keys_per_second": speed * sums["attended_keys"] / sums["examples"],
-        "real_per_computed_token": sums["real_tokens"] / sums["computed_tokens"],
-        "peak_mib": run.peak_mib(),
-        "warmup_seconds": warmup_seconds,  # compilation included
-        "last_loss": run.loss,
-        "repeats": speeds,
-        "shapes": [f"{rows} x {run.plan.row_length}" for rows in run.plan.row_counts],
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
-    }
-    return figures | adamw(run) | products(arguments.size)
+    best: dict[str, Any] = {}
+    speeds: list[float] = []
+    sums: dict[str, int] = {}
+    for _ in turns(arguments):
+        best = best or adamw(run) | products(arguments.size)  # alone on the device, in a turn
+        seconds, counts = run.timed(arguments.updates)
+        speeds.append(counts["examples"] / seconds)
+        sums = {key: sums.get(key, 0) + count for key, count in counts.items()}
+        speed = statistics.median(speeds)
+        yield {
+            "samples_per_second": speed,
+            "seconds_per_update": arguments.batch / speed,
+            "real_tokens_per_second": speed * sums["real_tokens"] / sums["examples"],
+            "attended_keys_per_second": speed * sums["attended_keys"] / sums["examples"],
+            "real_per_computed_token": sums["real_tokens"] / sums["computed_tokens"],
+            "peak_mib": run.peak_mib(),
+            "compile_seconds": compile_seconds,
+            "warmup_seconds": warmup_seconds,  # compilation included
+            "last_loss": run.loss,
+            "repeats": speeds,
+            "shapes": [f"{rows} x {run.plan.row_length}" for rows in run.plan.row_counts],
+            "versions": {name: version(name) for name in PACKAGES},
+            **best,
+        }
+
+
+def turns(arguments: argparse.Namespace) -> Iterator[Any]:
+    """As many as asked for; with --turns whenever a line comes in, until there are no more."""
+    if not arguments.turns:
+        return iter(range(arguments.repeats))
+    print("ready", flush=True)
+    return itertools.islice(sys.stdin, arguments.repeats)
 
 
 class Run:
@@ -127,9 +155,14 @@ class Run:
             loss=Loss(),
             dtype=self.dtype,
         )
-        for rows in self.plan.row_counts:
+
+        def compiled(rows: int) -> Any:
             empty = empty_batch(self.examples, self.plan, rows)
-            self.programs[rows] = compile_step(step, self.state, empty, self.seeds)
+            return compile_step(step, self.state, empty, self.seeds)
+
+        counts = self.plan.row_counts
+        with ThreadPoolExecutor(len(counts)) as pool:
+            self.programs = dict(zip(counts, pool.map(compiled, counts), strict=True))
 
     def timed(self, count: int) -> tuple[float, dict[str, int]]:
         """Runs updates as the real loop does; returns their seconds and what they had."""
@@ -166,25 +199,41 @@ class Run:
 
 
 def adamw(run: Run, count: int = 50) -> dict[str, float]:
-    """AdamW alone, on the run's own parameters and moments."""
-    numbers = (jnp.float32(1e-5), jnp.float32(1), jnp.bool_(True))  # rate, norm, finite
+    """AdamW alone, on the run's own parameters and moments, which it changes a little.
+
+    In one program, and sent one by one: what these take longer is Python and the runtime handing
+    some hundred arrays in and out.
+    """
+    numbers = (jnp.float32(1e-5), jnp.float32(1), jnp.bool_(True), jnp.float32(1))
     params, optimizer = run.state["params"], run.state["optimizer"]
     gradients = jax.tree.map(lambda leaf: leaf * 1e-3, params)
 
     def update(params: Any, optimizer: Any, gradients: Any, numbers: Any) -> Any:
-        rate, norm, finite = numbers
-        return apply_gradients(Optim(), rate, params, optimizer, gradients, norm, finite)
+        rate, *rest = numbers  # norm, finite, normalizer
+        return apply_gradients(Optim(), rate, params, optimizer, gradients, *rest)
 
-    program = jax.jit(update, donate_argnums=(0, 1))
-    params, optimizer = jax.block_until_ready(program(params, optimizer, gradients, numbers))
-    start = time.perf_counter()
-    for _ in range(count):
-        params, optimizer = program(params, optimizer, gradients, numbers)
-    jax.block_until_ready(params)
-    seconds = (time.perf_counter() - start) / count
+    def many(params: Any, optimizer: Any, gradients: Any, numbers: Any) -> Any:
+        def one(_: Any, state: Any) -> Any:
+            return update(*state, gradients, numbers)
+
+        return jax.lax.fori_loop(0, count, one, (params, optimizer))
+
+    seconds = []
+    for function, calls in ((many, 1), (update, count)):
+        program = jax.jit(function, donate_argnums=(0, 1))
+        params, optimizer = jax.block_until_ready(program(params, optimizer, gradients, numbers))
+        start = time.perf_counter()
+        for _ in range(calls):
+            params, optimizer = program(params, optimizer, gradients, numbers)
+        jax.block_until_ready(params)
+        seconds.append((time.perf_counter() - start) / count)
     run.state |= {"params": params, "optimizer": optimizer}  # the donated ones are gone
     moved = ADAMW_BYTES * sum(leaf.size for leaf in jax.tree.leaves(params))
-    return {"adamw_seconds": seconds, "adamw_gb_per_second": moved / seconds / 1e9}
+    return {
+        "adamw_seconds": seconds[0],
+        "adamw_sent_seconds": seconds[1],
+        "adamw_gb_per_second": moved / seconds[0] / 1e9,
+    }
 
 
 def products(size: int, count: int = 20, repeats: int = 5) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 A plain loop with the Trainer's recipe (AdamW with decay off biases and norms, linear schedule,
 clipping at 1, dropout as the config says), so without the Trainer's own overhead, and with more
 than its defaults: fused AdamW, SDPA, batches laid out without a loop, pinned memory. One JSON
-object on standard output. It shares nothing with flaxbert but the tokens.
+object on standard output, or one a turn. It shares nothing with flaxbert but the tokens.
 
 Modes are PADDING-DTYPE[-compile|-graphs]. Padding: pad128 (every batch to 128 tokens), dynamic (to
 its longest), grouped (batches of like lengths, as the Trainer's group_by_length makes them),
@@ -27,6 +27,7 @@ import math
 import random
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--updates", type=int, default=20, help="of each repeat")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--turns", action="store_true", help="each repeat waits for a line")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--random_weights", action="store_true")
     arguments = parser.parse_args()
@@ -85,29 +87,43 @@ def main() -> None:
     batches = itertools.chain(PASSES * widths, make_batches(data, padding, arguments.batch))
     warmup_seconds, _ = timed(update, batches, warmup, device)
     compiled = update.compiled()
-    found = [timed(update, batches, arguments.updates, device) for _ in range(arguments.repeats)]
-    last_loss = float(update.loss)
-    if not math.isfinite(last_loss):  # once one is not, neither are weights and later losses
-        raise SystemExit(f"the last loss was {last_loss}: the speed means nothing")
-    sums = {key: sum(counts[key] for _, counts in found) for key in found[0][1]}
-    speeds = [counts["samples"] / seconds for seconds, counts in found]
-    speed = statistics.median(speeds)
-    figures = {
-        "samples_per_second": speed,
-        "seconds_per_update": arguments.batch / speed,
-        "real_tokens_per_second": speed * sums["real"] / sums["samples"],
-        "attended_keys_per_second": speed * sums["attended"] / sums["samples"],
-        "real_per_computed_token": sums["real"] / sums["computed"],
-        "peak_mib": peak_mib(device),
-        "warmup_seconds": warmup_seconds,  # compilation included
-        "warmup_updates": warmup,
-        "widths_warmed_up": len(widths),
-        "compiled_while_timed": update.compiled() - compiled,
-        "last_loss": last_loss,
-        "repeats": speeds,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
-    print(json.dumps(figures))
+    found: list[tuple[float, dict[str, int]]] = []
+    figures: dict[str, Any] = {}
+    for _ in turns(arguments):
+        found.append(timed(update, batches, arguments.updates, device))
+        last_loss = float(update.loss)
+        if not math.isfinite(last_loss):  # once one is not, neither are weights and later losses
+            raise SystemExit(f"the last loss was {last_loss}: the speed means nothing")
+        sums = {key: sum(counts[key] for _, counts in found) for key in found[0][1]}
+        speeds = [counts["samples"] / seconds for seconds, counts in found]
+        speed = statistics.median(speeds)
+        figures = {
+            "samples_per_second": speed,
+            "seconds_per_update": arguments.batch / speed,
+            "real_tokens_per_second": speed * sums["real"] / sums["samples"],
+            "attended_keys_per_second": speed * sums["attended"] / sums["samples"],
+            "real_per_computed_token": sums["real"] / sums["computed"],
+            "peak_mib": peak_mib(device),
+            "warmup_seconds": warmup_seconds,  # compilation included
+            "warmup_updates": warmup,
+            "widths_warmed_up": len(widths),
+            "compiled_while_timed": update.compiled() - compiled,
+            "last_loss": last_loss,
+            "repeats": speeds,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+        if arguments.turns:
+            print(json.dumps(figures), flush=True)
+    if not arguments.turns:
+        print(json.dumps(figures))
+
+
+def turns(arguments: argparse.Namespace) -> Iterator[Any]:
+    """As many as asked for; with --turns whenever a line comes in, until there are no more."""
+    if not arguments.turns:
+        return iter(range(arguments.repeats))
+    print("ready", flush=True)
+    return itertools.islice(sys.stdin, arguments.repeats)
 
 
 def device_for(asked: str, padding: str, compiler: str) -> str:

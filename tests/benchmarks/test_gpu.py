@@ -75,9 +75,9 @@ def test_the_command_in_the_record_names_what_was_asked_for(monkeypatch, tmp_pat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     gpu = load("gpu")
     asked = argparse.Namespace(
-        cases="base-32", sides="", rounds=2, repeats=3, pytorch="", smoke=False
+        sides="", rounds=2, ready_seconds=60.0, at_once=False, pytorch="", smoke=False
     )
-    plain = "python benchmarks/gpu.py --cases=base-32 --rounds=2 --repeats=3"
+    plain = "python benchmarks/gpu.py --cases=base-32 --rounds=2"
     assert gpu.command_for("base-32", asked) == plain
     setup = gpu.setup_for(asked, tmp_path)
     assert setup.pytorch == sys.executable

@@ -109,3 +109,37 @@ def test_all_sides_have_huge_pages_on_cpus(monkeypatch, tmp_path):
     assert told == {"glibc.malloc.hugetlb=1"}
     code = "import os; print('{\"told\": \"%s\"}' % os.environ['GLIBC_TUNABLES'])"
     assert sides.figures_of(program(code), sides.ON_CPU) == {"told": told.pop()}
+
+
+TURNS = """
+import json, sys
+print("a word of a library", "ready", sep="\\n", flush=True)
+for number, _ in enumerate(sys.stdin):
+    print(json.dumps({"turn": number}), flush=True)
+    if number:
+        raise ValueError("not a third time")
+"""
+
+
+def test_a_standing_side_answers_each_turn():
+    side = sides.Standing([sys.executable, "-c", TURNS], {})
+    side.wait_until_ready(60)
+    assert [side.turn(60), side.turn(60)] == [{"turn": 0}, {"turn": 1}]
+    with pytest.raises(sides.SideError) as caught:
+        side.turn(60)
+    assert sides.reason_of(str(caught.value)) == "ValueError: not a third time"
+
+
+@pytest.mark.parametrize(
+    "code, reason",
+    [
+        ("raise MemoryError('the GPU is full')", "MemoryError: the GPU is full"),
+        ("import time; time.sleep(600)", "SideError: no answer after 1 seconds"),
+        ("print('something else')", "SideError: it ended with exit code 0"),
+    ],
+)
+def test_a_side_that_does_not_get_ready(code, reason):
+    side = sides.Standing([sys.executable, "-c", code], {})
+    with pytest.raises(sides.SideError) as caught:
+        side.wait_until_ready(1 if "sleep" in code else 60)
+    assert sides.reason_of(str(caught.value)) == reason
