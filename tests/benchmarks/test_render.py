@@ -107,7 +107,7 @@ def test_a_gpu_stands_there_with_its_figures():
         "## Some GPU 80GB",
         "jax 0.11.2, torch 2.11.0, transformers 5.17.0",
         "bfloat16 products reach 798 TFLOP/s here, updates of AdamW alone take 1.05 ms "
-            "in one program and 3.70 ms sent one by one.",
+        "in one program and 3.70 ms sent one by one.",
         "Target: at least 40,000 sequences/s.",
         "pytorch unpadded-bfloat16 did not run: `RuntimeError: no kernel`",
         "\n\npytorch dynamic-bfloat16 failed in round 2, after 1,234.6 sequences/s: "

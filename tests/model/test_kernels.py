@@ -141,9 +141,8 @@ def inputs_of(random: np.random.Generator, rows: int = 3, length: int = 72) -> t
     return ids, jnp.zeros_like(ids), positions, sequences, jnp.asarray(np.stack(first))
 
 
-@pytest.mark.parametrize("seed", [None, 7], ids=["no dropout", "dropout"])
-@pytest.mark.parametrize("dtype, limit", [("float32", 1e-5), ("bfloat16", 0.03)])
-def test_a_fused_model_computes_the_same(seed, dtype, limit):
+@pytest.mark.parametrize("dtype, limit, seed", [("float32", 1e-5, 7), ("bfloat16", 0.03, None)])
+def test_a_fused_model_computes_the_same(dtype, limit, seed):
     """bfloat16 is as far from the fused model as from float32 itself, by rounding."""
     random = np.random.default_rng(0)
     config, params = model_of(random)
