@@ -121,14 +121,15 @@ class Tokenizer:
         cut: Cut = cut_end,
     ) -> Tokens:
         """Encodes sentences or pairs; of one over `max_length`, `cut` says what stays of it."""
-        ids: list[np.ndarray] = []
-        types: list[np.ndarray] = []
-        whole: list[int] = []
-        owners: list[int] = []
+        parts: list[tuple[np.ndarray, ...]] = []
         truncated = 0
         for start in range(0, len(texts), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             fields = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
+            ids: list[np.ndarray] = []
+            types: list[np.ndarray] = []
+            whole: list[int] = []
+            owners: list[int] = []
             for text, (row_ids, row_types, special) in enumerate(zip(*fields, strict=True), start):
                 row_ids, row_types = np.asarray(row_ids, np.int32), np.asarray(row_types, np.int32)
                 whole.append(len(row_ids))
@@ -139,23 +140,30 @@ class Tokenizer:
                 ids += [row_ids[part] for part in kept]
                 types += [row_types[part] for part in kept]
                 owners += [text] * len(kept)
-        if max((int(row.max()) for row in types if len(row)), default=0) >= self._types:
+            # Joined at once: an array of its own for each text takes more than its tokens.
+            lengths = np.fromiter(map(len, ids), np.int64)
+            joined = (np.concatenate(ids), np.concatenate(types), lengths)
+            parts.append((*joined, np.array(whole, np.int32), np.array(owners)))
+        nothing = np.zeros(0, np.int32)
+        flat, kinds, lengths, uncut, texts_of = map(
+            np.concatenate, zip(*parts, strict=True) if parts else [[nothing]] * 5
+        )
+        if kinds.max(initial=0) >= self._types:
             raise ConfigError(
                 f"{self.directory}: the model has type_vocab_size {self._types} and cannot tell "
                 "the two texts of a pair apart. Join them in one column, or use another model."
             )
-        flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
         special = np.asarray(self._tokenizer.all_special_ids)
         unknown = int(np.sum(flat == self._tokenizer.unk_token_id))
         ordinary = int(np.sum(~np.isin(flat, special))) + unknown
         return Tokens(
             flat,
-            np.concatenate(types) if types else np.zeros(0, np.int32),
-            np.cumsum([0, *map(len, ids)]),
+            kinds,
+            np.concatenate([[0], np.cumsum(lengths)]),
             truncated,
             unknown / ordinary if ordinary else 0.0,
-            uncut_lengths=np.array(whole, np.int32) if truncated else None,
-            owners=np.array(owners) if len(owners) > len(texts) else None,
+            uncut_lengths=uncut if truncated else None,
+            owners=texts_of if len(texts_of) > len(texts) else None,
         )
 
     def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[list[int]]]:
