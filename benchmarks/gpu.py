@@ -38,6 +38,7 @@ from quickstart import cpu_name
 from sides import (
     ON_CPU,
     ROOT,
+    Figures,
     SideError,
     Standing,
     Turns,
@@ -111,6 +112,7 @@ def command_for(name: str, arguments: argparse.Namespace) -> str:
         + (f" --sides={arguments.sides}" if arguments.sides else "")
         + (" --at_once" if arguments.at_once else "")
         + (" --pytorch=..." if arguments.pytorch else "")
+        + (" --output=..." if arguments.output else "")
     )
 
 
@@ -181,19 +183,30 @@ def turns_of(cases: dict[str, Case], setup: Setup) -> Iterator[tuple[str, Turns]
         turns = {name: Turns({}, {}) for name in cases}
 
         def stand(is_ours: bool) -> None:
-            """Starts our sides, or the others, and waits until they are ready."""
-            started, deadline = [], time.monotonic() + setup.ready_seconds
+            """Starts our sides, or the others, and waits until they are ready.
+
+            One after the other, unless all are to be compiled at once.
+            """
+            started: list[tuple[str, str, Standing]] = []
+
+            def wait() -> None:
+                deadline = time.monotonic() + setup.ready_seconds
+                for name, side, process in started:
+                    with failing(turns[name], name, side):
+                        process.wait_until_ready(deadline - time.monotonic())
+                        standing[name][side], turns[name].runs[side] = process, []
+                        print(f"{name} {side}: ready", flush=True)
+                started.clear()
+
             for name, case in cases.items():
                 for side, command in commands_of(case, root / name, setup).items():
                     chosen = any(word in side for word in setup.sides)
                     if chosen and side.startswith(OURS_NAME) == is_ours:
                         started.append((name, side, Standing(command, setup.environment)))
                         ending.callback(started[-1][-1].stop)
-            for name, side, process in started:
-                with failing(turns[name], name, side):
-                    process.wait_until_ready(deadline - time.monotonic())
-                    standing[name][side], turns[name].runs[side] = process, []
-                    print(f"{name} {side}: ready", flush=True)
+                        if len(cases) == 1:
+                            wait()
+            wait()
 
         stand(is_ours=True)
         stand(is_ours=False)
@@ -202,12 +215,24 @@ def turns_of(cases: dict[str, Case], setup: Setup) -> Iterator[tuple[str, Turns]
                 # Back and forth, so that no side always comes after the same other.
                 for side in sorted(turns[name].runs, reverse=bool(number % 2)):
                     with failing(turns[name], name, side):
-                        figures = standing[name][side].turn()
-                        speed = figures["repeats"][-1]
-                        found = figures | {"samples_per_second": speed, "repeats": [speed]}
+                        found = of_last_turn(standing[name][side].turn())
                         turns[name].runs[side].append(found)
+                        speed = found["samples_per_second"]
                         print(f"{name} {number} {side}: {speed:.1f}/s", flush=True)
                 yield name, turns[name]
+
+
+def of_last_turn(figures: Figures) -> Figures:
+    """A side tells the medians of its turns so far: returns what they are of the last one."""
+    speed = figures["repeats"][-1]
+    faster = speed / figures["samples_per_second"]
+    return figures | {
+        "samples_per_second": speed,
+        "repeats": [speed],
+        "seconds_per_update": figures["seconds_per_update"] / faster,
+        "real_tokens_per_second": figures["real_tokens_per_second"] * faster,
+        "attended_keys_per_second": figures["attended_keys_per_second"] * faster,
+    }
 
 
 @contextlib.contextmanager

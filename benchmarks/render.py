@@ -142,6 +142,8 @@ def of_gpu(file: str, record: dict[str, Any]) -> str:
         f"{driver or 'driver unknown'}; {machine['cores']} cores of {machine['cpu']}, "
         f"{machine['system']}, Python {machine['python']}. [results/{file}](results/{file})\n",
     ]
+    if note := record.get("note"):
+        lines.append(f"{note}\n")
     for workload in record["workloads"].values():
         lines += of_workload(workload, about_on_gpu(workload), GPU_COLUMNS, GPU_RATIO)
     return "\n".join(lines)
@@ -185,9 +187,17 @@ def of_workload(
     for side, figures in sides.items():
         if figures.get("compiled_while_timed"):
             lines.append(f"\n{side} was still compiling while it was timed.")
+    if left_out := not_run(workload):
+        lines.append(f"\nNot run: {', '.join(left_out)}.")
     for side, found in workload.get("failed", {}).items():
         lines.append(f"\n{side} {failed(found['rounds'])}: {code(found['reason'])}")
     return [*lines, ""]
+
+
+def not_run(workload: dict[str, Any]) -> list[str]:
+    """The modes of PyTorch that the case has and its record does not."""
+    known = {*workload["sides"], *workload.get("failed", {})}
+    return [mode for mode in workload.get("modes", ()) if f"pytorch {mode}" not in known]
 
 
 def failed(rounds: list[float]) -> str:

@@ -199,7 +199,7 @@ class Standing:
             text=True,
             env=_environment(environment),
         )
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()  # "" at the end
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None at the end
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -216,11 +216,12 @@ class Standing:
             self._process.stdin.flush()
         except OSError as error:
             raise self._failure(f"SideError: it has ended: {error}") from error
-        line = self._line(seconds)
-        try:
-            return json.loads(line)
-        except ValueError:
-            raise self._failure(f"SideError: expected a JSON object, got {line!r}") from None
+        deadline = time.monotonic() + seconds
+        while True:
+            line = self._line(deadline - time.monotonic())
+            with contextlib.suppress(ValueError):  # a word of a library
+                if isinstance(figures := json.loads(line), dict):
+                    return figures
 
     def stop(self) -> None:
         self._end()
@@ -240,15 +241,16 @@ class Standing:
         assert self._process.stdout
         for line in self._process.stdout:
             self._lines.put(line.rstrip("\n"))
-        self._lines.put("")
+        self._lines.put(None)
 
     def _line(self, seconds: float) -> str:
         try:
             line = self._lines.get(timeout=max(0.0, seconds))
         except queue.Empty:
             raise self._failure(f"SideError: no answer after {seconds:.0f} seconds") from None
-        if not line:
-            raise self._failure(f"SideError: it ended with exit code {self._process.wait()}")
+        if line is None:
+            self._end()
+            raise self._failure(f"SideError: it ended with exit code {self._process.returncode}")
         return line
 
     def _failure(self, message: str) -> SideError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 from typing import Any, get_type_hints
 
 from flaxbert.errors import ConfigError
@@ -137,6 +136,8 @@ _CHOICES = {
 }
 
 # field: (smallest, largest, whether the smallest itself is allowed)
+_CLASS_WEIGHTS = 1e-6, 1e6  # least and most
+
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**32 - 1, True),
     "seeds.init": (-1, 2**32 - 1, True),
@@ -283,10 +284,11 @@ def _check(config: Config) -> None:
             raise ConfigError(
                 f"config.{name}: expected a value {bound} and at most {high}, got {value!r}."
             )
-    if any(not (weight > 0 and math.isfinite(weight)) for weight in config.loss.class_weights):
+    low, high = _CLASS_WEIGHTS
+    if any(not low <= weight <= high for weight in config.loss.class_weights):  # NaN fails too
         raise ConfigError(
-            "config.loss.class_weights: expected positive numbers, got "
-            f"{config.loss.class_weights}."
+            f"config.loss.class_weights: expected positive numbers from {low:g} to {high:g} (only "
+            f"their ratios matter), got {config.loss.class_weights}."
         )
     axes = dataclasses.asdict(config.mesh)
     if 0 in axes.values() or list(axes.values()).count(-1) > 1:

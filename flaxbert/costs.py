@@ -17,13 +17,10 @@ def work_for(bert: BertConfig, platform: str) -> Work:
     A token's linear layers take 4 D (2 D + F) FLOPs in each layer, attending to one key 4 D. Of the
     last layer a slot computes all but keys and values. Matrix units compute tiles of 128 keys. On
     CPUs the small products of attention, its softmax and its dropout take about four times as long
-    as such FLOPs of the linear layers, on GPUs about six times, in tiles of 128 queries too
-    (benchmarks/NOTES.md).
+    as such FLOPs of the linear layers (benchmarks/NOTES.md).
     """
     width = 2 * bert.hidden_size + bert.intermediate_size
     slot = (bert.hidden_size + bert.intermediate_size) / (width * bert.num_hidden_layers)
     if platform == "cpu":
         return Work(key=4 / width, slot=slot, tile=8)
-    if platform == "gpu":
-        return Work(key=6 / width, slot=slot, tile=128, query_tile=128)
     return Work(key=1 / width, slot=slot, tile=128)

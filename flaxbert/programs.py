@@ -53,7 +53,7 @@ def compile_update(
     *smaller, rows = plans.train.row_counts
     # Accelerators' compilers leave cores idle: a GPU's times kernels to choose among them, half a
     # minute for each shape. A CPU's takes more memory than training does.
-    at_once = 1 if mesh.devices.flat[0].platform == "cpu" else len(smaller)
+    at_once = 1 if mesh.devices.flat[0].platform == "cpu" else min(3, len(smaller))
     others = _each(lambda other: compiled(plans, other), smaller, at_once)
     programs = {rows: largest, **dict(zip(smaller, others, strict=True))}
     cli.say(

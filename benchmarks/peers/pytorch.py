@@ -113,6 +113,7 @@ def main() -> None:
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
         if arguments.turns:
+            give_back(device)
             print(json.dumps(figures), flush=True)
     if not arguments.turns:
         print(json.dumps(figures))
@@ -122,8 +123,15 @@ def turns(arguments: argparse.Namespace) -> Iterator[Any]:
     """As many as asked for; with --turns whenever a line comes in, until there are no more."""
     if not arguments.turns:
         return iter(range(arguments.repeats))
+    give_back(arguments.device)
     print("ready", flush=True)
     return itertools.islice(sys.stdin, arguments.repeats)
+
+
+def give_back(device: str) -> None:
+    """Other sides wait on the same GPU."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def device_for(asked: str, padding: str, compiler: str) -> str:

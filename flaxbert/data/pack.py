@@ -34,12 +34,11 @@ class Work:
 
     key: float = 0.0  # a token attending to one key
     slot: float = 0.0  # a place for a sequence: its first token's last layer, pooler and head
-    tile: int = 8  # attention computes a row's keys rounded up to a multiple of this
-    query_tile: int = 1  # and its queries
+    tile: int = 8  # attention computes row lengths rounded up to a multiple of this
 
     def of_row(self, row_length: int, slots: int) -> float:
-        attended = round_up(row_length, self.query_tile) * round_up(row_length, self.tile)
-        return row_length + self.key * attended + self.slot * slots
+        keys = round_up(row_length, self.tile)
+        return row_length * (1 + self.key * keys) + self.slot * slots
 
 
 @dataclasses.dataclass(frozen=True)

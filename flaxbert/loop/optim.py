@@ -59,8 +59,8 @@ def init_optimizer(params: Any) -> dict[str, Any]:
     return {"count": jnp.zeros((), jnp.int32), "mu": zeros(), "nu": zeros()}
 
 
-def norm_together(gradients: Any) -> Float[Array, ""]:
-    """Returns the norm of all gradients, for one device.
+def norm_together(gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns the norm of all gradients over the normalizer, for one device.
 
     Columns first, and their sums of all gradients at once: a scalar of each, as optax takes them,
     is two launches for each on a GPU, a quarter of those of a small update. Of gradients that are
@@ -71,7 +71,10 @@ def norm_together(gradients: Any) -> Float[Array, ""]:
         for leaf in jax.tree.leaves(gradients)
     ]
     # The barrier, or XLA makes of it the scalars again.
-    return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(columns))))
+    norm = jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(columns))))
+    # Not before: XLA would write out the quotients. Class weights are bounded (config.py), so that
+    # no square leaves float32.
+    return norm / normalizer
 
 
 def apply_gradients(

@@ -8,9 +8,9 @@ so a new one cannot end up replicated by accident.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import re
+import warnings
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ from flaxbert.model.products import is_half
 
 AXES = ("data", "fsdp", "model")
 ROWS = ("data", "fsdp")
+
+WITHOUT_KERNELS = "this JAX has no Pallas for Triton, updates on a GPU take longer"
 
 # First match wins. Attention heads and feed-forward features are split over "model" (Megatron's
 # column- then row-parallel pair), the other dimension over "fsdp".
@@ -126,14 +128,15 @@ def has_kernels(mesh: Mesh, config: BertConfig, dtype: str) -> bool:
         and generation.isdecimal()  # not so on AMD's
         and int(generation) >= 8
         and is_half(dtype)
-        and size >= 16
-        and size & (size - 1) == 0
-        and importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+        and size in (16, 32, 64, 128)  # blocks are powers of two, and must fit shared memory
     )
     if not served:
         return False
-    from flaxbert.model import kernels  # Pallas takes long to import
-
+    try:
+        from flaxbert.model import kernels  # Pallas takes long to import
+    except ImportError as error:
+        warnings.warn(f"{WITHOUT_KERNELS}: {error}", RuntimeWarning, stacklevel=2)
+        return False
     return kernels.are_written()
 
 

@@ -116,8 +116,10 @@ def make_train_step(
         params, optimizer, step = state["params"], state["optimizer"], state["step"]
         seed = fold(seeds["dropout"], step)
         (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
-        norm_of = norm_together if mesh.size == 1 else optax.tree.norm
-        norm = norm_of(gradients) / normalizer
+        if mesh.size == 1:
+            norm = norm_together(gradients, normalizer)
+        else:
+            norm = optax.tree.norm(jax.tree.map(lambda g: g / normalizer, gradients))
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         # As a float: schedules divide, and an int32 step would make that float32 even under x64.
         rate = jnp.asarray(schedule(step.astype(norm.dtype)), norm.dtype)

@@ -99,7 +99,7 @@ def _abstract(config: BertConfig, dtype: str, fused: bool = False) -> tuple[Any,
     model = nnx.eval_shape(
         lambda: BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(0))
     )
-    model.set_attributes(fused=fused)
+    model.bert.encoder.set_attributes(fused=fused)  # the head's few products stay as they are
     graphdef, state = nnx.split(model)
     return graphdef, _string_keys(nnx.to_pure_dict(state))
 
@@ -131,7 +131,7 @@ def _init(config: BertConfig, dtype: str, paths: tuple[str, ...] | None, key: ja
 def bind(config: BertConfig, params: Params, dtype: str = "float32", *, fused: bool = False) -> Any:
     """Returns the module that computes with `params`; cheap, to be called inside `jax.jit`.
 
-    `fused` is for devices that have the kernels: see `kernels.serve`.
+    `fused` is for devices that have the kernels: see `loop.sharding.has_kernels`.
     """
     graphdef, _ = _abstract(config, str(jnp.dtype(dtype)), fused)
     return nnx.merge(graphdef, _module_keys(params))

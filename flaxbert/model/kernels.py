@@ -58,7 +58,9 @@ def are_written() -> bool:
         return jnp.sum(context.astype(jnp.float32)) + jnp.sum(out.astype(jnp.float32))
 
     try:
-        jax.jit(jax.grad(both, argnums=(0, 1))).lower(qkv, tokens)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            jax.jit(jax.grad(both, argnums=(0, 1))).lower(qkv, tokens)
     except Exception as error:
         warnings.warn(
             f"this JAX does not write flaxbert's GPU kernels, updates take longer: {error}",
@@ -454,7 +456,8 @@ class _Features:
         x = self.dropped(y, bits_ref, rate) + self.load(skip_ref)
         centred = jnp.where(self.inside, x - self.mean(x), 0.0)
         inverse = jax.lax.rsqrt(self.mean(centred * centred) + np.float32(eps))
-        return centred * inverse, inverse
+        # Masked once more: where nothing is and eps is 0, this is 0 times infinity.
+        return jnp.where(self.inside, centred * inverse, 0.0), inverse
 
 
 def _norm_forward_kernel(

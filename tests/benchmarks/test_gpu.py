@@ -75,7 +75,13 @@ def test_the_command_in_the_record_names_what_was_asked_for(monkeypatch, tmp_pat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     gpu = load("gpu")
     asked = argparse.Namespace(
-        sides="", rounds=2, ready_seconds=60.0, at_once=False, pytorch="", smoke=False
+        sides="",
+        rounds=2,
+        ready_seconds=60.0,
+        at_once=False,
+        pytorch="",
+        output=None,
+        smoke=False,
     )
     plain = "python benchmarks/gpu.py --cases=base-32 --rounds=2"
     assert gpu.command_for("base-32", asked) == plain
@@ -134,4 +140,24 @@ def test_our_side_needs_no_tokenizer_no_data_set_and_no_checkpoint():
         "ml_collections",
         "tensorboardX",
         "safetensors",
+    }
+
+
+def test_a_turn_has_its_own_rates(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    figures = {
+        "samples_per_second": 100.0,
+        "repeats": [100.0, 80.0],
+        "seconds_per_update": 0.32,
+        "real_tokens_per_second": 1300.0,
+        "attended_keys_per_second": 26000.0,
+        "peak_mib": 7.0,
+    }
+    assert load("gpu").of_last_turn(figures) == {
+        "samples_per_second": 80.0,
+        "repeats": [80.0],
+        "seconds_per_update": pytest.approx(0.4),
+        "real_tokens_per_second": pytest.approx(1040.0),
+        "attended_keys_per_second": pytest.approx(20800.0),
+        "peak_mib": 7.0,
     }

@@ -113,8 +113,9 @@ def test_all_sides_have_huge_pages_on_cpus(monkeypatch, tmp_path):
 
 TURNS = """
 import json, sys
-print("a word of a library", "ready", sep="\\n", flush=True)
+print("a word of a library", "", "ready", sep="\\n", flush=True)
 for number, _ in enumerate(sys.stdin):
+    print("", "another", 3, sep="\\n")
     print(json.dumps({"turn": number}), flush=True)
     if number:
         raise ValueError("not a third time")

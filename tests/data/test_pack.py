@@ -335,8 +335,6 @@ def test_what_rows_cost_decides_between_row_lengths():
     assert row_length(key=1 / 40) == 40
     # Where attention computes tiles of 128 keys anyway, the long row costs no more.
     assert row_length(key=1 / 40, tile=128) == 64
-    # Nor is the short one cheaper by its queries, where these are tiles too.
-    assert row_length(key=1 / 40, query_tile=64) == 64
 
 
 def test_slots_cost_too():
