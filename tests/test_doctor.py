@@ -155,6 +155,19 @@ def test_what_a_package_of_ours_needs_is_compared_too():
 # --- devices ---
 
 
+def test_the_canary_compares_the_kernels(monkeypatch):
+    kernels = pytest.importorskip("flaxbert.model.kernels", reason="no Pallas for Triton")
+    assert not canary.runs_kernels()  # here; so they run as plain JAX
+    assert canary.wrong_kernels() == []
+    kept = kernels.is_kept
+    monkeypatch.setattr(kernels, "is_kept", lambda bits, word, rate: kept(bits + 1, word, rate))
+    assert canary.wrong_kernels() == [
+        "the attention kernel at 88 tokens",
+        "the attention kernel at 200 tokens",
+        "the kernel of residual and LayerNorm",
+    ]
+
+
 def test_the_canary_finds_no_wrong_number_here():
     assert canary.wrong_products() == []
     assert len(jax.devices()) == 8
