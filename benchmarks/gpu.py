@@ -37,6 +37,7 @@ from lengths import sentence_lengths
 from quickstart import cpu_name
 from sides import (
     ON_CPU,
+    OURS,
     ROOT,
     Figures,
     SideError,
@@ -46,12 +47,11 @@ from sides import (
     summary,
     write_workload,
 )
-from sides import OURS as OURS_NAME
 
 from flaxbert.loop.flops import model_flops
 
 HERE = Path(__file__).parent
-OURS, PYTORCH = HERE / "train_steps.py", HERE / "peers" / "pytorch.py"
+TRAIN_STEPS, PYTORCH = HERE / "train_steps.py", HERE / "peers" / "pytorch.py"
 WHAT = "training speed on one GPU on the same tokens, one process a side, taking turns"
 
 
@@ -146,7 +146,7 @@ def machine_with(setup: Setup) -> dict[str, Any]:
       SystemExit: JAX has none.
     """
     try:
-        found = figures_of([sys.executable, OURS, "--describe"], setup.environment)
+        found = figures_of([sys.executable, TRAIN_STEPS, "--describe"], setup.environment)
     except SideError as error:
         raise SystemExit(f"JAX does not start here:\n{error}") from error
     if found["platform"] != "gpu":
@@ -201,7 +201,7 @@ def turns_of(cases: dict[str, Case], setup: Setup) -> Iterator[tuple[str, Turns]
             for name, case in cases.items():
                 for side, command in commands_of(case, root / name, setup).items():
                     chosen = any(word in side for word in setup.sides)
-                    if chosen and side.startswith(OURS_NAME) == is_ours:
+                    if chosen and side.startswith(OURS) == is_ours:
                         started.append((name, side, Standing(command, setup.environment)))
                         ending.callback(started[-1][-1].stop)
                         if len(cases) == 1:
@@ -245,7 +245,7 @@ def failing(turns: Turns, case: str, side: str) -> Iterator[None]:
     try:
         yield
     except SideError as error:
-        if side.startswith(OURS_NAME):
+        if side.startswith(OURS):
             raise SystemExit(str(error)) from error
         turns.drop(side, error)
         print(f"{case} {side}: failed: {error}", flush=True)
@@ -281,8 +281,8 @@ def commands_of(case: Case, inputs: Path, setup: Setup) -> dict[str, list[Any]]:
             "--turns",
         ]
 
-    ours = [sys.executable, OURS, f"--platform={setup.device}", f"--size={setup.size}"]
-    commands = {f"{OURS_NAME} bfloat16": [*ours, *common(case.updates)]}
+    ours = [sys.executable, TRAIN_STEPS, f"--platform={setup.device}", f"--size={setup.size}"]
+    commands = {f"{OURS} bfloat16": [*ours, *common(case.updates)]}
     for mode in case.modes:
         updates = case.updates if "bfloat16" in mode else case.slow_updates
         peer = [setup.pytorch, PYTORCH, f"--mode={mode}", "--random_weights", f"--device={device}"]

@@ -161,7 +161,8 @@ class Run:
             return compile_step(step, self.state, empty, self.seeds)
 
         counts = self.plan.row_counts
-        with ThreadPoolExecutor(len(counts)) as pool:
+        at_once = 1 if jax.default_backend() == "cpu" else 3  # as programs.py does
+        with ThreadPoolExecutor(at_once) as pool:
             self.programs = dict(zip(counts, pool.map(compiled, counts), strict=True))
 
     def timed(self, count: int) -> tuple[float, dict[str, int]]:

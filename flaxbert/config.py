@@ -135,9 +135,10 @@ _CHOICES = {
     "optim.schedule": ("linear", "cosine", "constant"),
 }
 
-# field: (smallest, largest, whether the smallest itself is allowed)
-_CLASS_WEIGHTS = 1e-6, 1e6  # least and most
+# Least and most: the squares of gradients not yet normalised stay in float32 (loop/optim.py).
+_CLASS_WEIGHTS = 1e-6, 1e6
 
+# field: (smallest, largest, whether the smallest itself is allowed)
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**32 - 1, True),
     "seeds.init": (-1, 2**32 - 1, True),

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "costs": {"model", "data"},
     "interrupt": set(),
     "child": {"interrupt"},
-    "diagnose": {"child", "storage"},
+    "diagnose": {"child", "storage", "loop", "model"},  # whose kernels the canary checks
     "quiet": set(),
     "cli": {"interrupt", "quiet"},
 }

@@ -26,8 +26,6 @@ from flaxbert.model.products import is_half
 AXES = ("data", "fsdp", "model")
 ROWS = ("data", "fsdp")
 
-WITHOUT_KERNELS = "this JAX has no Pallas for Triton, updates on a GPU take longer"
-
 # First match wins. Attention heads and feed-forward features are split over "model" (Megatron's
 # column- then row-parallel pair), the other dimension over "fsdp".
 _RULES: tuple[tuple[str, P], ...] = (
@@ -135,7 +133,8 @@ def has_kernels(mesh: Mesh, config: BertConfig, dtype: str) -> bool:
     try:
         from flaxbert.model import kernels  # Pallas takes long to import
     except ImportError as error:
-        warnings.warn(f"{WITHOUT_KERNELS}: {error}", RuntimeWarning, stacklevel=2)
+        said = f"this JAX has no Pallas for Triton, updates on a GPU take longer: {error}"
+        warnings.warn(said, RuntimeWarning, stacklevel=2)
         return False
     return kernels.are_written()
 

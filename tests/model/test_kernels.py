@@ -179,7 +179,7 @@ def test_a_fused_head_is_not_rounded():
 
 
 def test_nothing_beyond_the_end_makes_gradients_infinite():
-    """3 tokens of a block of 4, and a variance of 0 with an epsilon of 0 where nothing is."""
+    """3 tokens in blocks of 2, and a variance of 0 with an epsilon of 0 where nothing is."""
     y, skip = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 64)), jnp.float32)
     vector, bits = jnp.ones(64), jnp.zeros(3, jnp.uint32)
 
