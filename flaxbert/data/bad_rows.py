@@ -6,7 +6,7 @@ up to 20 rows, so that a file is repaired in one go and not line by line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flaxbert.data.rows import NAMED, Rows, list_lines
@@ -54,8 +54,9 @@ class Sieve:
         got = f" (got {shown(self.rows.targets[offenders[0]])})" if offenders else ""
         self.refuse(offenders, what, fix, got)
 
-    def kept(self) -> list[int]:
-        return [i for i in range(len(self.rows)) if i not in self._aside]
+    def kept(self) -> Sequence[int]:
+        every = range(len(self.rows))
+        return [i for i in every if i not in self._aside] if self._aside else every
 
     def left(self) -> Rows:
         return self.rows.without(self._aside) if self._aside else self.rows

@@ -64,10 +64,11 @@ def total_steps(examples: int, batch_size: int, *, epochs: float, steps: int) ->
     return steps or math.ceil(steps_per_epoch(examples, batch_size) * epochs)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)  # batches are made ahead, over the end of an epoch
 def _permutation(examples: int, seed: int, epoch: int) -> Int[np.ndarray, " N"]:
     key = np.array([seed, epoch], np.uint64)
     order = np.random.Generator(np.random.Philox(key=key)).permutation(examples)
+    order = order.astype(np.int32 if examples < 2**31 else np.int64)
     order.setflags(write=False)  # callers get slices of the cached array
     return order
 
@@ -109,7 +110,7 @@ def plan_training(
 def train_batch(examples: Examples, plan: Plan, *, batch_size: int, seed: int, step: int) -> Batch:
     """Returns the arrays of one update, as DESIGN's table of batch keys says: [A, R, L or S]."""
     indices = update_indices(len(examples), batch_size, seed, step)
-    placement = _place(examples.tokens.lengths[indices], plan)
+    placement = _place(examples.tokens.lengths_of(indices), plan)
     return lay_out(examples, indices, placement, plan, rows_for(plan, placement))
 
 
@@ -231,7 +232,7 @@ def lay_out(
     batch["weights"] = np.zeros((total, plan.slots), np.float32)
 
     # One flat scatter for all tokens of the update: no Python loop over sequences.
-    lengths = tokens.lengths[indices]
+    lengths = tokens.lengths_of(indices)
     inside = _ranges(lengths)
     source = np.repeat(tokens.offsets[indices], lengths) + inside
     place = np.repeat(placement.rows * plan.row_length + placement.starts, lengths) + inside

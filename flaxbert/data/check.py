@@ -59,18 +59,18 @@ def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") 
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
             continue
+        missing, other, broken = [], [], []  # found in one pass: texts are read from a file
+        for i, value in enumerate(values):
+            if value is None:
+                missing.append(i)
+            elif not isinstance(value, str):
+                other.append(i)
+            elif not cells.is_encodable(value):
+                broken.append(i)
+        sieve.refuse(missing, f"the {column} is missing", "Give it a value, or remove the row.")
+        sieve.refuse(other, f"the {column} is not a string", "Put it in quotes.")
         sieve.refuse(
-            [i for i, value in enumerate(values) if value is None],
-            f"the {column} is missing",
-            "Give it a value, or remove the row.",
-        )
-        sieve.refuse(
-            [i for i, value in enumerate(values) if not isinstance(value, (str, type(None)))],
-            f"the {column} is not a string",
-            "Put it in quotes.",
-        )
-        sieve.refuse(
-            [i for i, v in enumerate(values) if isinstance(v, str) and not cells.is_encodable(v)],
+            broken,
             f"the {column} has half of a surrogate pair",
             "Repair the \\ud800-\\udfff escapes.",
         )
@@ -86,9 +86,8 @@ def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") 
 
 def empty_texts(rows: Rows) -> list[int]:
     """Returns which rows have nothing but white space in both texts."""
-    pairs = rows.pairs or [""] * len(rows)
-    both = enumerate(zip(rows.texts, pairs, strict=True))
-    return [i for i, (text, pair) in both if not text.strip() and not pair.strip()]
+    empty = [i for i, text in enumerate(rows.texts) if not text.strip()]
+    return [i for i in empty if rows.pairs is None or not rows.pairs[i].strip()]
 
 
 def learn_labels(
@@ -252,9 +251,16 @@ def _canonical(sieve: Sieve, targets: list[Any], problem: str, separator: str) -
         "the label is a list" if not many else "the label is not a list",
         "Expected one label a row." if not many else "Expected a list of labels a row.",
     )
-    canonical = [[cells.name_of(item) for item in cells.as_list(target)] for target in targets]
+    canonical: list[Any] = [
+        [cells.name_of(item) for item in cells.as_list(target)] if many else cells.name_of(target)
+        for target in targets
+    ]
     sieve.refuse_labels(
-        [i for i, names in enumerate(canonical) if None in names and targets[i] is not None],
+        [
+            i
+            for i, (name, target) in enumerate(zip(canonical, targets, strict=True))
+            if target is not None and (None in name if many else name is None)
+        ],
         "the label is neither a string nor a whole number",
         "For numbers with decimals set data.problem=regression.",
     )
@@ -262,17 +268,17 @@ def _canonical(sieve: Sieve, targets: list[Any], problem: str, separator: str) -
         [
             i
             for i, names in enumerate(canonical)
-            if not all(map(cells.is_encodable, filter(None, names)))
+            if not all(map(cells.is_encodable, filter(None, cells.as_list(names))))
         ],
         "the label has half of a surrogate pair",
         "Repair the \\ud800-\\udfff escapes.",
     )
     sieve.refuse_labels(
-        [i for i, names in enumerate(canonical) if "-1" in names],
+        [i for i, names in enumerate(canonical) if "-1" in cells.as_list(names)],
         "the label is -1, which marks hidden labels of a test set",
         "Remove these rows, or name the class by a word.",
     )
-    return canonical if many else [names[0] if names else None for names in canonical]
+    return canonical
 
 
 def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:

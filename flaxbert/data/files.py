@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import STANDARD_INPUT, read_lines, read_standard_input
 from flaxbert.data.formats import Reader, Row
 from flaxbert.data.rows import Rows, near_name
+from flaxbert.data.texts import Texts
 from flaxbert.errors import DataError
 from flaxbert.storage.store import is_url
 
@@ -27,6 +29,8 @@ READERS: dict[str, Reader] = {
     ".parquet": formats.read_parquet,
 }
 SUFFIXES = tuple(READERS)
+
+_SHARED = 4096  # labels of which one string is kept, however many rows have it
 
 
 def read_rows(
@@ -43,7 +47,7 @@ def read_rows(
     """
     bad = BadRows(on_bad_row)
     path, wanted = Path(path), [name for name in (text, text_pair, label) if name]
-    columns, lines = _collect(path, wanted, bad)
+    columns, lines = _collect(path, wanted, {text, text_pair}, bad)
     names = formats.class_names(path, label) if label and _kind(path) == ".parquet" else ()
     return Rows(
         str(path),
@@ -56,9 +60,9 @@ def read_rows(
     )
 
 
-def read_columns(path: str | Path, names: list[str]) -> tuple[dict[str, list[Any]], list[int]]:
+def read_columns(path: str | Path, names: list[str]) -> tuple[dict[str, Any], Sequence[int]]:
     """Returns the named columns of a file, and the line on which each row starts."""
-    return _collect(Path(path), names, BadRows())
+    return _collect(Path(path), names, set(), BadRows())
 
 
 def read_input_chunks(
@@ -114,15 +118,26 @@ def refuse_same_file(paths: Mapping[str, str]) -> None:
             )  # fmt: skip
 
 
-def _collect(path: Path, names: list[str], bad: BadRows) -> tuple[dict[str, list[Any]], list[int]]:
+def _collect(
+    path: Path, names: list[str], texts: set[str], bad: BadRows
+) -> tuple[dict[str, Any], Sequence[int]]:
+    """Returns the columns `names`, those in `texts` as `Texts`, and the line of each row."""
     wanted = list(dict.fromkeys(names))
-    columns: dict[str, list[Any]] = {name: [] for name in wanted}
-    lines: list[int] = []
-    lists = list(columns.values())
+    columns: dict[str, Any] = {name: Texts() if name in texts else [] for name in wanted}
+    lines = array("q")
+    known: dict[str, str] = {}
+
+    def shared(cell: Any) -> Any:
+        # Few labels stand in many rows: one string for all of them.
+        if type(cell) is not str or len(known) == _SHARED:
+            return cell
+        return known.setdefault(cell, cell)
+
+    adding = [(columns[name].append, name not in texts) for name in wanted]
     for line, cells in _reader(path)(path, wanted, bad):
         lines.append(line)
-        for values, cell in zip(lists, cells, strict=True):
-            values.append(cell)
+        for (add, few), cell in zip(adding, cells, strict=True):
+            add(shared(cell) if few else cell)
     return columns, lines
 
 

@@ -10,16 +10,18 @@ import dataclasses
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from flaxbert.data.check import Labels, canonical_targets
 from flaxbert.data.overlap import text_keys
 from flaxbert.data.rows import Rows
 from flaxbert.errors import DataError
 
+_KEY = 16  # bytes of a text's key
 _BINS = 10  # quantile bins of regression targets, at most
 
 
@@ -27,12 +29,31 @@ _BINS = 10  # quantile bins of regression targets, at most
 class _Group:
     """Rows of one text: they stay together."""
 
-    rows: list[int]
+    rows: Sequence[int]
     targets: list[Any]
 
     def most_common(self) -> Any:
         counts = Counter(self.targets)
         return min(counts, key=lambda target: (-counts[target], target))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Groups(Sequence[_Group]):
+    """All groups, each made when it is asked for: there are about as many as rows."""
+
+    rows: Int[np.ndarray, " N"]  # of one group after the other
+    bounds: Int[np.ndarray, " bounds"]  # group i has rows[bounds[i] : bounds[i + 1]]
+    targets: Sequence[Any]  # of the rows in their own order
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = self.rows[self.bounds[index] : self.bounds[index + 1]].tolist()
+        return _Group(rows, [_hashable(self.targets[row]) for row in rows])
+
+    def __iter__(self) -> Iterator[_Group]:
+        return map(self.__getitem__, range(len(self)))
 
 
 def split_validation(
@@ -59,28 +80,40 @@ def split_validation(
             f"{rows.source}: {len(rows)} rows are too few to hold out a share of {fraction} for "
             "validation. Give a larger share or a validation file."
         )
-    train = [i for i in range(len(rows)) if i not in held]
+    is_held = np.zeros(len(rows), np.bool_)
+    is_held[list(held)] = True
+    train = rows.take(np.flatnonzero(~is_held), "training part")
     return (
-        dataclasses.replace(rows.take(train, "training part"), skipped=rows.skipped),
-        rows.take(sorted(held), "validation part"),
+        dataclasses.replace(train, skipped=rows.skipped),
+        rows.take(np.flatnonzero(is_held), "validation part"),
     )
 
 
-def _groups(rows: Rows, targets: Sequence[Any], seed: int) -> list[_Group]:
+def _groups(rows: Rows, targets: Sequence[Any], seed: int) -> _Groups:
     """Returns the rows by text, in an order that the seed draws from the texts themselves."""
-    by_key: dict[bytes, _Group] = {}
-    for row, (key, target) in enumerate(zip(text_keys(rows), targets, strict=True)):
-        group = by_key.setdefault(key, _Group([], []))
-        group.rows.append(row)
-        group.targets.append(tuple(sorted(set(target))) if isinstance(target, list) else target)
-    salt = str(seed).encode()
-    return [
-        by_key[key]
-        for key in sorted(by_key, key=lambda key: hashlib.blake2b(key, salt=salt[:16]).digest())
-    ]
+    keys = bytearray()
+    for key in text_keys(rows):
+        keys += key or bytes(_KEY)
+    _, firsts, text_of = np.unique(
+        np.frombuffer(keys, f"S{_KEY}"), return_index=True, return_inverse=True
+    )
+    salt = str(seed).encode()[:16]
+    drawn = bytearray()
+    for first in firsts.tolist():
+        key = bytes(keys[_KEY * first : _KEY * (first + 1)])
+        drawn += hashlib.blake2b(key if any(key) else b"", salt=salt).digest()[:_KEY]
+    place = np.empty(len(firsts), np.int64)
+    place[np.argsort(np.frombuffer(drawn, f"S{_KEY}"), kind="stable")] = np.arange(len(firsts))
+    group_of = place[text_of]
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(group_of))])
+    return _Groups(np.argsort(group_of, kind="stable"), bounds, targets)
 
 
-def _stratified(groups: list[_Group], strata: Sequence[Hashable], fraction: float) -> set[int]:
+def _hashable(target: Any) -> Any:
+    return tuple(sorted(set(target))) if isinstance(target, list) else target
+
+
+def _stratified(groups: Sequence[_Group], strata: Sequence[Hashable], fraction: float) -> set[int]:
     """Holds out the first groups of each stratum until its part of the share is full."""
     sizes: Counter[Any] = Counter()
     for group, stratum in zip(groups, strata, strict=True):
@@ -108,7 +141,7 @@ def _apportion(sizes: Counter[Any], fraction: float) -> dict[Any, int]:
     return {stratum: min(count, sizes[stratum] - 1) for stratum, count in counts.items()}
 
 
-def _quantile_bins(groups: list[_Group], fraction: float) -> list[int]:
+def _quantile_bins(groups: Sequence[_Group], fraction: float) -> list[int]:
     """Returns a bin per group; equal values share one."""
     means = np.array([float(np.mean(sorted(group.targets))) for group in groups])
     held = round(sum(len(group.rows) for group in groups) * fraction)
@@ -117,7 +150,7 @@ def _quantile_bins(groups: list[_Group], fraction: float) -> list[int]:
     return np.searchsorted(edges, means, side="right").tolist()
 
 
-def _iterative(groups: list[_Group], fraction: float) -> set[int]:
+def _iterative(groups: Sequence[_Group], fraction: float) -> set[int]:
     """Iterative stratification (Sechidis et al. 2011): the rarest label first, each group to the
     side that still wants more of that label."""
     own = [Counter(name for names in group.targets for name in names) for group in groups]

@@ -15,6 +15,7 @@ from typing import Any
 from flaxbert.config import Data
 from flaxbert.data import files
 from flaxbert.data.rows import Rows, near_name
+from flaxbert.data.texts import Texts
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.storage.hub import CARD, HubError, card_header, fetch, is_hub_id
 
@@ -48,13 +49,14 @@ class Dataset:
             for path in self.files[split]
         ]
         targets = [target for part in parts for target in part.targets or []]
-        texts = [text for part in parts for text in part.texts]
+        texts = Texts(text for part in parts for text in part.texts)
+        pairs = Texts(text for part in parts for text in part.pairs or [])
         return Rows(
             f"{self.name} {split}",
             texts,
-            [text for part in parts for text in part.pairs or []] if data.text_pair else None,
+            pairs if data.text_pair else None,
             _named(targets, names) if data.label else None,
-            list(range(1, len(texts) + 1)),
+            range(1, len(texts) + 1),
             parts[0].label_names or tuple(names),
         )
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from flaxbert.data.rows import Rows
 from flaxbert.tasks import Target
@@ -29,20 +32,25 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def text_keys(rows: Rows) -> list[bytes]:
-    """Returns 16 bytes per row, equal where the normalised texts (both, of a pair) are; b"" for
+def text_keys(rows: Rows) -> Iterator[bytes]:
+    """Yields 16 bytes per row, equal where the normalised texts (both, of a pair) are; b"" for
     empty ones."""
-    return [
-        _digest(normalised(text), normalised(pair)) if text.strip() or pair.strip() else b""
-        for text, pair in zip(rows.texts, _seconds(rows), strict=True)
-    ]
+    for text, pair in _both(rows):
+        some = text.strip() or pair.strip()
+        yield _digest(normalised(text), normalised(pair)) if some else b""
 
 
 def repeats(rows: Rows, targets: Sequence[Target]) -> list[Repeat]:
     """Returns the rows whose text, as it stands, stands in an earlier row of the same split."""
+    # Sixteen bytes a row: only texts of one hash are compared. Python's differs from process to
+    # process, what is found does not.
+    hashes = np.fromiter(map(hash, _both(rows)), np.int64, len(rows))
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(np.diff(hashes[order]) == 0)
     first: dict[tuple[str, str], int] = {}
     found = []
-    for row, texts in enumerate(zip(rows.texts, _seconds(rows), strict=True)):
+    for row in np.unique(order[np.concatenate([same, same + 1])]).tolist():
+        texts = (rows.texts[row], _second(rows, row))
         earlier = first.setdefault(texts, row)
         if earlier != row and (texts[0].strip() or texts[1].strip()):
             found.append(Repeat(row, earlier, True, targets[row] != targets[earlier]))
@@ -58,7 +66,7 @@ def leaks(
     """Returns the validation rows whose normalised text stands in training; `earlier` is there."""
     first: dict[bytes, int] = {}
     exact: dict[tuple[str, str], int] = {}
-    wanted = text_keys(validation)
+    wanted = list(text_keys(validation))
     needed = set(wanted)
     for row, key in enumerate(text_keys(train)):
         if key and key in needed:
@@ -81,8 +89,10 @@ def _digest(text: str, pair: str) -> bytes:
 
 
 def _second(rows: Rows, row: int) -> str:
-    return rows.pairs[row] if rows.pairs else ""
+    return rows.pairs[row] if rows.pairs is not None else ""
 
 
-def _seconds(rows: Rows) -> Sequence[str]:
-    return rows.pairs if rows.pairs is not None else [""] * len(rows)
+def _both(rows: Rows) -> Iterator[tuple[str, str]]:
+    if rows.pairs is None:
+        return zip(rows.texts, itertools.repeat(""), strict=False)
+    return zip(rows.texts, rows.pairs, strict=True)

@@ -12,12 +12,13 @@ import dataclasses
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from flaxbert.data.long import Cut, cut_end
 from flaxbert.data.normalize import Normalizer
@@ -30,14 +31,18 @@ from flaxbert.data.tokenizer_files import (
 from flaxbert.errors import ConfigError, ModelFileError
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
+_HASHED = 2**20  # tokens that are widened at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Token ids of many sequences, end to end: sequence i is [offsets[i], offsets[i + 1])."""
+    """Token ids of many sequences, end to end: sequence i is [offsets[i], offsets[i + 1]).
 
-    input_ids: Int[np.ndarray, " T"]
-    token_type_ids: Int[np.ndarray, " T"]
+    Ids and types have the smallest unsigned dtypes for the model's numbers of them.
+    """
+
+    input_ids: Integer[np.ndarray, " T"]
+    token_type_ids: Integer[np.ndarray, " T"]
     offsets: Int[np.ndarray, " bounds"]  # one more than there are sequences
     truncated: int  # texts that were longer than max_length
     unknown_share: float  # of all tokens but the special ones
@@ -51,11 +56,17 @@ class Tokens:
     def lengths(self) -> Int[np.ndarray, " N"]:
         return np.diff(self.offsets)
 
+    def lengths_of(self, sequences: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Returns what `lengths[sequences]` is, without computing all of them."""
+        return self.offsets[1:][sequences] - self.offsets[:-1][sequences]
+
     def digest(self) -> str:
-        """SHA-256 over ids, types and boundaries: the same data give the same digest."""
+        """SHA-256 over ids and types (as 32 bits, little-endian) and boundaries (64)."""
         sha = hashlib.sha256()
-        for array in (self.input_ids, self.token_type_ids, self.offsets):
-            sha.update(np.ascontiguousarray(array).tobytes())
+        for values in (self.input_ids, self.token_type_ids):
+            for start in range(0, len(values), _HASHED):
+                sha.update(values[start : start + _HASHED].astype(np.int32).tobytes())
+        sha.update(self.offsets.tobytes())
         return sha.hexdigest()
 
 
@@ -78,6 +89,8 @@ class Tokenizer:
         """
         self.directory = Path(directory)
         self._types = type_vocab_size
+        self._id_type = np.min_scalar_type(vocab_size - 1)  # 16 bits for BERT's vocabularies
+        self._kind_type = np.min_scalar_type(type_vocab_size - 1)
         refuse_unusable(self.directory)
         written = written_tokens(self.directory)
         self._tokenizer = _load(self.directory)
@@ -121,15 +134,15 @@ class Tokenizer:
         cut: Cut = cut_end,
     ) -> Tokens:
         """Encodes sentences or pairs; of one over `max_length`, `cut` says what stays of it."""
-        parts: list[tuple[np.ndarray, ...]] = []
-        truncated = 0
+        kept_ids, kept_types = bytearray(), bytearray()  # they grow in place, and are the arrays
+        lengths, whole, owners = array("i"), array("i"), array("q")
+        truncated = unknown = ordinary = 0
+        special_ids = np.asarray(self._tokenizer.all_special_ids)
         for start in range(0, len(texts), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             fields = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
             ids: list[np.ndarray] = []
             types: list[np.ndarray] = []
-            whole: list[int] = []
-            owners: list[int] = []
             for text, (row_ids, row_types, special) in enumerate(zip(*fields, strict=True), start):
                 row_ids, row_types = np.asarray(row_ids, np.int32), np.asarray(row_types, np.int32)
                 whole.append(len(row_ids))
@@ -139,31 +152,28 @@ class Tokenizer:
                     truncated += 1
                 ids += [row_ids[part] for part in kept]
                 types += [row_types[part] for part in kept]
-                owners += [text] * len(kept)
-            # Joined at once: an array of its own for each text takes more than its tokens.
-            lengths = np.fromiter(map(len, ids), np.int64)
-            joined = (np.concatenate(ids), np.concatenate(types), lengths)
-            parts.append((*joined, np.array(whole, np.int32), np.array(owners)))
-        nothing = np.zeros(0, np.int32)
-        flat, kinds, lengths, uncut, texts_of = map(
-            np.concatenate, zip(*parts, strict=True) if parts else [[nothing]] * 5
-        )
-        if kinds.max(initial=0) >= self._types:
-            raise ConfigError(
-                f"{self.directory}: the model has type_vocab_size {self._types} and cannot tell "
-                "the two texts of a pair apart. Join them in one column, or use another model."
-            )
-        special = np.asarray(self._tokenizer.all_special_ids)
-        unknown = int(np.sum(flat == self._tokenizer.unk_token_id))
-        ordinary = int(np.sum(~np.isin(flat, special))) + unknown
+                owners.extend([text] * len(kept))
+            lengths.extend(map(len, ids))
+            flat, kinds = np.concatenate(ids), np.concatenate(types)
+            if kinds.max(initial=0) >= self._types:
+                raise ConfigError(
+                    f"{self.directory}: the model has type_vocab_size {self._types} and cannot "
+                    "tell the two texts of a pair apart. Join them in one column, or use another "
+                    "model."
+                )
+            unknown += int(np.sum(flat == self._tokenizer.unk_token_id))
+            ordinary += int(np.sum(~np.isin(flat, special_ids)))
+            kept_ids += flat.astype(self._id_type).tobytes()
+            kept_types += kinds.astype(self._kind_type).tobytes()
+        ordinary += unknown
         return Tokens(
-            flat,
-            kinds,
-            np.concatenate([[0], np.cumsum(lengths)]),
+            np.frombuffer(kept_ids, self._id_type),
+            np.frombuffer(kept_types, self._kind_type),
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             truncated,
             unknown / ordinary if ordinary else 0.0,
-            uncut_lengths=uncut if truncated else None,
-            owners=texts_of if len(texts_of) > len(texts) else None,
+            uncut_lengths=np.array(whole, np.int32) if truncated else None,
+            owners=np.array(owners) if len(owners) > len(texts) else None,
         )
 
     def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[list[int]]]:

@@ -72,13 +72,13 @@ def test_csv_quoting(read):
 def test_csv_lines_count_embedded_newlines_and_blank_lines(read):
     rows = read("a.csv", 'text,label\n"one\ntwo\n\nthree",1\n\nfour,0\r\n\r\n"",2\n')
     assert rows.texts == ["one\ntwo\n\nthree", "four", ""]
-    assert rows.lines == [2, 7, 9]
+    assert list(rows.lines) == [2, 7, 9]
     assert rows.where(1).endswith("a.csv:7")
 
 
 def test_blank_lines_before_the_header(read):
     rows = read("a.csv", "\n\ntext,label\na,1\n")
-    assert (rows.texts, rows.lines) == (["a"], [4])
+    assert (rows.texts, list(rows.lines)) == (["a"], [4])
 
 
 def test_columns_are_found_by_name_and_in_any_order(read):
@@ -102,7 +102,7 @@ def test_byte_order_mark_is_no_part_of_the_text(read, name):
 def test_tsv_has_no_quoting(read):
     rows = read("a.tsv", 'text\tlabel\n"a, b\t1\nsay "hi"\t0\n\n""\t2\n')
     assert rows.texts == ['"a, b', 'say "hi"', '""']
-    assert rows.lines == [2, 3, 5]
+    assert list(rows.lines) == [2, 3, 5]
 
 
 def test_suffix_is_read_without_case(read):
@@ -136,7 +136,7 @@ def test_jsonl_keeps_types_and_says_what_is_missing(read):
     )
     assert rows.texts == ["a", None, "c"]
     assert rows.targets == [1, ["x", "y"], None]
-    assert rows.lines == [1, 3, 4]
+    assert list(rows.lines) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
@@ -145,7 +145,7 @@ def test_jsonl_and_text_end_lines_only_at_newlines(read, tmp_path, separator):
     text = f"a{separator}b"
     escaped = text if separator > " " else json.dumps(text)[1:-1]
     rows = read("a.jsonl", f'{{"text": "{escaped}", "label": 0}}\n{{"text": "c", "label": 1}}\n')
-    assert (rows.texts, rows.lines) == ([text, "c"], [1, 2])
+    assert (rows.texts, list(rows.lines)) == ([text, "c"], [1, 2])
     (tmp_path / "a.txt").write_text(f"{text}\nc\n", "utf-8")
     assert read_inputs(str(tmp_path / "a.txt"), text="text").texts == [text, "c"]
 
@@ -206,7 +206,7 @@ def test_any_bytes_are_rows_or_a_data_error(tmp_path_factory, suffix, head, rest
         assert str(error).startswith(str(path))
     else:
         assert len(rows.texts) == len(rows.targets) == len(rows.lines)
-        assert rows.lines == sorted(set(rows.lines))
+        assert list(rows.lines) == sorted(set(rows.lines))
 
 
 def test_take_keeps_rows_together(read):
@@ -371,13 +371,13 @@ def test_one_file_under_two_names(tmp_path, link):
 def test_lines_that_are_no_row_can_be_left_out(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,1\nb\nc,d,1\n\ne,0\n")
     rows = read_rows(tmp_path / "a.csv", text="text", label="label", on_bad_row="skip")
-    assert (rows.texts, rows.lines) == (["a", "e"], [2, 6])
+    assert (rows.texts, list(rows.lines)) == (["a", "e"], [2, 6])
     assert rows.skipped == {"another number of cells than the header": [3, 4]}
     (tmp_path / "a.jsonl").write_text(
         '{"text": "a", "label": 1}\n{"text"\n[1]\n{"text": "b", "text": "c"}\n{"text": "d"}\n'
     )
     rows = read_rows(tmp_path / "a.jsonl", text="text", label="label", on_bad_row="skip")
-    assert (rows.texts, rows.targets, rows.lines) == (["a", "d"], [1, None], [1, 5])
+    assert (rows.texts, rows.targets, list(rows.lines)) == (["a", "d"], [1, None], [1, 5])
     assert rows.skipped == {
         "not valid JSON": [2],
         "not a JSON object": [3],
@@ -396,7 +396,7 @@ def test_inputs_from_text_lines(tmp_path):
     path.write_bytes(b"\xef\xbb\xbfone\r\n\n  three \nlast")
     rows = read_inputs(str(path), text="ignored")
     assert rows.texts == ["one", "", "  three ", "last"]
-    assert rows.lines == [1, 2, 3, 4]
+    assert list(rows.lines) == [1, 2, 3, 4]
     path.write_bytes(b"")
     assert len(read_inputs(str(path), text="text")) == 0
 
@@ -508,6 +508,6 @@ def test_a_bad_line_where_jsonl_stops_holding_back(tmp_path, bad):
     lines = ["not json" if n == bad else f'{{"text": "{n}"}}' for n in range(1, 9001)]
     path.write_text("\n".join(lines))
     rows = read_rows(path, text="text", on_bad_row="skip")
-    assert rows.lines == [n for n in range(1, 9001) if n != bad]
+    assert list(rows.lines) == [n for n in range(1, 9001) if n != bad]
     path.write_text("\n".join(lines[:8192]))
     assert len(read_rows(path, text="text", on_bad_row="skip")) == 8192 - (bad <= 8192)

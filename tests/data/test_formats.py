@@ -47,7 +47,7 @@ def test_strings(tmp_path, kind):
     column = pa.array(STRINGS).cast(kind)
     rows = read(tmp_path, {"label": column, "text": column})
     assert rows.texts == rows.targets == STRINGS
-    assert rows.lines == [1, 2, 3, 4, 5]
+    assert list(rows.lines) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

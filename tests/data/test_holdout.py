@@ -46,8 +46,8 @@ def test_split_is_disjoint_and_whole_in_file_order():
     rows, labels = imbalanced()
     train, validation = split_validation(rows, labels, 0.2, seed=1)
     assert sorted(train.lines + validation.lines) == rows.lines
-    assert train.lines == sorted(train.lines)
-    assert validation.lines == sorted(validation.lines)
+    assert list(train.lines) == sorted(train.lines)
+    assert list(validation.lines) == sorted(validation.lines)
     for part in (train, validation):
         for line, text, target in zip(part.lines, part.texts, part.targets, strict=True):
             assert (text, target) == (rows.texts[line - 2], rows.targets[line - 2])

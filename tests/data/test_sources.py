@@ -59,6 +59,6 @@ def test_rotten_tomatoes_rows_never_change(tomatoes):
     train, validation = tomatoes
     assert train.texts[0].startswith("though of particular interest to students and enthusiast")
     assert validation.texts[0] == "nicole kidman makes it a party worth attending ."
-    assert validation.lines[:3] == [27203, 27298, 25870]
+    assert list(validation.lines[:3]) == [27203, 27298, 25870]
     assert (train.targets[0], train.targets[-1]) == ("positive", "negative")
     assert (validation.targets[0], validation.targets[-1]) == ("positive", "negative")

@@ -193,7 +193,7 @@ def test_bad_rows_can_be_left_out(tokenizer):
     split = make_examples(
         "test", rows, AB, tokenizer, max_length=16, on_bad_row="skip", on_empty="skip"
     )
-    assert split.rows.lines == [2, 6]
+    assert list(split.rows.lines) == [2, 6]
     assert split.targets == ["a", "b"]
     assert split.examples.labels.tolist() == [0, 1]
     assert len(split.examples.tokens) == 2
