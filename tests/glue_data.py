@@ -33,7 +33,7 @@ def write_glue(folder: Path, tasks: tuple[str, ...] = (*GLUE, AX)) -> Path:
 def _sentences() -> list[str]:
     from flaxbert.data.sources import read_rotten_tomatoes
 
-    return read_rotten_tomatoes()[0].texts
+    return list(read_rotten_tomatoes()[0].texts)
 
 
 def _splits(task: str) -> list[str]:
