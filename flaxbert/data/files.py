@@ -129,9 +129,9 @@ def _collect(
 
     def shared(cell: Any) -> Any:
         # Few labels stand in many rows: one string for all of them.
-        if type(cell) is not str or len(known) == _SHARED:
+        if type(cell) is not str:
             return cell
-        return known.setdefault(cell, cell)
+        return known.get(cell, cell) if len(known) == _SHARED else known.setdefault(cell, cell)
 
     adding = [(columns[name].append, name not in texts) for name in wanted]
     for line, cells in _reader(path)(path, wanted, bad):

@@ -43,13 +43,16 @@ class Rows:
     def take(self, indices: Sequence[int] | Int[np.ndarray, " n"], name: str) -> Rows:
         """Returns the rows at `indices`; `name` says in messages which part they are."""
         chosen = np.asarray(indices, np.int64)
-        ascending = bool(np.all(np.diff(chosen) > 0))
-        wanted = np.zeros(len(self), np.bool_)
-        wanted[chosen] = True
+        ascending = len(chosen) > 0 and bool(np.all(np.diff(chosen) > 0))
+        first, end = (chosen[0], chosen[-1] + 1) if ascending else (0, 0)
+        wanted = np.isin(np.arange(first, end), chosen, assume_unique=True)
 
         def pick(values: Sequence[Any]) -> Iterable[Any]:
-            # In one pass where the order allows it: texts are read from a file.
-            return itertools.compress(values, wanted) if ascending else (values[i] for i in chosen)
+            if not ascending:
+                return (values[i] for i in chosen)
+            # In one pass over what lies between: texts are read from a file.
+            between = values.part(first, end) if isinstance(values, Texts) else values[first:end]
+            return itertools.compress(between, wanted)
 
         return Rows(
             self.source if not name else f"{self.source} ({name})",

@@ -6,6 +6,7 @@ surrogate pair). It comes back as it came; data/check.py says what is wrong with
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import operator
 import tempfile
@@ -30,7 +31,7 @@ class Texts(Sequence[Any]):
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - below
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
         self._ends = array("q", [0])  # in the file; text i is [ends[i], ends[i + 1])
         self._odd: dict[int, Any] = {}  # what is no string
         for value in values:
@@ -75,8 +76,12 @@ class Texts(Sequence[Any]):
     __hash__ = None  # pyright: ignore[reportAssignmentType] - it can be added to
 
     def __iter__(self) -> Iterator[Any]:
-        for start in range(0, len(self), _AT_ONCE):
-            yield from self._read(start, min(start + _AT_ONCE, len(self)))
+        return self.part(0, len(self))
+
+    def part(self, start: int, stop: int) -> Iterator[Any]:
+        """Yields the cells from `start` to `stop`, which are not all in memory at once."""
+        for first in range(start, stop, _AT_ONCE):
+            yield from self._read(first, min(first + _AT_ONCE, stop))
 
     def _read(self, start: int, stop: int) -> list[Any]:
         ends = self._ends[start : stop + 1]
@@ -97,7 +102,18 @@ class Texts(Sequence[Any]):
 
 
 def _no_room(error: OSError) -> DataError:
+    try:
+        folder = tempfile.gettempdir()
+    except OSError:  # not one of those that Python tries
+        return DataError(
+            "there is no folder for temporary files in which texts can be kept. Set TMPDIR to one."
+        )
     return DataError(
-        f"{tempfile.gettempdir()}: cannot keep texts there: {error.strerror}. Make room, or set "
-        "TMPDIR to a folder that has some."
+        f"{folder}: cannot keep texts there: {error.strerror}. Make room, or set TMPDIR to a "
+        "folder that has some."
     )
+
+
+def _close(file: Any) -> None:
+    with contextlib.suppress(OSError):  # what could not be written has been told
+        file.close()

@@ -511,3 +511,13 @@ def test_a_bad_line_where_jsonl_stops_holding_back(tmp_path, bad):
     assert list(rows.lines) == [n for n in range(1, 9001) if n != bad]
     path.write_text("\n".join(lines[:8192]))
     assert len(read_rows(path, text="text", on_bad_row="skip")) == 8192 - (bad <= 8192)
+
+
+@pytest.mark.parametrize("labels", [3, 5000])
+def test_a_label_of_many_rows_is_one_string(tmp_path, labels):
+    path = tmp_path / "rows.csv"
+    rows = [f"text {i},label {i % labels}" for i in range(10_000)]
+    path.write_text("\n".join(["text,label", *rows, "text,label 1"]) + "\n")
+    targets = read_rows(path, text="text", label="label").targets
+    assert targets is not None
+    assert targets[1] is targets[-1]

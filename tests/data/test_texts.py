@@ -53,6 +53,29 @@ def test_texts_can_be_added_while_they_are_read(stored):
     assert list(column) == ["one", "two", "three"]
 
 
+def test_a_part_is_read_without_the_rest(stored, monkeypatch):
+    column = Texts(map(str, range(20)))
+    read, whole = [], column._read
+    monkeypatch.setattr(column, "_read", lambda a, b: read.append((a, b)) or whole(a, b))
+    assert list(column.part(8, 16)) == list(map(str, range(8, 16)))
+    assert read == [(8, 11), (11, 14), (14, 16)]
+    assert list(column.part(5, 5)) == []
+
+
+@pytest.mark.parametrize("indices", [[], [3], [0, 4], [2, 3, 4], [4, 1], [1, 1], [1, 3]])
+def test_rows_are_taken_as_a_list_would_give_them(stored, indices):
+    cells, lines = list("abcde"), [2, 5, 6, 8, 9]
+    rows = Rows("rows.csv", Texts(cells), Texts(cells[::-1]), cells, lines)
+    taken = rows.take(indices, "part")
+    assert taken.texts == taken.targets == [cells[i] for i in indices]
+    assert taken.pairs == [cells[4 - i] for i in indices]
+    assert list(taken.lines) == [lines[i] for i in indices]
+    read, whole = [], rows.texts._read
+    rows.texts._read = lambda a, b: read.append((a, b)) or whole(a, b)
+    rows.take([3, 4], "")
+    assert read == [(3, 5)]  # predict takes part after part
+
+
 @PROPERTY
 @given(st.lists(CELLS))
 def test_any_cells_come_back(values):
@@ -80,6 +103,15 @@ def test_no_room_for_texts_is_a_clear_error(monkeypatch):
     assert str(caught.value).startswith(tempfile.gettempdir())
     assert "set TMPDIR" in str(caught.value)
     assert caught.value.exit_code == 3
+    gc.collect()  # closing writes what is left; pytest would show that error
+
+
+def test_no_folder_for_texts_is_a_clear_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(texts, "_IN_MEMORY", 1)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(DataError, match=r"no folder for temporary files.* Set TMPDIR"):
+        list(Texts(["word"]))
 
 
 @PROPERTY
