@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from flaxbert import cli
 from flaxbert.config import Config, refuse_without_validation, seed_for
@@ -31,6 +32,7 @@ from flaxbert.data.pack import Plan
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ModelFileError
+from flaxbert.loop.sharding import row_multiple
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params
 from flaxbert.storage.workdir import Workdir
@@ -67,15 +69,15 @@ class Plans:
 
 
 def prepare(
-    config: Config, workdir: Workdir, *, resumed: bool, dataset_revision: str = ""
+    config: Config, workdir: Workdir | None, *, resumed: bool, dataset_revision: str = ""
 ) -> Prepared:
-    """Reads and checks model folder and data.
+    """Reads and checks model folder and data; without a workdir nothing can be resumed.
 
     A resume needs no pretrained weights: tokenizer files and the label map are those that the first
     start left in the workdir, and a hub data set is that of the revision recorded there.
     """
     data, model = sources.with_task(config.data), config.model
-    if resumed:
+    if workdir and resumed:
         folder, revision = workdir.store.local_copy(workdir.source), ""
     else:
         folder, revision = resolve_model(model.path, model.revision)
@@ -175,11 +177,12 @@ def _label_notes(
     return (f"the checkpoint's labels are {had}, the run's are {has}; its head {kept}",)
 
 
-def plan(config: Config, prepared: Prepared, row_multiple: int, accumulate: int) -> Plans:
-    """Plans rows and updates; rows are a multiple of `row_multiple`, in so many micro-batches."""
+def plan(config: Config, prepared: Prepared, mesh: Mesh, accumulate: int) -> Plans:
+    """Plans rows and updates for a mesh, in so many micro-batches."""
     count, train = len(prepared.train), config.train
     total = total_steps(count, train.batch_size, epochs=train.epochs, steps=train.steps)
-    work = work_for(prepared.bert, jax.default_backend())
+    work = work_for(prepared.bert, mesh.devices.flat[0].platform)
+    multiple = row_multiple(mesh)
     training = plan_training(
         prepared.train,
         batch_size=train.batch_size,
@@ -187,7 +190,7 @@ def plan(config: Config, prepared: Prepared, row_multiple: int, accumulate: int)
         steps=total,
         packing=config.data.packing,
         accumulate=accumulate,
-        row_multiple=row_multiple,
+        row_multiple=multiple,
         row_length=config.data.row_length,
         work=work,
     )
@@ -196,21 +199,22 @@ def plan(config: Config, prepared: Prepared, row_multiple: int, accumulate: int)
         lengths = [examples.tokens.lengths for examples in prepared.validation.values()]
         validation = plan_inference(
             np.concatenate(lengths),
-            row_multiple=row_multiple,
+            row_multiple=multiple,
             packing=config.data.packing,
             work=work,
         )
     return Plans(training, validation, total, steps_per_epoch(count, train.batch_size))
 
 
-def resolve_dtype(asked: str) -> str:
-    """Returns the compute dtype; auto is bfloat16 on TPUs and on GPUs from Ampere on.
+def resolve_dtype(asked: str, device: Any = None) -> str:
+    """Returns the compute dtype on a device (None: the first one at hand).
 
-    On CPUs auto is float32: bfloat16 products were no faster there in this program.
+    auto is bfloat16 on TPUs and on GPUs from Ampere on. On CPUs it is float32: bfloat16 products
+    were no faster there in this program.
     """
     if asked != "auto":
         return asked
-    device = jax.devices()[0]
+    device = jax.devices()[0] if device is None else device
     if device.platform == "gpu":
         try:
             capability = float(getattr(device, "compute_capability", 0))

@@ -49,11 +49,13 @@ def compile_update(
         give_back_memory()  # the compiler's
         return program
 
-    plans, largest, found = _fitting(compiled, config, prepared, plans, mesh)
+    device = mesh.devices.flat[0]
+    limit = memory.limit_of(device)
+    plans, largest, found = fitting(compiled, config, prepared, plans, mesh, limit)
     *smaller, rows = plans.train.row_counts
     # Accelerators' compilers leave cores idle: a GPU's times kernels to choose among them, half a
     # minute for each shape. A CPU's takes more memory than training does.
-    at_once = 1 if mesh.devices.flat[0].platform == "cpu" else min(3, len(smaller))
+    at_once = 1 if device.platform == "cpu" else min(3, len(smaller))
     others = _each(lambda other: compiled(plans, other), smaller, at_once)
     programs = {rows: largest, **dict(zip(smaller, others, strict=True))}
     cli.say(
@@ -70,15 +72,22 @@ def _each(function: Callable[[int], Any], values: Sequence[int], at_once: int) -
         return list(pool.map(function, values))
 
 
-def _fitting(
+def fitting(
     compiled: Callable[[Plans, int], Any],
     config: Config,
     prepared: Prepared,
     plans: Plans,
     mesh: Mesh,
+    limit: int,
 ) -> tuple[Plans, Any, memory.Fit]:
-    """Returns plans that fit, the program of their most rows, and its memory."""
-    device = mesh.devices.flat[0]
+    """Returns plans that fit, the program of their most rows, and its memory.
+
+    `compiled(plans, rows)` compiles the update of so many rows; `limit` is what programs may take
+    of a device (0 = unknown).
+
+    Raises:
+      ConfigError: not even the smallest micro-batch fits.
+    """
     while True:
         try:
             largest = compiled(plans, plans.train.row_counts[-1])
@@ -88,7 +97,7 @@ def _fitting(
             # TPUs refuse such a program while it is compiled and do not say by how much.
             plans = _smaller(config, prepared, plans, mesh, None)
             continue
-        found = memory.fit(largest, device)
+        found = memory.fit(largest, limit)
         if found.fits:
             return plans, largest, found
         if config.train.accumulate:
@@ -119,7 +128,7 @@ def _smaller(
             "help. Lower config.data.max_length, or spread the parameters over devices with "
             "config.mesh.fsdp."
         )
-    plans = plan(config, prepared, multiple, accumulate)
+    plans = plan(config, prepared, mesh, accumulate)
     cli.say(
         f"an update {needs}: it is computed in {accumulate} micro-batches of up to "
         f"{plans.train.row_counts[-1]} x {train.row_length} tokens"

@@ -72,7 +72,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     from flaxbert.loop.predict import make_forward
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.recorded import check_recorded
-    from flaxbert.loop.sharding import make_mesh, row_multiple, state_shardings
+    from flaxbert.loop.sharding import make_mesh, state_shardings
     from flaxbert.loop.step import abstract_state, init_state, make_train_step
     from flaxbert.loop.writer import Writer
     from flaxbert.model.heads import abstract_params
@@ -105,7 +105,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
 
     # Shapes: the mesh, rows per update, number of updates.
     mesh = make_mesh(config.mesh, bert)
-    plans = plan(config, prepared, row_multiple(mesh), config.train.accumulate or 1)
+    plans = plan(config, prepared, mesh, config.train.accumulate or 1)
 
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:

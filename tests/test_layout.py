@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "interrupt": set(),
     "child": {"interrupt"},
     "diagnose": {"child", "storage", "loop", "model"},  # whose kernels the canary checks
+    "planning": {"data", "loop", "model", "prepare", "programs", "tasks"},
     "quiet": set(),
     "cli": {"interrupt", "quiet"},
 }

@@ -25,6 +25,7 @@ from flaxbert import FlaxBertForSequenceClassification, prepare, programs
 from flaxbert.config import Mesh, make_config
 from flaxbert.data import batches
 from flaxbert.loop import step as loop_step
+from flaxbert.loop.sharding import make_mesh
 from flaxbert.model import dropout as drop
 from flaxbert.model.attention import attend
 from flaxbert.model.bert import Places
@@ -473,7 +474,7 @@ def test_f16_padding_is_a_choice_and_shapes_are_few(own_files, numbers):
     # Evaluation plans its rows once, for all of the data: two row counts a length at the most.
     config = make_config(own_files.json("config.json"))
     prepared = prepare.prepare(config, Workdir(own_files.workdir), resumed=True)
-    plans = prepare.plan(config, prepared, 1, 1).validation
+    plans = prepare.plan(config, prepared, make_mesh(config.mesh, prepared.bert), 1).validation
     assert plans is not None and len(plans) == 1
     longest = prepared.validation[""].tokens.lengths.max()
     assert longest <= plans[0].row_length <= 128

@@ -41,12 +41,12 @@ class Fit:
         return f"{self.needed / MIB:.1f}{of} MiB"
 
 
-def fit(compiled: Any, device: Any) -> Fit:
-    """Compares a compiled program with the memory of the device that it runs on."""
+def fit(compiled: Any, limit: int) -> Fit:
+    """Compares a compiled program with what it may take of a device (0 = unknown)."""
     memory = compiled.memory_analysis()
     if memory is None:  # a backend without it
         return Fit(0, 0)
-    return Fit(needed_by(compiled), limit_of(device), memory.argument_size_in_bytes)
+    return Fit(needed_by(compiled), limit, memory.argument_size_in_bytes)
 
 
 def needed_by(compiled: Any) -> int:
@@ -61,10 +61,15 @@ def limit_of(device: Any) -> int:
     """Returns the bytes that programs may take on a device; 0 if it does not say."""
     stats = device.memory_stats() or {}
     if total := stats.get("bytes_limit", 0):
-        return int(_SHARE_OF_ACCELERATOR * total)
+        return share_of(total)
     if device.platform != "cpu":
         return 0
     return int(_SHARE_OF_HOST * _host_memory() / jax.local_device_count())
+
+
+def share_of(total: int) -> int:
+    """Returns the bytes that programs may take of an accelerator's memory."""
+    return int(_SHARE_OF_ACCELERATOR * total)
 
 
 def smaller(accumulate: int, found: Fit | None, most: int) -> int:

@@ -20,7 +20,17 @@ Forward = Callable[[Params, Batch], jax.Array]
 
 def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
     """Returns `forward(params, batch) -> logits [R, S, C]`, jitted; the batch has [R, L or S]."""
+    forward = forward_program(config, mesh=mesh, dtype=dtype)
+    rows = batch_sharding(mesh, micro_batches=False)
 
+    def on_mesh(params: Params, batch: Batch) -> jax.Array:
+        return forward(params, jax.device_put({name: batch[name] for name in INPUTS}, rows))
+
+    return on_mesh
+
+
+def forward_program(config: BertConfig, *, mesh: Mesh, dtype: str) -> Any:
+    """Returns what `make_forward` runs: jitted, for a batch of `INPUTS` that lies on the mesh."""
     fused = has_kernels(mesh, config, dtype)
 
     @jax.jit
@@ -30,12 +40,7 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
         logits = model(*(batch[name] for name in INPUTS))
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
-    rows = batch_sharding(mesh, micro_batches=False)
-
-    def on_mesh(params: Params, batch: Batch) -> jax.Array:
-        return forward(params, jax.device_put({name: batch[name] for name in INPUTS}, rows))
-
-    return on_mesh
+    return forward
 
 
 def predict_stream(

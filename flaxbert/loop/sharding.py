@@ -11,6 +11,7 @@ import dataclasses
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,13 +44,13 @@ _RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(asked: MeshConfig, config: BertConfig) -> Mesh:
-    """Returns the mesh for the devices at hand.
+def make_mesh(asked: MeshConfig, config: BertConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh for some devices (None: those at hand).
 
     Raises:
       ConfigError: sizes that do not divide the devices or the model; lists the legal ones.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     sizes = dataclasses.asdict(asked)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(devices) % fixed:

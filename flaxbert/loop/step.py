@@ -116,16 +116,18 @@ def make_train_step(
         params, optimizer, step = state["params"], state["optimizer"], state["step"]
         seed = fold(seeds["dropout"], step)
         (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
-        if mesh.size == 1:
-            norm = norm_together(gradients, normalizer)
-        else:
-            norm = optax.tree.norm(jax.tree.map(lambda g: g / normalizer, gradients))
+        with jax.named_scope("gradient_norm"):
+            if mesh.size == 1:
+                norm = norm_together(gradients, normalizer)
+            else:
+                norm = optax.tree.norm(jax.tree.map(lambda g: g / normalizer, gradients))
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         # As a float: schedules divide, and an int32 step would make that float32 even under x64.
         rate = jnp.asarray(schedule(step.astype(norm.dtype)), norm.dtype)
-        params, optimizer = apply_gradients(
-            optim, rate, params, optimizer, gradients, norm, finite, normalizer
-        )
+        with jax.named_scope("optimizer"):
+            params, optimizer = apply_gradients(
+                optim, rate, params, optimizer, gradients, norm, finite, normalizer
+            )
         state = {"params": params, "optimizer": optimizer, "step": step + 1}
         sums = {"loss": total, "normalizer": normalizer, "gradient_norm": norm, "finite": finite}
         return state, sums

@@ -295,10 +295,12 @@ class BertLayer(nnx.Module):
         """Returns the layer's output, at the positions `only` if given: [B, S, D]."""
         here, queries = (x, places) if only is None else (tokens_at(x, only), places.at(only))
         attention = self.attention
-        bits = queries.bits(number, drop.ATTENTION)
-        context = attention.self(here, x, queries, places, bits)
-        here = attention.output(context, here, queries.bits(number, drop.ATTENTION_OUTPUT))
-        return self.output(self.intermediate(here), here, queries.bits(number, drop.OUTPUT))
+        with jax.named_scope("attention"):  # names for profiles and for planning/
+            bits = queries.bits(number, drop.ATTENTION)
+            context = attention.self(here, x, queries, places, bits)
+            here = attention.output(context, here, queries.bits(number, drop.ATTENTION_OUTPUT))
+        with jax.named_scope("feed_forward"):
+            return self.output(self.intermediate(here), here, queries.bits(number, drop.OUTPUT))
 
 
 class BertEncoder(nnx.Module):

@@ -64,9 +64,11 @@ class BertForSequenceClassification(nnx.Module):
         sequences' numbers in the whole update, 0 = padding.
         """
         places = Places(sequence_ids, position_ids, seed)
-        x = self.bert.embeddings(input_ids, token_type_ids, places)
+        with jax.named_scope("embeddings"):  # names for profiles and for planning/
+            x = self.bert.embeddings(input_ids, token_type_ids, places)
         first = self.bert.encoder(x, places, cls_positions)[-1]
-        return self.head(first, places.at(cls_positions))
+        with jax.named_scope("head"):
+            return self.head(first, places.at(cls_positions))
 
     def with_states(
         self,

@@ -72,4 +72,4 @@ def test_the_next_try_is_in_proportion(accumulate, found, most, wanted):
 
 def test_a_backend_that_cannot_tell_is_believed_to_fit():
     silent = types.SimpleNamespace(memory_analysis=lambda: None)
-    assert memory.fit(silent, device("gpu", {"bytes_limit": 1})).fits
+    assert memory.fit(silent, 1).fits

@@ -1,0 +1,37 @@
+"""What the makers state of the chips that a run can be planned for.
+
+Figures: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm; memory is what the compiler
+calls available. The surprising thing: a clock. The compiler estimates in cycles of the matrix
+units, and their peak is two times the clock for each of their multipliers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    name: str
+    compiler_name: str  # what the compiler calls the generation
+    dimensions: int  # of a slice's shape
+    memory: int  # bytes of HBM that programs can have
+    flops: float  # dense bfloat16 products, FLOP/s
+    bandwidth: float  # bytes/s of HBM
+    clock: float  # cycles/s
+    one_device: dict[str, str]  # options under which a chip of two cores is one device
+
+
+_TWO_CORES = {"chip_config_name": "megacore"}
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", "v4", 3, int(30.75 * GIB), 275e12, 1.23e12, 1.05e9, _TWO_CORES),
+        Chip("v5e", "v5e", 2, int(15.75 * GIB), 197e12, 0.82e12, 1.5e9, {}),
+        Chip("v5p", "v5", 3, int(95.74 * GIB), 459e12, 2.77e12, 1.75e9, _TWO_CORES),
+        Chip("v6e", "v6e", 2, int(31.25 * GIB), 918e12, 1.64e12, 1.75e9, {}),
+    )
+}

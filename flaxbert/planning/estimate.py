@@ -1,0 +1,169 @@
+"""What a compiled program takes on each device, by the compiler's own account.
+
+The surprising thing: the time is the sum of the cycles that the TPU's compiler gives each fusion.
+It gives none to exchanges between chips, to copies between memories that go on beside them, nor to
+to some kernels, which are named here. Other compilers give no cycles: then there is no time.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxbert.loop import memory
+from flaxbert.planning import hlo
+from flaxbert.planning.chips import Chip
+
+# Names of `jax.named_scope` in model/ and loop/step.py.
+_PARTS = re.compile(r"\b(embeddings|attention|feed_forward|head|gradient_norm|optimizer)\b")
+_OTHER = "other"
+
+# Custom calls that compute nothing.
+_FREE = ("ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
+_COPIES = ("copy-start", "slice-start")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """Exchanges of one kind along the same axes of the mesh, together."""
+
+    kind: str  # all-reduce, all-gather, ...
+    axes: tuple[str, ...]  # along which devices exchange; () = not understood
+    count: int
+    bytes: int  # of the results on each device
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device while a program runs."""
+
+    needed: int
+    limit: int  # what programs may take; 0 = unknown
+    parameters: int
+    moments: int
+    temporaries: int  # activations, gradients and all else
+    code: int
+
+    @property
+    def margin(self) -> int:
+        return self.limit - self.needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One call of a program on each device."""
+
+    flops: float
+    bytes_accessed: float  # as XLA counts them, on-chip memory too; 0 = unknown
+    cycles: int  # the compiler's estimate; 0 = it gives none
+    parts: dict[str, int]  # {part of the model: cycles}
+    exchanges: tuple[Exchange, ...]
+    copied: int  # bytes between memories while something else computes, without cycles
+    without_cycles: dict[str, int]  # {kernel: calls}; of programs that have cycles
+    memory: Memory
+
+    def seconds(self, chip: Chip | None) -> float:
+        """Returns the compiler's estimate; 0 where it gives none."""
+        return self.cycles / chip.clock if chip else 0.0
+
+
+def describe(compiled: Any, mesh: Mesh, state: Any, limit: int, accumulate: int = 1) -> Program:
+    """Reads what a compiled program takes.
+
+    Args:
+      compiled: as `jit(...).lower(...).compile()` returns it.
+      mesh: what it was compiled for.
+      state: abstract or real parameters, and moments if they are there meanwhile.
+      limit: bytes that programs may take on a device; 0 = unknown.
+      accumulate: micro-batches. XLA counts the loop over them once: FLOPs are multiplied, since
+        nearly all are in it, and bytes are unknown.
+    """
+    cost = compiled.cost_analysis() or {}
+    parts: collections.Counter[str] = collections.Counter()
+    exchanges: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    without: collections.Counter[str] = collections.Counter()
+    copied = 0
+    for instruction, times in hlo.walk(compiled.as_text(), trips=accumulate):
+        if instruction.kind in hlo.COLLECTIVES:
+            key = (instruction.kind, axes_of(instruction.groups, mesh))
+            found = exchanges.setdefault(key, [0, 0])
+            found[0] += times
+            found[1] += times * instruction.size
+        elif instruction.cycles:
+            parts[_part(instruction.path)] += times * instruction.cycles
+        elif instruction.opcode in _COPIES:
+            copied += times * instruction.size
+        elif _computes(instruction):
+            without[instruction.target or re.sub(r"[.\d]+$", "", instruction.name)] += times
+    return Program(
+        flops=float(cost.get("flops", 0.0)) * accumulate,
+        bytes_accessed=float(cost.get("bytes accessed", 0.0)) if accumulate == 1 else 0.0,
+        cycles=sum(parts.values()),
+        parts=dict(parts.most_common()),
+        exchanges=tuple(
+            Exchange(kind, axes, count, size)
+            for (kind, axes), (count, size) in sorted(exchanges.items())
+        ),
+        copied=copied,
+        without_cycles=dict(without) if parts else {},
+        memory=_memory(compiled, state, limit),
+    )
+
+
+def axes_of(groups: hlo.Groups | None, mesh: Mesh) -> tuple[str, ...]:
+    """Returns the axes of the mesh along which the members of a group differ."""
+    if groups is None:
+        return ()
+    if not groups:
+        return tuple(axis for axis, size in mesh.shape.items() if size > 1)
+    places = np.stack(np.unravel_index(np.array(groups), mesh.devices.shape), axis=-1)
+    differing = (places != places[:, :1]).any(axis=(0, 1))
+    return tuple(axis for axis, differs in zip(mesh.axis_names, differing, strict=True) if differs)
+
+
+def _computes(instruction: hlo.Instruction) -> bool:
+    if instruction.opcode == "custom-call":
+        return instruction.target not in _FREE
+    if instruction.name.startswith("async-collective"):
+        return False  # an exchange
+    return instruction.opcode in ("fusion", "sort", "convolution", "dot", "scatter", "gather")
+
+
+def _part(path: str) -> str:
+    found = _PARTS.search(path)
+    if not found:
+        return _OTHER
+    # JAX writes transpose(...) around what a backward pass computes.
+    return found[1] + (" backward" if "transpose(" in path else "")
+
+
+def _memory(compiled: Any, state: Any, limit: int) -> Memory:
+    found = compiled.memory_analysis()
+    parameters = bytes_of(state["params"])
+    moments = bytes_of(state.get("optimizer", {}))
+    # Moments stay where they are while an evaluation, which does not take them, runs.
+    beside = max(0, parameters + moments - found.argument_size_in_bytes)
+    results = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
+    return Memory(
+        needed=memory.needed_by(compiled) + beside,
+        limit=limit,
+        parameters=parameters,
+        moments=moments,
+        temporaries=found.temp_size_in_bytes + results,
+        code=found.generated_code_size_in_bytes,
+    )
+
+
+def bytes_of(tree: Any) -> int:
+    """Returns the bytes of a tree's arrays on each device."""
+
+    def size(leaf: Any) -> int:
+        return int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+
+    return sum(map(size, jax.tree.leaves(tree)))

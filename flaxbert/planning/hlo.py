@@ -1,0 +1,199 @@
+"""Reads a compiled program's text: what runs how often, what it costs, what is exchanged.
+
+The text is the optimised HLO that `compiled.as_text()` returns. The surprising thing: a loop's body
+stands there once, so it is walked with the number of its trips, which not every compiler writes
+down; and one exchange may stand in many fusions that go on while it does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
+_OPCODE = re.compile(r"\s*([\w\-]+)\(")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_PATH = re.compile(r'op_name="([^"]*)"')
+_BODY = re.compile(r"\b(?:body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_CALLS = re.compile(r"\bcalls=%?([\w.\-]+)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_CHAIN = re.compile(r'(?:channel_id=|chain_id=")(\d+)')
+_ARRAY = re.compile(r"(pred|[a-z]+[0-9]+[a-z0-9]*)\[([\d,]*)\]")
+
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
+_COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_OF_AXES = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_CONTAINERS = ("while", "call", "conditional")
+
+# How the TPU's compiler calls what it computes as an all-reduce of which each device keeps a part.
+_SCATTERED = "all-reduce-scatter"
+
+Groups = tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One instruction of the program."""
+
+    name: str
+    opcode: str
+    size: int  # bytes of its result
+    cycles: int  # the compiler's estimate; 0 where it gives none
+    path: str  # where in the source it comes from, as JAX names it
+    trips: int  # how often its bodies run; 0 = not written down
+    bodies: tuple[str, ...]  # computations that it runs
+    calls: str  # the computation that was fused into it
+    target: str  # the kernel, of a custom call
+    chain: tuple[str, ...]  # by which parts of one exchange are known
+    groups: Groups | None  # of devices that exchange; () = all of them, None = not understood
+
+    @property
+    def kind(self) -> str:
+        """The opcode, without saying that this only starts it."""
+        return self.opcode.removesuffix("-start")
+
+
+def walk(text: str, trips: int = 1) -> Iterator[tuple[Instruction, int]]:
+    """Yields the instructions that run, and how often each does in one call of the program.
+
+    Of what is fused into others only exchanges between devices are among them, each once. `trips`
+    are those of a loop whose number is not written down.
+    """
+    computations, entry = parse(text)
+    seen: set[tuple[str, ...]] = set()
+
+    def of(name: str, times: int) -> Iterator[tuple[Instruction, int]]:
+        for instruction in computations.get(name, ()):
+            if instruction.opcode in _CONTAINERS:
+                inside = times * (instruction.trips or trips)
+                for body in instruction.bodies:
+                    yield from of(body, inside)
+                continue
+            yield instruction, times
+            yield from ((found, times) for found in exchanges_in(instruction))
+
+    def exchanges_in(outer: Instruction) -> Iterator[Instruction]:
+        for inner in computations.get(outer.calls, ()):
+            if inner.kind not in COLLECTIVES:
+                yield from exchanges_in(inner)
+                continue
+            if inner.chain:
+                if (inner.kind, *inner.chain) in seen:
+                    continue
+                seen.add((inner.kind, *inner.chain))
+            if _SCATTERED in outer.name or _SCATTERED in outer.calls:
+                inner = dataclasses.replace(inner, opcode="reduce-scatter", size=outer.size)
+            yield inner
+
+    yield from of(entry, 1)
+
+
+def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Returns {computation: instructions} and the name of the one that the program starts in."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", ""
+    for line in text.splitlines():
+        if opened := _COMPUTATION.match(line):
+            current = opened["name"]
+            computations[current] = []
+            entry = current if opened["entry"] else entry
+        elif current and (found := _INSTRUCTION.match(line)):
+            computations[current].append(_instruction(found["name"], found["rest"]))
+    return computations, entry
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    end = _end_of_shape(rest)
+    opcode = _first(_OPCODE.match(rest[end:]))
+    cycles, trips = _first(_CYCLES.search(rest)), _first(_TRIPS.search(rest))
+    arrays = _ARRAY.findall(rest[:end])
+    if opcode.endswith("-start") and opcode != "all-reduce-start":
+        # Operands, results, and perhaps counters.
+        arrays = [array for array in arrays if array != ("u32", "")]
+        arrays = arrays[len(arrays) // 2 :]
+    branches = re.findall(r"[\w.\-]+", _first(_BRANCHES.search(rest)))
+    return Instruction(
+        name=name,
+        opcode=opcode,
+        size=sum(map(_bytes, arrays)),
+        cycles=int(cycles or 0),
+        path=_first(_PATH.search(rest)),
+        trips=int(trips or 0) if opcode == "while" else 1,
+        bodies=(*_BODY.findall(rest), *branches),
+        calls=_first(_CALLS.search(rest)),
+        target=_first(_TARGET.search(rest)),
+        chain=tuple(_CHAIN.findall(rest)),
+        groups=_groups(rest),
+    )
+
+
+def _first(found: re.Match[str] | None) -> str:
+    return found[1] if found else ""
+
+
+def _end_of_shape(rest: str) -> int:
+    """Returns where the result's shape ends: a tuple's has spaces and brackets in it."""
+    if not rest.startswith("("):
+        return rest.find(" ")
+    depth = 0
+    for place, character in enumerate(rest):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if not depth:
+            return place + 1
+    return len(rest)
+
+
+def _bytes(array: tuple[str, str]) -> int:
+    kind, dimensions = array
+    bits = 8 if kind == "pred" else int(re.findall(r"\d+", kind)[0])
+    return -(-math.prod(_numbers(dimensions)) * bits // 8)
+
+
+def _groups(rest: str) -> Groups | None:
+    """Reads each form in which groups are written.
+
+    {{0,1},{2,3}} lists them. [2,2]<=[4] is 0, 1, 2, ... in that shape, after T(1,0) of [2,2] with
+    its axes in another order. mesh['a'=2,'b'=2] {'b'} are the devices along b of such a mesh, whose
+    devices may stand in another order, device_ids=([2,2]T(1,0)). {} is all devices.
+    """
+    if listed := _LISTED.search(rest):
+        return tuple(_numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1]))
+    if counted := _COUNTED.search(rest):
+        ids = _iota(counted[2], counted[3])
+        return tuple(map(tuple, ids.reshape(_numbers(counted[1])).tolist()))
+    if of_axes := _OF_AXES.search(rest):
+        axes = dict(re.findall(r"'(\w+)'=(\d+)", of_axes[1]))
+        along = re.findall(r"'(\w+)'", of_axes[4])
+        if ":" in of_axes[4] or not set(along) <= set(axes):
+            return None  # a part of an axis
+        sizes = [int(size) for size in axes.values()]
+        ids = _iota(of_axes[2] or str(math.prod(sizes)), of_axes[3]).reshape(sizes)
+        places = {name: place for place, name in enumerate(axes)}
+        others = [places[name] for name in axes if name not in along]
+        inside = [places[name] for name in axes if name in along]
+        each = math.prod(sizes[place] for place in inside)
+        return tuple(map(tuple, ids.transpose(others + inside).reshape(-1, each).tolist()))
+    return () if "replica_groups={}" in rest else None
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """Returns 0, 1, 2, ... in a shape, its axes in some order."""
+    dimensions = _numbers(shape)
+    ids = np.arange(math.prod(dimensions)).reshape(dimensions)
+    return ids.transpose(_numbers(order)) if order else ids
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)

@@ -1,0 +1,75 @@
+"""Devices of a TPU slice that is not here: descriptions that the TPU's compiler takes.
+
+The surprising thing: no TPU is asked and none is needed, only its compiler (libtpu), which runs on
+any Linux machine. JAX is told to stay on the CPU, so that a TPU that is here is left alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from typing import Any
+
+import jax
+
+from flaxbert.errors import ConfigError
+from flaxbert.planning.chips import CHIPS, Chip
+
+_NO_HOST = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+_FORM = re.compile(r"(?P<chip>v\d+\w*):(?P<shape>\d+(x\d+){1,2})")
+
+
+def chip_of(topology: str) -> tuple[Chip, str]:
+    """Returns the chip and the shape of a name like "v5e:2x4".
+
+    Raises:
+      ConfigError: no such name.
+    """
+    found = _FORM.fullmatch(topology)
+    chip = CHIPS.get(found["chip"]) if found else None
+    if found is None or chip is None or len(found["shape"].split("x")) != chip.dimensions:
+        raise ConfigError(
+            f"--topology={topology}: expected CHIP:SHAPE with one of {', '.join(CHIPS)}, such as "
+            "v4:2x2x1, v5e:2x4, v5p:2x2x1 or v6e:2x4."
+        )
+    return chip, found["shape"]
+
+
+def devices_of(topology: str, slices: int) -> list[Any]:
+    """Returns the devices of a slice (or of several), to compile for and for nothing else.
+
+    Raises:
+      ConfigError: no libtpu, or a shape that there is not.
+    """
+    chip, shape = chip_of(topology)
+    if not importlib.util.find_spec("libtpu") and not os.environ.get("TPU_LIBRARY_PATH"):
+        raise ConfigError(
+            f"--topology={topology} needs the TPU's compiler: python -m pip install 'flaxbert[tpu]'"
+        )
+    # There is no TPU VM that could be asked about itself; without answers the compiler warns.
+    for name, value in _NO_HOST.items():
+        os.environ.setdefault(name, value)
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = dict(chip.one_device)
+    if shape in ("1x1", "1x1x1"):
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if slices > 1:
+        options["num_slices"] = slices
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{chip.compiler_name}:{shape}", **options
+        )
+    except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"--topology={topology}: the TPU's compiler refuses it: {said}"
+        ) from error
+    return list(found.devices)

@@ -1,0 +1,145 @@
+"""A plan counts what the run's own programs take, on devices that are here."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from flaxbert.loop import memory
+from flaxbert.planning import topology
+from flaxbert.planning.estimate import axes_of
+from tests.commands import call, train_flags
+
+
+@pytest.fixture
+def planned(tiny_bert, reviews, tmp_path, capsys):
+    """planned(fields): the JSON of a plan, and what was printed."""
+
+    def run(*flags: str, **fields: object):
+        output = tmp_path / "plan.json"
+        config = train_flags(
+            tiny_bert,
+            reviews["train"],
+            tmp_path / "none",
+            data__validation=reviews["test"],
+            **fields,
+        )
+        config.remove(f"--workdir={tmp_path / 'none'}")
+        done = call("plan", *config, f"--output={output}", *flags, capsys=capsys)
+        assert not (tmp_path / "none").exists()
+        return json.loads(output.read_text()) if done.code == 0 else {}, done
+
+    return run
+
+
+def parameters_of(folder) -> int:
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        return sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
+
+
+def test_one_device(planned, tiny_bert):
+    found, done = planned()
+    assert done.code == 0, done.err
+    update = found["update"]
+    memory = update["program"]["memory"]
+    assert found["devices"] == 1 and found["mesh"] == {"data": 1, "fsdp": 1, "model": 1}
+    head = 2 * (32 + 1)  # which the folder has not
+    assert memory["parameters"] == 4 * (parameters_of(tiny_bert) + head)
+    assert memory["moments"] == 2 * memory["parameters"] + 4  # a counter
+    held = memory["parameters"] + memory["moments"] + memory["temporaries"]
+    assert held < memory["needed"] < 1.1 * held and memory["needed"] < memory["limit"]
+    assert update["program"]["exchanges"] == []
+    assert 0.5 < update["program"]["flops"] / update["flops_of_model"] < 1.2
+    assert update["real_tokens"] <= update["computed_tokens"]
+    assert found["evaluation"]["batches"] and found["evaluations"] == 1
+    assert "gives no estimate" in done.out and (found["seconds"], found["mfu"]) == (0, None)
+
+
+def test_micro_batches_compute_as_much(planned):
+    whole, _ = planned(train__batch_size=32)
+    parts, done = planned(train__batch_size=32, train__accumulate=4)
+    assert done.code == 0, done.err
+    flops = [
+        plan["update"]["program"]["flops"] / plan["update"]["flops_of_model"]
+        for plan in (whole, parts)
+    ]
+    # Counted once they would be a quarter. Of a model this small the optimizer's, which are not in
+    # the loop, are seen.
+    assert 0.9 < flops[1] / flops[0] < 1.6
+    assert "bytes accessed" not in done.out
+    held = [plan["update"]["program"]["memory"]["temporaries"] for plan in (whole, parts)]
+    assert held[1] < held[0]
+
+
+def test_what_does_not_fit_is_told(planned, monkeypatch):
+    monkeypatch.setattr(memory, "limit_of", lambda device: 2**20)
+    _, done = planned()
+    assert done.code == 2 and "the device has too little memory" in done.err
+    found, done = planned(train__accumulate=1)
+    assert done.code == 0
+    assert "does NOT fit" in done.out
+    assert found["update"]["program"]["memory"]["limit"] == 2**20
+
+
+def test_a_gradient_is_exchanged_once(planned):
+    found, done = planned(mesh__data=8)
+    assert done.code == 0, done.err
+    memory = found["update"]["program"]["memory"]
+    (exchange,) = found["update"]["program"]["exchanges"]
+    assert exchange["kind"] == "all-reduce" and exchange["axes"] == ["data"]
+    # With the gradients two sums of the loss.
+    assert memory["parameters"] <= exchange["bytes"] <= memory["parameters"] + 64
+
+
+def test_parameters_can_be_spread(planned):
+    whole, _ = planned(mesh__data=8)
+    spread, done = planned(mesh__data=2, mesh__fsdp=2, mesh__model=2)
+    assert done.code == 0, done.err
+    held = [plan["update"]["program"]["memory"]["parameters"] for plan in (whole, spread)]
+    assert held[1] < 0.5 * held[0]
+    axes = {tuple(found["axes"]) for found in spread["update"]["program"]["exchanges"]}
+    assert ("model",) in axes and ("fsdp",) in axes
+
+
+def test_axes_are_those_along_which_members_differ():
+    devices = np.array(jax.devices()[:8]).reshape(2, 2, 2)
+    mesh = jax.sharding.Mesh(devices, ("data", "fsdp", "model"))
+    assert axes_of(((0, 1, 2, 3),), mesh) == ("fsdp", "model")
+    assert axes_of(((0, 4), (1, 5)), mesh) == ("data",)
+    assert axes_of(((0, 0), (1, 2), (2, 1), (3, 3)), mesh) == ("fsdp", "model")
+    assert axes_of((), mesh) == ("data", "fsdp", "model")
+    assert axes_of(None, mesh) == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["v5e", "v5e:2", "v5e:2x2x2", "v4:2x2", "v9:2x2", "v5e:2x", "2x2", "h100:1x1"]
+)
+def test_a_topology_that_is_none_is_refused(planned, name):
+    _, done = planned(f"--topology={name}")
+    assert done.code == 2
+    assert "expected CHIP:SHAPE with one of v4, v5e, v5p, v6e" in done.err
+
+
+def test_a_topology_needs_the_compiler(planned, monkeypatch):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    _, done = planned("--topology=v5e:2x2")
+    assert done.code == 2
+    assert "python -m pip install 'flaxbert[tpu]'" in done.err
+
+
+def test_slices_need_a_topology(planned):
+    _, done = planned("--slices=2")
+    assert done.code == 2 and "--slices needs --topology" in done.err
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(planned, tmp_path):
+    for output in (tmp_path, tmp_path / "none" / "plan.json"):
+        _, done = planned(f"--output={output}")
+        assert done.code == 2 and f"--output={output}: name a file" in done.err
+        assert done.out == ""
