@@ -42,25 +42,24 @@ def main(values: Any, stop: cli.StopSignal) -> None:
     if output and (output.is_dir() or not os.access(output.parent, os.W_OK)):
         raise ConfigError(f"--output={output}: name a file in a folder that can be written to.")
 
+    from flaxbert.planning.chips import chip_of
+
+    chip = chip_of(values.topology)[0] if values.topology else None
+
     import jax
 
-    if values.topology:
-        jax.config.update("jax_platforms", "cpu")  # a TPU that is here is not asked
-        # Programs of another chip could not be read from the cache here.
-        jax.config.update("jax_enable_compilation_cache", False)
-
-    from flaxbert.planning import told, topology
+    from flaxbert.planning import told
     from flaxbert.planning.run import plan_run
+    from flaxbert.planning.topology import devices_of
     from flaxbert.prepare import prepare
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import write_json
 
     if values.topology:
-        chip, _ = topology.chip_of(values.topology)
-        devices = topology.devices_of(values.topology, values.slices)
+        devices = devices_of(values.topology, values.slices)
     else:
         compiled.keep()
-        chip, devices = None, jax.devices()
+        devices = jax.devices()
     prepared = prepare(config, None, resumed=False)
     planned = plan_run(config, prepared, devices, chip)
     for line in told.lines(planned, config.model.path, values.topology, values.slices, chip):

@@ -22,14 +22,31 @@ from flaxbert.errors import ConfigError
 from flaxbert.glibc import give_back_memory
 from flaxbert.loop import memory
 from flaxbert.loop.evaluate import evaluate
+from flaxbert.loop.optim import make_schedule
 from flaxbert.loop.results import merged
-from flaxbert.loop.sharding import row_multiple
-from flaxbert.loop.step import compile_step
+from flaxbert.loop.sharding import row_multiple, state_shardings
+from flaxbert.loop.step import compile_step, make_train_step
 from flaxbert.model.heads import Params
 from flaxbert.prepare import Plans, Prepared, plan
-from flaxbert.tasks import Task
+from flaxbert.tasks import Task, task_for
 
 Update = Callable[[Any, Batch], Any]
+
+
+def train_step_of(
+    config: Config, prepared: Prepared, plans: Plans, mesh: Mesh, state: Any, dtype: str
+) -> Any:
+    """Returns the run's jitted train step, for a real state or an abstract one."""
+    return make_train_step(
+        prepared.bert,
+        task_for(prepared.labels.problem),
+        mesh=mesh,
+        shardings=state_shardings(mesh, state),
+        schedule=make_schedule(config.optim, plans.total),
+        optim=config.optim,
+        loss=config.loss,
+        dtype=dtype,
+    )
 
 
 def compile_update(

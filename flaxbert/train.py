@@ -72,12 +72,12 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     from flaxbert.loop.predict import make_forward
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.recorded import check_recorded
-    from flaxbert.loop.sharding import make_mesh, state_shardings
-    from flaxbert.loop.step import abstract_state, init_state, make_train_step
+    from flaxbert.loop.sharding import make_mesh
+    from flaxbert.loop.step import abstract_state, init_state
     from flaxbert.loop.writer import Writer
     from flaxbert.model.heads import abstract_params
     from flaxbert.prepare import plan, prepare
-    from flaxbert.programs import compile_evaluation, compile_update
+    from flaxbert.programs import compile_evaluation, compile_update, train_step_of
     from flaxbert.storage import compiled
     from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.tasks import task_for
@@ -118,16 +118,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
         cli.say(f"resuming {workdir.root} after update {newest} of {plans.total}")
 
     learning_rate = make_schedule(config.optim, plans.total)
-    step = make_train_step(
-        bert,
-        task,
-        mesh=mesh,
-        shardings=state_shardings(mesh, state),
-        schedule=learning_rate,
-        optim=config.optim,
-        loss=config.loss,
-        dtype=facts["dtype"],
-    )
+    step = train_step_of(config, prepared, plans, mesh, state, facts["dtype"])
     _announce(config, prepared, plans, mesh, facts["dtype"], state)
     plans, update = compile_update(step, state, config, prepared, plans, mesh)
     forward = make_forward(bert, mesh=mesh, dtype=facts["dtype"])

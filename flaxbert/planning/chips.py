@@ -2,12 +2,15 @@
 
 Figures: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm; memory is what the compiler
 calls available. The surprising thing: a clock. The compiler estimates in cycles of the matrix
-units, and their peak is two times the clock for each of their multipliers.
+units, whose peak (loop/flops.py) is two times the clock for each of their multipliers.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+
+from flaxbert.errors import ConfigError
 
 GIB = 2**30
 
@@ -18,7 +21,6 @@ class Chip:
     compiler_name: str  # what the compiler calls the generation
     dimensions: int  # of a slice's shape
     memory: int  # bytes of HBM that programs can have
-    flops: float  # dense bfloat16 products, FLOP/s
     bandwidth: float  # bytes/s of HBM
     clock: float  # cycles/s
     one_device: dict[str, str]  # options under which a chip of two cores is one device
@@ -29,9 +31,27 @@ _TWO_CORES = {"chip_config_name": "megacore"}
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "v4", 3, int(30.75 * GIB), 275e12, 1.23e12, 1.05e9, _TWO_CORES),
-        Chip("v5e", "v5e", 2, int(15.75 * GIB), 197e12, 0.82e12, 1.5e9, {}),
-        Chip("v5p", "v5", 3, int(95.74 * GIB), 459e12, 2.77e12, 1.75e9, _TWO_CORES),
-        Chip("v6e", "v6e", 2, int(31.25 * GIB), 918e12, 1.64e12, 1.75e9, {}),
+        Chip("v4", "v4", 3, int(30.75 * GIB), 1.23e12, 1.05e9, _TWO_CORES),
+        Chip("v5e", "v5e", 2, int(15.75 * GIB), 0.82e12, 1.5e9, {}),
+        Chip("v5p", "v5", 3, int(95.74 * GIB), 2.77e12, 1.75e9, _TWO_CORES),
+        Chip("v6e", "v6e", 2, int(31.25 * GIB), 1.64e12, 1.75e9, {}),
     )
 }
+
+_FORM = re.compile(r"(?P<chip>v\d+\w*):(?P<shape>\d+(x\d+){1,2})")
+
+
+def chip_of(topology: str) -> tuple[Chip, str]:
+    """Returns the chip and the shape of a name like "v5e:2x4".
+
+    Raises:
+      ConfigError: no such name.
+    """
+    found = _FORM.fullmatch(topology)
+    chip = CHIPS.get(found["chip"]) if found else None
+    if found is None or chip is None or len(found["shape"].split("x")) != chip.dimensions:
+        raise ConfigError(
+            f"--topology={topology}: expected CHIP:SHAPE with one of {', '.join(CHIPS)}, such as "
+            "v4:2x2x1, v5e:2x4, v5p:2x2x1 or v6e:2x4."
+        )
+    return chip, found["shape"]

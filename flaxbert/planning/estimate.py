@@ -2,7 +2,7 @@
 
 The surprising thing: the time is the sum of the cycles that the TPU's compiler gives each fusion.
 It gives none to exchanges between chips, to copies between memories that go on beside them, nor to
-to some kernels, which are named here. Other compilers give no cycles: then there is no time.
+some kernels, which are named here. Other compilers give no cycles: then there is no time.
 """
 
 from __future__ import annotations

@@ -17,17 +17,15 @@ from jax.sharding import Mesh
 from flaxbert.config import Config
 from flaxbert.data.batches import empty_batch, inference_batches
 from flaxbert.loop import memory
-from flaxbert.loop.flops import model_flops
-from flaxbert.loop.optim import make_schedule
+from flaxbert.loop.flops import model_flops, peak_of
 from flaxbert.loop.predict import forward_program
-from flaxbert.loop.sharding import batch_sharding, make_mesh, state_shardings
-from flaxbert.loop.step import abstract_state, compile_step, make_train_step
+from flaxbert.loop.sharding import batch_sharding, make_mesh
+from flaxbert.loop.step import abstract_state, compile_step
 from flaxbert.model.heads import INPUTS, abstract_params
 from flaxbert.planning.chips import Chip
 from flaxbert.planning.estimate import Program, describe
 from flaxbert.prepare import Plans, Prepared, plan, resolve_dtype
-from flaxbert.programs import fitting
-from flaxbert.tasks import task_for
+from flaxbert.programs import fitting, train_step_of
 
 # Parts of an update that do not grow with its rows.
 _FIXED = ("optimizer", "gradient_norm")
@@ -101,22 +99,13 @@ def plan_run(config: Config, prepared: Prepared, devices: list[Any], chip: Chip 
     Raises:
       ConfigError: a mesh or an update that does not fit the devices.
     """
-    bert, task = prepared.bert, task_for(prepared.labels.problem)
+    bert = prepared.bert
     mesh = make_mesh(config.mesh, bert, devices)
     dtype = resolve_dtype(config.model.dtype, devices[0])
     limit = memory.share_of(chip.memory) if chip else memory.limit_of(devices[0])
     plans = plan(config, prepared, mesh, config.train.accumulate or 1)
     state = abstract_state(abstract_params(bert), mesh)
-    step = make_train_step(
-        bert,
-        task,
-        mesh=mesh,
-        shardings=state_shardings(mesh, state),
-        schedule=make_schedule(config.optim, plans.total),
-        optim=config.optim,
-        loss=config.loss,
-        dtype=dtype,
-    )
+    step = train_step_of(config, prepared, plans, mesh, state, dtype)
 
     taken = 0.0
 
@@ -143,7 +132,7 @@ def plan_run(config: Config, prepared: Prepared, devices: list[Any], chip: Chip 
         update=_update(config, prepared, plans, program, chip, taken),
         evaluation=evaluation,
         evaluations=-(-plans.total // every) if evaluation else 0,
-        peak_flops=chip.flops * mesh.devices.size if chip and dtype == "bfloat16" else 0.0,
+        peak_flops=peak_of(mesh, dtype),
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from flaxbert.planning.chips import Chip
+from flaxbert.loop.memory import MIB
+from flaxbert.planning.chips import GIB, Chip
 from flaxbert.planning.estimate import Memory
 from flaxbert.planning.run import Planned
-
-_MIB, _GIB = 2**20, 2**30
 
 
 def lines(planned: Planned, model: str, topology: str, slices: int, chip: Chip | None) -> list[str]:
@@ -100,7 +99,7 @@ def _fit(held: Memory) -> str:
 
 
 def _size(count: float) -> str:
-    return f"{count / _GIB:.2f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
+    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / MIB:.1f} MiB"
 
 
 def _count(number: int, name: str, plural: str = "s") -> str:

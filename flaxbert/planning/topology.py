@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from typing import Any
 
 import jax
 
 from flaxbert.errors import ConfigError
-from flaxbert.planning.chips import CHIPS, Chip
+from flaxbert.planning.chips import chip_of
 
 _NO_HOST = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -22,24 +21,6 @@ _NO_HOST = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
 }
-
-_FORM = re.compile(r"(?P<chip>v\d+\w*):(?P<shape>\d+(x\d+){1,2})")
-
-
-def chip_of(topology: str) -> tuple[Chip, str]:
-    """Returns the chip and the shape of a name like "v5e:2x4".
-
-    Raises:
-      ConfigError: no such name.
-    """
-    found = _FORM.fullmatch(topology)
-    chip = CHIPS.get(found["chip"]) if found else None
-    if found is None or chip is None or len(found["shape"].split("x")) != chip.dimensions:
-        raise ConfigError(
-            f"--topology={topology}: expected CHIP:SHAPE with one of {', '.join(CHIPS)}, such as "
-            "v4:2x2x1, v5e:2x4, v5p:2x2x1 or v6e:2x4."
-        )
-    return chip, found["shape"]
 
 
 def devices_of(topology: str, slices: int) -> list[Any]:
@@ -56,6 +37,9 @@ def devices_of(topology: str, slices: int) -> list[Any]:
     # There is no TPU VM that could be asked about itself; without answers the compiler warns.
     for name, value in _NO_HOST.items():
         os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")
+    # Programs of another chip could not be read from the cache here.
+    jax.config.update("jax_enable_compilation_cache", False)
     from jax.experimental import topologies
 
     options: dict[str, Any] = dict(chip.one_device)
@@ -67,7 +51,7 @@ def devices_of(topology: str, slices: int) -> list[Any]:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{chip.compiler_name}:{shape}", **options
         )
-    except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # JaxRuntimeError and NotImplementedError are
         said = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"--topology={topology}: the TPU's compiler refuses it: {said}"

