@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -155,16 +156,32 @@ def test_what_a_package_of_ours_needs_is_compared_too():
 # --- devices ---
 
 
-def test_the_canary_compares_the_kernels(monkeypatch):
-    kernels = pytest.importorskip("flaxbert.model.kernels", reason="no Pallas for Triton")
-    assert not canary.runs_kernels()  # here; so they run as plain JAX
-    assert canary.wrong_kernels() == []
-    kept = kernels.is_kept
-    monkeypatch.setattr(kernels, "is_kept", lambda bits, word, rate: kept(bits + 1, word, rate))
-    assert canary.wrong_kernels() == [
-        "the attention kernel at 88 tokens",
-        "the attention kernel at 200 tokens",
+def the_gpus():
+    gpu = pytest.importorskip("flaxbert.model.kernels.gpu", reason="no Pallas for Triton")
+    return gpu.KERNELS
+
+
+def the_tpus():
+    from flaxbert.model.kernels import tpu
+
+    return tpu.kernels_of(lambda function, *_: functools.partial(function, 0), 1, interpret=True)
+
+
+@pytest.mark.parametrize("kernels", [the_gpus, the_tpus])
+def test_the_canary_compares_the_kernels(kernels, monkeypatch):
+    assert canary.kernels_here() is None  # so they run as plain JAX
+    kernels = kernels()
+    assert canary.wrong_kernels(kernels) == []
+    wrong = dataclasses.replace(
+        kernels,
+        attention=lambda *inputs: kernels.attention(*inputs[:4], inputs[4] + 1, *inputs[5:]),
+        residual=lambda *inputs: kernels.residual(*inputs[:5], inputs[5] + 1, *inputs[6:]),
+        dense=lambda x, projection, _: kernels.dense(x, projection, jax.nn.relu),
+    )
+    assert canary.wrong_kernels(wrong) == [
+        *(f"the attention kernel at {length} tokens" for length in (88, 200, 128, 256)),
         "the kernel of residual and LayerNorm",
+        "the kernel of a linear layer and its activation",
     ]
 
 

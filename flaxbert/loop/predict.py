@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from flaxbert.loop.sharding import batch_sharding, gather_tables, has_kernels, replicated
+from flaxbert.loop.sharding import batch_sharding, gather_tables, kernels_for, replicated
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import INPUTS, Params, bind
 
@@ -31,12 +31,12 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
 
 def forward_program(config: BertConfig, *, mesh: Mesh, dtype: str) -> Any:
     """Returns what `make_forward` runs: jitted, for a batch of `INPUTS` that lies on the mesh."""
-    fused = has_kernels(mesh, config, dtype)
+    kernels = kernels_for(mesh, config, dtype)
 
     @jax.jit
     def forward(params: Params, batch: Batch) -> jax.Array:
         whole = gather_tables(mesh, params)
-        model = bind(config, whole, dtype, fused=fused)
+        model = bind(config, whole, dtype, kernels)
         logits = model(*(batch[name] for name in INPUTS))
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 

@@ -1,17 +1,20 @@
 """The mesh of three axes ("data", "fsdp", "model") and what lies where on it.
 
 Rows of a batch are spread over data and fsdp; parameters and moments over fsdp and model, by an
-ordered table from path to PartitionSpec. The surprising thing: an unmatched parameter is an error,
-so a new one cannot end up replicated by accident.
+ordered table from path to PartitionSpec, and moments over data too (ZeRO stage 1, Rajbhandari et
+al. 2020, arXiv 1910.02054): each device updates its part of the parameters and gathers the others.
+The surprising thing: an unmatched parameter is an error, so a new one cannot end up replicated by
+accident.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 from flaxbert.config import Mesh as MeshConfig
 from flaxbert.errors import ConfigError
 from flaxbert.model.config import BertConfig
+from flaxbert.model.kernels import Kernels
 from flaxbert.model.products import is_half
 
 AXES = ("data", "fsdp", "model")
@@ -91,10 +95,29 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = "/".join(str(part.key) for part in path)
-        is_parameter = name.startswith(("params/", "optimizer/mu/", "optimizer/nu/"))
-        return NamedSharding(mesh, spec_for(name) if is_parameter else P())
+        if name.startswith("params/"):
+            return NamedSharding(mesh, spec_for(name))
+        if name.startswith(("optimizer/mu/", "optimizer/nu/")):
+            return NamedSharding(mesh, over_data(mesh, spec_for(name), leaf.shape))
+        return NamedSharding(mesh, P())
 
     return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def over_data(mesh: Mesh, spec: P, shape: tuple[int, ...]) -> P:
+    """Returns `spec` with the first axis of an array that divides spread over "data" as well.
+
+    Vectors stay whole: they are many, and next to nothing.
+    """
+    if mesh.shape["data"] == 1 or len(shape) < 2:
+        return spec
+    axes = [*spec, *[None] * (len(shape) - len(spec))]
+    for place, axis in enumerate(axes):
+        parts = mesh.shape["data"] * (1 if axis is None else mesh.shape[axis])
+        if shape[place] % parts == 0:
+            axes[place] = "data" if axis is None else (axis, "data")
+            return P(*axes)
+    return spec
 
 
 def gather_tables(mesh: Mesh, params: Any) -> Any:
@@ -113,31 +136,55 @@ def gather_tables(mesh: Mesh, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(gather, params)
 
 
-def has_kernels(mesh: Mesh, config: BertConfig, dtype: str) -> bool:
-    """Whether model/kernels.py serves: one NVIDIA GPU (Ampere or later), half precision.
+@functools.lru_cache(maxsize=16)
+def kernels_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
+    """Returns the kernels of the mesh's devices: TPUs, or one NVIDIA GPU (Ampere or later).
 
-    On several devices each kernel would have to be told how its arrays are spread; no compiler
-    knows.
+    In half precision only. On several GPUs each kernel would have to be told how its arrays are
+    spread; no compiler knows.
     """
-    device, size = mesh.devices.flat[0], config.head_size
-    generation = str(getattr(device, "compute_capability", "")).partition(".")[0]
-    served = (
-        mesh.size == 1
-        and device.platform == "gpu"
-        and generation.isdecimal()  # not so on AMD's
-        and int(generation) >= 8
-        and is_half(dtype)
-        and size in (16, 32, 64, 128)  # blocks are powers of two, and must fit shared memory
-    )
-    if not served:
-        return False
+    if not is_half(dtype):
+        return None
+    device = mesh.devices.flat[0]
     try:
-        from flaxbert.model import kernels  # Pallas takes long to import
+        if device.platform == "tpu":
+            from flaxbert.model.kernels import tpu
+
+            return tpu.kernels_of(functools.partial(_spread, mesh), mesh.shape["model"])
+        if device.platform == "gpu" and mesh.size == 1 and _serves(device, config.head_size):
+            from flaxbert.model.kernels import gpu  # Pallas takes long to import
+
+            return gpu.KERNELS if gpu.are_written() else None
     except ImportError as error:
-        said = f"this JAX has no Pallas for Triton, updates on a GPU take longer: {error}"
+        said = f"this JAX has no Pallas for {device.platform}s, updates take longer: {error}"
         warnings.warn(said, RuntimeWarning, stacklevel=2)
-        return False
-    return kernels.are_written()
+    return None
+
+
+def _serves(device: Any, head_size: int) -> bool:
+    generation = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    # AMD's are no numbers. Blocks are powers of two, and must fit shared memory.
+    return generation.isdecimal() and int(generation) >= 8 and head_size in (16, 32, 64, 128)
+
+
+def _spread(
+    mesh: Mesh, function: Callable[..., Any], inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> Callable[..., Any]:
+    """model/kernels/tpu.py's `Spread` on a mesh."""
+    if mesh.size == 1:
+        return functools.partial(function, 0)
+    axes = {"r": ROWS, "h": "model", ".": None}
+
+    def specs(letters: tuple[str, ...]) -> tuple[P, ...]:
+        return tuple(P(*(axes[letter] for letter in each)) for each in letters)
+
+    def local(*arrays: Any) -> Any:
+        return function(jax.lax.axis_index("model"), *arrays)
+
+    # Pallas says nothing of what varies over the mesh.
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=specs(inputs), out_specs=specs(outputs), check_vma=False
+    )
 
 
 def batch_sharding(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:

@@ -20,7 +20,7 @@ from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer, norm_
 from flaxbert.loop.sharding import (
     batch_sharding,
     gather_tables,
-    has_kernels,
+    kernels_for,
     replicated,
     state_shardings,
 )
@@ -85,11 +85,11 @@ def make_train_step(
     an update for the schedule ("step"), but not for Adam's bias correction ("optimizer/count").
     """
 
-    fused = has_kernels(mesh, config, dtype)
+    kernels = kernels_for(mesh, config, dtype)
 
     def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
         whole = gather_tables(mesh, params)
-        model = bind(config, whole, dtype, fused=fused)
+        model = bind(config, whole, dtype, kernels)
         logits = model(*(micro[name] for name in INPUTS), seed)
         return task.loss_sums(
             logits,
@@ -112,10 +112,17 @@ def make_train_step(
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.scan(add, zeros, batch)[0]
 
+    def spread(tree: Params) -> Params:
+        """Each device's part of parameters or gradients: that of its moments."""
+        if mesh.shape["data"] == 1:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, shardings["optimizer"]["mu"])
+
     def train_step(state: State, batch: Batch, seeds: dict[str, jax.Array]) -> tuple[State, dict]:
         params, optimizer, step = state["params"], state["optimizer"], state["step"]
         seed = fold(seeds["dropout"], step)
         (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
+        gradients = spread(gradients)
         with jax.named_scope("gradient_norm"):
             if mesh.size == 1:
                 norm = norm_together(gradients, normalizer)
@@ -126,7 +133,7 @@ def make_train_step(
         rate = jnp.asarray(schedule(step.astype(norm.dtype)), norm.dtype)
         with jax.named_scope("optimizer"):
             params, optimizer = apply_gradients(
-                optim, rate, params, optimizer, gradients, norm, finite, normalizer
+                optim, rate, spread(params), optimizer, gradients, norm, finite, normalizer
             )
         state = {"params": params, "optimizer": optimizer, "step": step + 1}
         sums = {"loss": total, "normalizer": normalizer, "gradient_norm": norm, "finite": finite}

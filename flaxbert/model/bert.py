@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from flaxbert.model import dropout as drop
 from flaxbert.model.attention import attend
 from flaxbert.model.config import BertConfig
+from flaxbert.model.kernels import Kernels, Projection
 from flaxbert.model.products import dense, precision_for, stable_dtype
 
 
@@ -92,14 +93,14 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), stable_dtype(dtype)))
         self.bias = nnx.Param(jnp.zeros((outputs,), stable_dtype(dtype)))
         self.dtype = dtype
-        self.fused = False
 
     def __call__(self, x: Float[Array, "*T I"]) -> Float[Array, "*T O"]:
         """Returns at least float32; the caller casts where it stores an activation."""
-        product = dense(x, self.kernel[...], self.dtype)
-        if self.fused:  # rounded first: half the bytes to write, and to read for the bias
-            product = product.astype(self.dtype)
-        return product + self.bias[...]
+        return dense(x, self.kernel[...], self.dtype) + self.bias[...]
+
+    @property
+    def projection(self) -> Projection:
+        return Projection(self.kernel[...], self.bias[...])
 
 
 class LayerNorm(nnx.Module):
@@ -168,7 +169,7 @@ class BertSelfAttention(nnx.Module):
         self.heads, self.head_size = config.num_attention_heads, config.head_size
         self.rate = config.attention_probs_dropout_prob
         self.dtype = dtype
-        self.fused = False
+        self.kernels: Kernels | None = None
 
     def __call__(
         self,
@@ -180,12 +181,15 @@ class BertSelfAttention(nnx.Module):
     ) -> Float[Array, "B L D"]:
         """Tokens x attend to tokens y."""
         bits = bits if self.rate else None
-        if self.fused and x is y:
-            return self._fused(x, queries, bits)
+        kernels = self.kernels
+        if kernels is not None and x is y:
+            parts = tuple(linear.projection for linear in (self.query, self.key, self.value))
+            ids, positions = queries.sequence_ids, queries.position_ids
+            return kernels.attention(x, parts, ids, positions, bits, self.rate, self.heads)
 
         def heads(linear: Linear, tokens: Array) -> Array:
-            split = (*tokens.shape[:2], self.heads, self.head_size)
-            return linear(tokens).astype(self.dtype).reshape(split)
+            y = linear(tokens) if kernels is None else kernels.dense(tokens, linear.projection)
+            return y.astype(self.dtype).reshape(*tokens.shape[:2], self.heads, self.head_size)
 
         context = attend(
             heads(self.query, x),
@@ -199,26 +203,6 @@ class BertSelfAttention(nnx.Module):
         )
         return context.reshape(x.shape)
 
-    def _fused(
-        self, x: Float[Array, "B L D"], places: Places, bits: UInt32[Array, "B L"] | None
-    ) -> Float[Array, "B L D"]:
-        """The same in one product and one kernel; biases are added in the kernel."""
-        from flaxbert.model import kernels  # Pallas takes long to import
-
-        parts = (self.query, self.key, self.value)
-        kernel = jnp.concatenate([part.kernel[...] for part in parts], axis=1)
-        bias = jnp.stack([part.bias[...] for part in parts])
-        sizes = (3, self.heads, self.head_size)
-        context: Array = kernels.attend_packed(
-            dense(x, kernel, self.dtype).astype(self.dtype).reshape(*x.shape[:2], *sizes),
-            bias.reshape(sizes),
-            places.sequence_ids,
-            places.position_ids,
-            jnp.zeros(x.shape[:2], jnp.uint32) if bits is None else bits,
-            0.0 if bits is None else self.rate,
-        )
-        return context.reshape(x.shape)
-
 
 class BertResidual(nnx.Module):
     """BertSelfOutput and BertOutput: project, drop, add the input, normalise (post-LN)."""
@@ -229,38 +213,20 @@ class BertResidual(nnx.Module):
         self.dense = Linear(inputs, config.hidden_size, config, dtype, rngs=rngs)
         self.LayerNorm = LayerNorm(config, dtype)
         self.rate = config.hidden_dropout_prob
-        self.fused = False
+        self.kernels: Kernels | None = None
 
     def __call__(
         self, x: Float[Array, "B L I"], skip: Float[Array, "B L D"], bits: Array | None
     ) -> Float[Array, "B L D"]:
         bits = bits if self.rate else None
-        if self.fused:
-            return self._fused(x, skip, bits)
+        norm = self.LayerNorm
+        if self.kernels is not None:
+            parts = (self.dense.projection, norm.scale[...], norm.bias[...])
+            return self.kernels.residual(x, skip, *parts, bits, self.rate, norm.eps)
         y = self.dense(x)
         if bits is not None:
             y = drop.dropout(y, self.rate, bits)
-        return self.LayerNorm(y + skip.astype(y.dtype))
-
-    def _fused(
-        self, x: Float[Array, "B L I"], skip: Float[Array, "B L D"], bits: Array | None
-    ) -> Float[Array, "B L D"]:
-        """The same, with all after the product in one kernel."""
-        from flaxbert.model import kernels  # Pallas takes long to import
-
-        dtype, count = self.dense.dtype, skip.shape[0] * skip.shape[1]
-        y = dense(x, self.dense.kernel[...], dtype).astype(dtype)
-        out: Array = kernels.residual_norm(
-            y.reshape(count, -1),
-            skip.reshape(count, -1),
-            self.dense.bias[...],
-            self.LayerNorm.scale[...],
-            self.LayerNorm.bias[...],
-            jnp.zeros(count, jnp.uint32) if bits is None else bits.reshape(count),
-            0.0 if bits is None else self.rate,
-            self.LayerNorm.eps,
-        )
-        return out.reshape(skip.shape)
+        return norm(y + skip.astype(y.dtype))
 
 
 class BertAttention(nnx.Module):
@@ -274,8 +240,11 @@ class BertIntermediate(nnx.Module):
         self.dense = Linear(config.hidden_size, config.intermediate_size, config, dtype, rngs=rngs)
         self.activation = activation_for(config.hidden_act)
         self.dtype = dtype
+        self.kernels: Kernels | None = None
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L F"]:
+        if self.kernels is not None:
+            return self.kernels.dense(x, self.dense.projection, self.activation)
         return self.activation(self.dense(x)).astype(self.dtype)
 
 

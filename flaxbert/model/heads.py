@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from flaxbert.model import dropout as drop
 from flaxbert.model.bert import BertEmbeddings, BertEncoder, Linear, Places, tokens_at
 from flaxbert.model.config import BertConfig
+from flaxbert.model.kernels import Kernels
 
 # Nested dict of arrays with string keys only; layer numbers are decimal strings.
 Params = dict[str, Any]
@@ -96,12 +97,12 @@ class BertForSequenceClassification(nnx.Module):
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract(config: BertConfig, dtype: str, fused: bool = False) -> tuple[Any, Any]:
+def _abstract(config: BertConfig, dtype: str, kernels: Kernels | None = None) -> tuple[Any, Any]:
     """Splits an abstract model into its structure and its parameters' shapes (no memory used)."""
     model = nnx.eval_shape(
         lambda: BertForSequenceClassification(config, jnp.dtype(dtype), rngs=nnx.Rngs(0))
     )
-    model.bert.encoder.set_attributes(fused=fused)  # the head's few products stay as they are
+    model.bert.encoder.set_attributes(kernels=kernels)  # the head's few products stay as they are
     graphdef, state = nnx.split(model)
     return graphdef, _string_keys(nnx.to_pure_dict(state))
 
@@ -130,12 +131,14 @@ def _init(config: BertConfig, dtype: str, paths: tuple[str, ...] | None, key: ja
     return {path: functools.reduce(operator.getitem, path.split("/"), params) for path in paths}
 
 
-def bind(config: BertConfig, params: Params, dtype: str = "float32", *, fused: bool = False) -> Any:
+def bind(
+    config: BertConfig, params: Params, dtype: str = "float32", kernels: Kernels | None = None
+) -> Any:
     """Returns the module that computes with `params`; cheap, to be called inside `jax.jit`.
 
-    `fused` is for devices that have the kernels: see `loop.sharding.has_kernels`.
+    `kernels` are those of the device: see `loop.sharding.kernels_for`.
     """
-    graphdef, _ = _abstract(config, str(jnp.dtype(dtype)), fused)
+    graphdef, _ = _abstract(config, str(jnp.dtype(dtype)), kernels)
     return nnx.merge(graphdef, _module_keys(params))
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from flaxbert.config import Mesh
 from flaxbert.errors import ConfigError
-from flaxbert.loop.sharding import make_mesh, row_multiple, spec_for, state_shardings
+from flaxbert.loop.sharding import (
+    AXES,
+    make_mesh,
+    over_data,
+    row_multiple,
+    spec_for,
+)
 from flaxbert.loop.step import abstract_state
 from flaxbert.model.heads import abstract_params
 from flaxbert.weights.table import flatten
@@ -29,14 +37,37 @@ def test_an_unknown_parameter_is_an_error():
         spec_for("bert/encoder/layer/0/adapter/kernel")
 
 
-def test_moments_lie_where_their_parameters_lie():
+def test_moments_are_spread_over_data_too():
     mesh = make_mesh(Mesh(data=2, fsdp=2, model=2), BERT)
     state = abstract_state(abstract_params(BERT), mesh)
-    shardings = state_shardings(mesh, state)
-    assert shardings["optimizer"]["mu"] == shardings["params"]
-    assert shardings["optimizer"]["nu"] == shardings["params"]
-    kernel = state["params"]["bert"]["encoder"]["layer"]["0"]["intermediate"]["dense"]["kernel"]
-    assert kernel.sharding.shard_shape(kernel.shape) == (16, 32)
+
+    def parts(tree):
+        layer = tree["bert"]["encoder"]["layer"]["0"]
+        leaves = (layer["intermediate"]["dense"]["kernel"], layer["output"]["dense"]["kernel"])
+        leaves += (tree["bert"]["embeddings"]["position_embeddings"]["embedding"],)
+        leaves += (layer["intermediate"]["dense"]["bias"], tree["classifier"]["kernel"])
+        return [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
+
+    assert parts(state["params"]) == [(16, 32), (32, 16), (32, 16), (32,), (16, 3)]
+    for moments in ("mu", "nu"):
+        # Vectors stay whole over data.
+        assert parts(state["optimizer"][moments]) == [(8, 32), (16, 16), (16, 16), (32,), (8, 3)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "spec", "shape", "spread"),
+    [
+        ((4, 1, 1), P(None, "fsdp"), (30522, 768), P(None, ("fsdp", "data"))),  # no multiple of 4
+        ((2, 1, 1), P(None, "fsdp"), (30522, 768), P("data", "fsdp")),
+        ((4, 2, 1), P("fsdp", "model"), (768, 768), P(("fsdp", "data"), "model")),
+        ((8, 1, 1), P("fsdp", None), (36, 36), P("fsdp", None)),  # nothing divides
+        ((8, 1, 1), P("model"), (768,), P("model")),
+        ((1, 8, 1), P("fsdp", "model"), (768, 768), P("fsdp", "model")),
+    ],
+)
+def test_the_axis_that_is_spread_over_data(sizes, spec, shape, spread):
+    mesh = types.SimpleNamespace(shape=dict(zip(AXES, sizes, strict=True)))
+    assert over_data(mesh, spec, shape) == spread
 
 
 @pytest.mark.parametrize(

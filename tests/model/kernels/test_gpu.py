@@ -15,44 +15,21 @@ from flaxbert.loop.optim import norm_together
 from flaxbert.model.attention import attend
 from flaxbert.model.config import BertConfig
 from flaxbert.model.dropout import dropout
-from flaxbert.model.heads import bind, init_params
+from flaxbert.model.heads import bind
+from tests.model.kernels.compared import (
+    bits_of,
+    computes_the_same,
+    inputs_of,
+    model_of,
+    off,
+    rows_of,
+    with_gradients,
+)
 
-kernels = pytest.importorskip("flaxbert.model.kernels", reason="this JAX has no Pallas for Triton")
+gpu = pytest.importorskip("flaxbert.model.kernels.gpu", reason="this JAX has no Pallas for Triton")
+gpu_attention, gpu_norm = gpu.gpu_attention, gpu.gpu_norm
 
 HEADS, SIZE = 3, 16
-
-
-def rows_of(random: np.random.Generator, rows: int, length: int) -> tuple[jax.Array, jax.Array]:
-    """Returns sequence ids and positions of packed rows; padding is at their ends."""
-    sequences, positions = np.zeros((2, rows, length), np.int32)
-    number = 0
-    for row in range(rows):
-        at = 0
-        while at < length - 6:
-            count = min(int(random.integers(3, 25)), length - 3 - at)
-            number += 1
-            sequences[row, at : at + count] = number
-            positions[row, at : at + count] = np.arange(count)
-            at += count
-    return jnp.asarray(sequences), jnp.asarray(positions)
-
-
-def bits_of(random: np.random.Generator, *shape: int) -> jax.Array:
-    return jnp.asarray(random.integers(0, 2**32, shape, dtype=np.uint32))
-
-
-def off(found: jax.Array, right: jax.Array) -> float:
-    found, right = (np.asarray(x, np.float64) for x in (found, right))
-    return float(np.linalg.norm(found - right) / np.linalg.norm(right))
-
-
-def with_gradients(function, cotangent, *arrays):
-    @jax.jit
-    def both(*arrays):
-        out, pullback = jax.vjp(function, *arrays)
-        return out, *pullback(cotangent)
-
-    return both(*arrays)
 
 
 @pytest.mark.parametrize("length, rate", [(16, 0.1), (72, 0.0), (128, 0.1), (200, 0.0), (200, 0.1)])
@@ -67,7 +44,7 @@ def test_attention_is_the_plain_one(length, rate):
     bits = bits_of(random, rows, length)
 
     def fused(qkv, bias):
-        return kernels.attend_packed(qkv, bias, sequences, positions, bits, rate)
+        return gpu_attention.attend_packed(qkv, bias, sequences, positions, bits, rate)
 
     def plain(qkv, bias):
         query, key, value = jnp.moveaxis(qkv + bias, 2, 0)
@@ -101,7 +78,7 @@ def test_residual_norm_is_the_plain_one(count, size, rate):
     bits = bits_of(random, count)
 
     def fused(y, skip, bias, scale, shift):
-        return kernels.residual_norm(y, skip, bias, scale, shift, bits, rate, 1e-12)
+        return gpu_norm.residual_norm(y, skip, bias, scale, shift, bits, rate, 1e-12)
 
     def plain(y, skip, bias, scale, shift):
         y = y + bias
@@ -118,53 +95,9 @@ def test_residual_norm_is_the_plain_one(count, size, rate):
         assert off(found, right) < 2e-6
 
 
-def model_of(random: np.random.Generator):
-    config = BertConfig(
-        vocab_size=60,
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=HEADS,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    shaken = lambda leaf: leaf + jnp.asarray(random.normal(0, 0.05, leaf.shape), leaf.dtype)  # noqa: E731
-    return config, jax.tree.map(shaken, init_params(config, 0))
-
-
-def inputs_of(random: np.random.Generator, rows: int = 3, length: int = 72) -> tuple:
-    sequences, positions = rows_of(random, rows, length)
-    first = [
-        np.flatnonzero((row > 0) & (place == 0))[:3]
-        for row, place in zip(np.asarray(sequences), np.asarray(positions), strict=True)
-    ]
-    ids = jnp.asarray(random.integers(1, 60, (rows, length)), jnp.int32)
-    return ids, jnp.zeros_like(ids), positions, sequences, jnp.asarray(np.stack(first))
-
-
 @pytest.mark.parametrize("dtype, limit, seed", [("float32", 1e-5, 7), ("bfloat16", 0.03, None)])
-def test_a_fused_model_computes_the_same(dtype, limit, seed):
-    """bfloat16 is as far from the fused model as from float32 itself, by rounding."""
-    random = np.random.default_rng(0)
-    config, params = model_of(random)
-    inputs = inputs_of(random)
-    seed = None if seed is None else jnp.uint32(seed)
-    weights = jnp.asarray(random.normal(size=(*inputs[-1].shape, 2)), jnp.float32)
-
-    def loss(params, fused):
-        logits = bind(config, params, dtype, fused=fused)(*inputs, seed)
-        return jnp.sum(logits * weights), logits
-
-    gradients_of = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
-    (_, found), gradients = gradients_of(params, True)
-    (_, right), others = gradients_of(params, False)
-    assert off(found, right) < limit
-    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
-        other = others
-        for part in path:
-            other = other[part.key]
-        assert gradient.dtype == other.dtype
-        if float(jnp.linalg.norm(other)) > 1e-4:  # a key's bias changes nothing
-            assert off(gradient, other) < limit, path
+def test_a_model_with_kernels_computes_the_same(dtype, limit, seed):
+    computes_the_same(gpu.KERNELS, dtype, limit, seed)
 
 
 def test_a_fused_head_is_not_rounded():
@@ -172,7 +105,7 @@ def test_a_fused_head_is_not_rounded():
     random = np.random.default_rng(0)
     config, params = model_of(random)
     inputs = inputs_of(random)
-    logits = jax.jit(lambda: bind(config, params, "bfloat16", fused=True)(*inputs))()
+    logits = jax.jit(lambda: bind(config, params, "bfloat16", gpu.KERNELS)(*inputs))()
     bias = params["classifier"]["bias"]
     rounded = (logits - bias).astype(jnp.bfloat16).astype(jnp.float32)
     assert np.mean(np.abs(np.asarray(logits - bias - rounded)) > 1e-6) > 0.5
@@ -184,7 +117,7 @@ def test_nothing_beyond_the_end_makes_gradients_infinite():
     vector, bits = jnp.ones(64), jnp.zeros(3, jnp.uint32)
 
     def total(scale):
-        out = kernels.residual_norm(y, skip, vector, scale, vector, bits, 0.0, 0.0)
+        out = gpu_norm.residual_norm(y, skip, vector, scale, vector, bits, 0.0, 0.0)
         return jnp.sum(out * y)
 
     assert np.isfinite(np.asarray(jax.grad(total)(vector))).all()
@@ -197,11 +130,11 @@ def test_nothing_beyond_the_end_makes_gradients_infinite():
 @pytest.mark.parametrize("length", [72, 200])
 def test_the_kernels_are_written_for_a_gpu(length, monkeypatch):
     """As far as that goes without one: to Triton's language."""
-    monkeypatch.setattr(kernels, "_interpreted", lambda: False)
+    monkeypatch.setattr(gpu_attention.common, "interpreted", lambda: False)
 
     def loss(qkv, bias, ids, bits, y, vector):
-        out = kernels.attend_packed(qkv, bias, ids, ids, bits, 0.1)
-        normal = kernels.residual_norm(y, y, vector, vector, vector, bits.reshape(-1), 0.1, 1e-12)
+        out = gpu_attention.attend_packed(qkv, bias, ids, ids, bits, 0.1)
+        normal = gpu_norm.residual_norm(y, y, vector, vector, vector, bits.reshape(-1), 0.1, 1e-12)
         return jnp.sum(out.astype(jnp.float32)) + jnp.sum(normal.astype(jnp.float32))
 
     shape = jax.ShapeDtypeStruct
@@ -232,7 +165,7 @@ def test_the_kernels_are_written_for_a_gpu(length, monkeypatch):
         ({"platform": "gpu", "compute_capability": "9.0"}, {}, "float32", False),
         ({"platform": "gpu", "compute_capability": "7.5"}, {}, "bfloat16", False),
         ({"platform": "gpu", "compute_capability": "gfx942"}, {}, "bfloat16", False),
-        ({"platform": "tpu"}, {}, "bfloat16", False),
+        ({"platform": "tpu"}, {}, "float32", False),
         ({"platform": "cpu"}, {}, "bfloat16", False),
         # heads of 26, as TinyBERT's, and of 256, which do not fit the shared memory of all GPUs
         ({"platform": "gpu", "compute_capability": "9.0"}, {"hidden_size": 312}, "bfloat16", False),
@@ -247,26 +180,26 @@ def test_the_kernels_are_written_for_a_gpu(length, monkeypatch):
 def test_which_devices_have_kernels(device, config, dtype, answer):
     device = types.SimpleNamespace(**device)
     mesh = types.SimpleNamespace(devices=np.array([device], object), size=1)
-    bert = BertConfig(**config)
-    assert sharding.has_kernels(mesh, bert, dtype) is answer
+    bert, kernels_for = BertConfig(**config), sharding.kernels_for.__wrapped__
+    assert kernels_for(mesh, bert, dtype) is (gpu.KERNELS if answer else None)
     mesh.devices, mesh.size = np.array([device, device], object), 2
-    assert sharding.has_kernels(mesh, bert, dtype) is False
+    assert kernels_for(mesh, bert, dtype) is None
 
 
 def test_a_jax_that_gave_up_the_kernels_goes_without(monkeypatch):
     def refused(*_, **__):
         raise ValueError("no such backend any more")
 
-    monkeypatch.setattr(kernels.pl, "pallas_call", refused)
+    monkeypatch.setattr(gpu_attention.pl, "pallas_call", refused)
     with pytest.warns(RuntimeWarning, match="no such backend any more"):
-        assert not kernels.are_written.__wrapped__()
+        assert not gpu.are_written.__wrapped__()
     monkeypatch.undo()
-    assert kernels.are_written.__wrapped__()
+    assert gpu.are_written.__wrapped__()
 
 
 def test_this_machine_has_none():
     mesh = Mesh(np.array(jax.devices("cpu")[:1]).reshape(1, 1, 1), sharding.AXES)
-    assert not sharding.has_kernels(mesh, BertConfig(), "bfloat16")
+    assert sharding.kernels_for(mesh, BertConfig(), "bfloat16") is None
 
 
 def test_the_norm_of_all_gradients_at_once():
