@@ -31,7 +31,13 @@ $(VENV)/.installed-test: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "$(SELECT)"
 
-test-slow: $(VENV)/.installed-test
+# The TPU's compiler, beside the environment: JAX would look for TPUs and warn.
+$(VENV)/.installed-tpu: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --no-deps --target=$(VENV)/tpu \
+	  "$$($(BIN)/python -m tests.planning.golden --requirement)"
+	touch $@
+
+test-slow: $(VENV)/.installed-tpu
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
 
 # All of `make test` and the slow tests marked for it. PyTorch is not there: golden files stand in.

@@ -1,4 +1,5 @@
-"""python -m flaxbert.plan --config=FILE.py[:ARG] [--topology=v5e:2x4 --slices=1] [--output=FILE]
+"""python -m flaxbert.plan --config=FILE.py[:ARG] [--topology=v5e:2x4 | --compare=v5e:2x4,v6e:2x4]
+[--slices=1] [--output=FILE]
 
 What a run would take, without running it: its update and its evaluation are compiled for a TPU
 slice that need not be here (extra `tpu`), or for the devices at hand. Told are memory and what is
@@ -30,42 +31,61 @@ def define_flags(values: flags.FlagValues) -> None:
         "A TPU slice, such as v5e:2x4; default: the devices here.",
         flag_values=values,
     )
+    flags.DEFINE_list(
+        "compare", [], "Slices, such as v5e:2x2,v6e:2x2: one table of them.", flag_values=values
+    )
     flags.DEFINE_integer("slices", 1, "So many of it.", lower_bound=1, flag_values=values)
     flags.DEFINE_string("output", "", "A JSON file for the same and more.", flag_values=values)
 
 
 def main(values: Any, stop: cli.StopSignal) -> None:
     config = cli.read_config(values)
-    if values.slices > 1 and not values.topology:
+    if values.slices > 1 and not (values.topology or values.compare):
         raise ConfigError("--slices needs --topology: it counts slices that are not here.")
+    if values.topology and values.compare:
+        raise ConfigError(
+            "--topology plans for one slice, --compare for several: give one of them."
+        )
     output = Path(values.output) if values.output else None
     if output and (output.is_dir() or not os.access(output.parent, os.W_OK)):
         raise ConfigError(f"--output={output}: name a file in a folder that can be written to.")
 
     from flaxbert.planning.chips import chip_of
 
-    chip = chip_of(values.topology)[0] if values.topology else None
+    names = values.compare or ([values.topology] if values.topology else [])
+    for name in names:
+        chip_of(name)
 
     import jax
 
     from flaxbert.planning import told
+    from flaxbert.planning.compare import compare
     from flaxbert.planning.run import plan_run
-    from flaxbert.planning.topology import devices_of
+    from flaxbert.planning.topology import Target, target_of
     from flaxbert.prepare import prepare
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import write_json
 
-    if values.topology:
-        devices = devices_of(values.topology, values.slices)
+    if names:
+        targets = [target_of(name, values.slices) for name in names]
     else:
         compiled.keep()
-        devices = jax.devices()
+        targets = [Target(jax.devices())]
     prepared = prepare(config, None, resumed=False)
-    planned = plan_run(config, prepared, devices, chip)
-    for line in told.lines(planned, config.model.path, values.topology, values.slices, chip):
-        print(line)
+    if values.compare:
+        print(told.compared_head(), flush=True)
+        choices = []
+        for choice in compare(config, prepared, targets):
+            print(told.compared(choice), flush=True)  # the next takes minutes
+            choices.append(choice)
+        print("\n".join(told.recommendation(choices)))
+        written: Any = [told.choice_as_json(choice) for choice in choices]
+    else:
+        planned = plan_run(config, prepared, targets[0])
+        print("\n".join(told.lines(planned, config.model.path, targets[0])))
+        written = told.as_json(planned, targets[0])
     if output:
-        write_json(output, told.as_json(planned, values.topology, values.slices, chip))
+        write_json(output, written)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import csv
 from pathlib import Path
 
 
-def write_tiny_bert(folder: Path) -> Path:
+def write_tiny_bert(folder: Path, **sizes: int) -> Path:
     """Writes a random 2-layer encoder of width 32 with dropout and the embedded tokenizer.
+
+    `sizes` are fields of its config.
 
     Like a pre-trained checkpoint it has no classifier: every run starts with a fresh head.
     """
@@ -19,14 +21,15 @@ def write_tiny_bert(folder: Path) -> Path:
     from flaxbert.weights.safetensors_file import write_safetensors
     from flaxbert.weights.table import to_torch
 
-    config = BertConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
+    fields = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+        **sizes,
+    }
+    config = BertConfig(**fields, initializer_range=0.2)
     params = init_params(config, 0)
     write_model(folder, config, params, files_in(minilm_directory()))
     tensors = to_torch(config, params)

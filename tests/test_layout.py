@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "interrupt": set(),
     "child": {"interrupt"},
     "diagnose": {"child", "storage", "loop", "model"},  # whose kernels the canary checks
-    "planning": {"data", "loop", "model", "prepare", "programs"},
+    "planning": {"child", "data", "loop", "model", "prepare", "programs"},
     "quiet": set(),
     "cli": {"interrupt", "quiet"},
 }

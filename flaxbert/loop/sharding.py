@@ -150,6 +150,9 @@ def kernels_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
         if device.platform == "tpu":
             from flaxbert.model.kernels import tpu
 
+            # A TPU that is not here (planning/) cannot be asked.
+            if jax.default_backend() == "tpu" and not tpu.is_right():
+                return None
             return tpu.kernels_of(functools.partial(_spread, mesh), mesh.shape["model"])
         if device.platform == "gpu" and mesh.size == 1 and _serves(device, config.head_size):
             from flaxbert.model.kernels import gpu  # Pallas takes long to import

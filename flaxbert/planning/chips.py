@@ -1,8 +1,9 @@
 """What the makers state of the chips that a run can be planned for.
 
-Figures: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm; memory is what the compiler
-calls available. The surprising thing: a clock. The compiler estimates in cycles of the matrix
-units, whose peak (loop/flops.py) is two times the clock for each of their multipliers.
+Figures: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm; links as in
+https://jax-ml.github.io/scaling-book/tpus; memory is what the compiler calls available. The
+surprising thing: a clock. The compiler estimates in cycles of the matrix units, whose peak
+(loop/flops.py) is two times the clock for each of their multipliers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Chip:
     memory: int  # bytes of HBM that programs can have
     bandwidth: float  # bytes/s of HBM
     clock: float  # cycles/s
+    link: float  # bytes/s to a neighbour, each way
     one_device: dict[str, str]  # options under which a chip of two cores is one device
 
 
@@ -31,10 +33,10 @@ _TWO_CORES = {"chip_config_name": "megacore"}
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "v4", 3, int(30.75 * GIB), 1.23e12, 1.05e9, _TWO_CORES),
-        Chip("v5e", "v5e", 2, int(15.75 * GIB), 0.82e12, 1.5e9, {}),
-        Chip("v5p", "v5", 3, int(95.74 * GIB), 2.77e12, 1.75e9, _TWO_CORES),
-        Chip("v6e", "v6e", 2, int(31.25 * GIB), 1.64e12, 1.75e9, {}),
+        Chip("v4", "v4", 3, int(30.75 * GIB), 1.23e12, 1.05e9, 4.5e10, _TWO_CORES),
+        Chip("v5e", "v5e", 2, int(15.75 * GIB), 0.82e12, 1.5e9, 4.5e10, {}),
+        Chip("v5p", "v5", 3, int(95.74 * GIB), 2.77e12, 1.75e9, 9e10, _TWO_CORES),
+        Chip("v6e", "v6e", 2, int(31.25 * GIB), 1.64e12, 1.75e9, 9e10, {}),
     )
 }
 
@@ -55,3 +57,15 @@ def chip_of(topology: str) -> tuple[Chip, str]:
             "v4:2x2x1, v5e:2x4, v5p:2x2x1 or v6e:2x4."
         )
     return chip, found["shape"]
+
+
+def links_of(chip: Chip, shape: str) -> int:
+    """Returns the links that a chip at a corner of a slice has: all exchanges go at its pace.
+
+    An axis of two has one link between the chips, a longer one two where its ends are joined: in
+    two dimensions those of 16, in three dimensions all, if each is a multiple of 4.
+    """
+    sizes = [int(size) for size in shape.split("x")]
+    cubes = chip.dimensions == 3 and all(size % 4 == 0 for size in sizes)
+    joined = [cubes or (chip.dimensions == 2 and size == 16) for size in sizes]
+    return sum(1 + is_joined for size, is_joined in zip(sizes, joined, strict=True) if size > 1)

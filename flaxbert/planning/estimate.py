@@ -2,13 +2,15 @@
 
 The surprising thing: the time is the sum of the cycles that the TPU's compiler gives each fusion.
 It gives none to exchanges between chips, to copies between memories that go on beside them, nor to
-some kernels, which are named here. Other compilers give no cycles: then there is no time.
+kernels: ours are counted in kernels.py, others are named here. Other compilers give no cycles: then
+there is no time.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -19,6 +21,7 @@ from jax.sharding import Mesh
 from flaxbert.loop import memory
 from flaxbert.planning import hlo
 from flaxbert.planning.chips import Chip
+from flaxbert.planning.kernels import Counted, Kernel, KernelCycles, kernel_of
 
 # Names of `jax.named_scope` in model/ and loop/step.py.
 _PARTS = re.compile(r"\b(embeddings|attention|feed_forward|head|gradient_norm|optimizer)\b")
@@ -37,6 +40,7 @@ class Exchange:
     axes: tuple[str, ...]  # along which devices exchange; () = not understood
     count: int
     bytes: int  # of the results on each device
+    received: int  # bytes that a device gets from others, at least; 0 = not understood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Program:
     parts: dict[str, int]  # {part of the model: cycles}
     exchanges: tuple[Exchange, ...]
     copied: int  # bytes between memories while something else computes, without cycles
+    kernels: tuple[Counted, ...]  # ours; in the parts' cycles, flops and bytes as well
     without_cycles: dict[str, int]  # {kernel: calls}; of programs that have cycles
     memory: Memory
 
@@ -72,8 +77,20 @@ class Program:
         """Returns the compiler's estimate; 0 where it gives none."""
         return self.cycles / chip.clock if chip else 0.0
 
+    def exchange_seconds(self, chip: Chip, links: int) -> float:
+        """Returns what exchanges within a slice take at least, all its links in use."""
+        received = sum(exchange.received for exchange in self.exchanges)
+        return received / (links * chip.link) if links else 0.0
 
-def describe(compiled: Any, mesh: Mesh, state: Any, limit: int, accumulate: int = 1) -> Program:
+
+def describe(
+    compiled: Any,
+    mesh: Mesh,
+    state: Any,
+    limit: int,
+    accumulate: int = 1,
+    kernel_cycles: KernelCycles | None = None,
+) -> Program:
     """Reads what a compiled program takes.
 
     Args:
@@ -83,11 +100,14 @@ def describe(compiled: Any, mesh: Mesh, state: Any, limit: int, accumulate: int 
       limit: bytes that programs may take on a device; 0 = unknown.
       accumulate: micro-batches. XLA counts the loop over them once: FLOPs are multiplied, since
         nearly all are in it, and bytes are unknown.
+      kernel_cycles: counts those of our kernels; None = they are named as without cycles.
     """
     cost = compiled.cost_analysis() or {}
     parts: collections.Counter[str] = collections.Counter()
     exchanges: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     without: collections.Counter[str] = collections.Counter()
+    calls: collections.Counter[Kernel] = collections.Counter()
+    places: collections.Counter[tuple[Kernel, str]] = collections.Counter()
     copied = 0
     for instruction, times in hlo.walk(compiled.as_text(), trips=accumulate):
         if instruction.kind in hlo.COLLECTIVES:
@@ -99,18 +119,26 @@ def describe(compiled: Any, mesh: Mesh, state: Any, limit: int, accumulate: int 
             parts[_part(instruction.path)] += times * instruction.cycles
         elif instruction.opcode in _COPIES:
             copied += times * instruction.size
+        elif kernel_cycles and (kernel := kernel_of(instruction)):
+            calls[kernel] += times
+            places[kernel, _part(instruction.path)] += times
         elif _computes(instruction):
             without[instruction.target or re.sub(r"[.\d]+$", "", instruction.name)] += times
+    kernels = kernel_cycles.count(calls) if kernel_cycles else ()
+    cycles = {counted.kernel: counted.cycles for counted in kernels}
+    for (kernel, part), times in places.items():
+        parts[part] += times * cycles[kernel]
     return Program(
         flops=float(cost.get("flops", 0.0)) * accumulate,
         bytes_accessed=float(cost.get("bytes accessed", 0.0)) if accumulate == 1 else 0.0,
         cycles=sum(parts.values()),
         parts=dict(parts.most_common()),
         exchanges=tuple(
-            Exchange(kind, axes, count, size)
+            Exchange(kind, axes, count, size, _received(kind, axes, size, mesh))
             for (kind, axes), (count, size) in sorted(exchanges.items())
         ),
         copied=copied,
+        kernels=kernels,
         without_cycles=dict(without) if parts else {},
         memory=_memory(compiled, state, limit),
     )
@@ -127,11 +155,19 @@ def axes_of(groups: hlo.Groups | None, mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis, differs in zip(mesh.axis_names, differing, strict=True) if differs)
 
 
+def _received(kind: str, axes: tuple[str, ...], size: int, mesh: Mesh) -> int:
+    """Bytes that have to come from others, for results of that size on each device."""
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    share = (devices - 1) / devices
+    times = {"all-reduce": 2 * share, "reduce-scatter": devices - 1, "collective-permute": 1}
+    return round(size * times.get(kind, share))
+
+
 def _computes(instruction: hlo.Instruction) -> bool:
     if instruction.opcode == "custom-call":
         return instruction.target not in _FREE
-    if instruction.name.startswith("async-collective"):
-        return False  # an exchange
+    if instruction.exchanges:
+        return False
     return instruction.opcode in ("fusion", "sort", "convolution", "dot", "scatter", "gather")
 
 

@@ -24,7 +24,9 @@ _BODY = re.compile(r"\b(?:body|to_apply|true_computation|false_computation)=%?([
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _CALLS = re.compile(r"\bcalls=%?([\w.\-]+)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-_CHAIN = re.compile(r'(?:channel_id=|chain_id=")(\d+)')
+# Not channel_id, which layers traced once have in common.
+_CHAIN = re.compile(r'chain_id="(\d+)')
+_CONSTRAINTS = re.compile(r"operand_layout_constraints=\{(.*?)\}\}")
 _ARRAY = re.compile(r"(pred|[a-z]+[0-9]+[a-z0-9]*)\[([\d,]*)\]")
 
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
@@ -56,6 +58,7 @@ class Instruction:
     bodies: tuple[str, ...]  # computations that it runs
     calls: str  # the computation that was fused into it
     target: str  # the kernel, of a custom call
+    shapes: tuple[tuple[int, ...], ...]  # of a custom call's results and operands
     chain: tuple[str, ...]  # by which parts of one exchange are known
     groups: Groups | None  # of devices that exchange; () = all of them, None = not understood
 
@@ -63,6 +66,11 @@ class Instruction:
     def kind(self) -> str:
         """The opcode, without saying that this only starts it."""
         return self.opcode.removesuffix("-start")
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether it is nothing but an exchange that was fused."""
+        return _SCATTERED in self.name + self.calls or self.name.startswith("async-collective")
 
 
 def walk(text: str, trips: int = 1) -> Iterator[tuple[Instruction, int]]:
@@ -93,7 +101,7 @@ def walk(text: str, trips: int = 1) -> Iterator[tuple[Instruction, int]]:
                 if (inner.kind, *inner.chain) in seen:
                     continue
                 seen.add((inner.kind, *inner.chain))
-            if _SCATTERED in outer.name or _SCATTERED in outer.calls:
+            if _SCATTERED in outer.name + outer.calls:
                 inner = dataclasses.replace(inner, opcode="reduce-scatter", size=outer.size)
             yield inner
 
@@ -124,6 +132,7 @@ def _instruction(name: str, rest: str) -> Instruction:
         arrays = [array for array in arrays if array != ("u32", "")]
         arrays = arrays[len(arrays) // 2 :]
     branches = re.findall(r"[\w.\-]+", _first(_BRANCHES.search(rest)))
+    operands = _ARRAY.findall(_first(_CONSTRAINTS.search(rest)))
     return Instruction(
         name=name,
         opcode=opcode,
@@ -134,6 +143,7 @@ def _instruction(name: str, rest: str) -> Instruction:
         bodies=(*_BODY.findall(rest), *branches),
         calls=_first(_CALLS.search(rest)),
         target=_first(_TARGET.search(rest)),
+        shapes=tuple(_numbers(shape) for _, shape in (*arrays, *operands)) if operands else (),
         chain=tuple(_CHAIN.findall(rest)),
         groups=_groups(rest),
     )

@@ -24,6 +24,7 @@ from flaxbert.loop.step import abstract_state, compile_step
 from flaxbert.model.heads import INPUTS, abstract_params
 from flaxbert.planning.chips import Chip
 from flaxbert.planning.estimate import Program, describe
+from flaxbert.planning.topology import Target
 from flaxbert.prepare import Plans, Prepared, plan, resolve_dtype
 from flaxbert.programs import fitting, train_step_of
 
@@ -73,7 +74,19 @@ class Planned:
     update: Update
     evaluation: Evaluation | None
     evaluations: int
+    exchange_seconds: float  # of an update at least, within a slice; 0 = none, or unknown
     peak_flops: float  # of all devices; 0 = unknown
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes accessed for each computed token of the fullest update; 0 = unknown."""
+        tokens = self.update.rows * self.update.row_length * self.update.accumulate / self.devices
+        return self.update.program.bytes_accessed / tokens
+
+    @property
+    def slowest_seconds(self) -> float:
+        """Of an update, if nothing is computed while devices exchange."""
+        return self.update.seconds + self.exchange_seconds
 
     @property
     def sequences_per_second(self) -> float:
@@ -93,13 +106,13 @@ class Planned:
         return self.updates * self.update.seconds + self.evaluations * evaluation
 
 
-def plan_run(config: Config, prepared: Prepared, devices: list[Any], chip: Chip | None) -> Planned:
+def plan_run(config: Config, prepared: Prepared, target: Target) -> Planned:
     """Compiles the run's fullest update and its evaluation for some devices.
 
     Raises:
       ConfigError: a mesh or an update that does not fit the devices.
     """
-    bert = prepared.bert
+    bert, devices, chip = prepared.bert, target.devices, target.chip
     mesh = make_mesh(config.mesh, bert, devices)
     dtype = resolve_dtype(config.model.dtype, devices[0])
     limit = memory.share_of(chip.memory) if chip else memory.limit_of(devices[0])
@@ -118,9 +131,9 @@ def plan_run(config: Config, prepared: Prepared, devices: list[Any], chip: Chip 
         return program
 
     plans, largest, _ = fitting(compiled, config, prepared, plans, mesh, limit)
-    program = describe(largest, mesh, state, limit, plans.train.accumulate)
+    program = describe(largest, mesh, state, limit, plans.train.accumulate, target.kernel_cycles)
     del largest
-    evaluation = _evaluation(prepared, plans, mesh, dtype, state, chip, limit)
+    evaluation = _evaluation(prepared, plans, mesh, dtype, state, target, limit)
     every = config.train.eval_every or plans.per_epoch
     return Planned(
         devices=mesh.devices.size,
@@ -132,6 +145,7 @@ def plan_run(config: Config, prepared: Prepared, devices: list[Any], chip: Chip 
         update=_update(config, prepared, plans, program, chip, taken),
         evaluation=evaluation,
         evaluations=-(-plans.total // every) if evaluation else 0,
+        exchange_seconds=program.exchange_seconds(chip, target.links) if chip else 0.0,
         peak_flops=peak_of(mesh, dtype),
     )
 
@@ -178,7 +192,7 @@ def _evaluation(
     mesh: Mesh,
     dtype: str,
     state: Any,
-    chip: Chip | None,
+    target: Target,
     limit: int,
 ) -> Evaluation | None:
     if plans.validation is None:
@@ -199,12 +213,14 @@ def _evaluation(
             for name in INPUTS
         }
         compiled = forward.lower(state["params"], inputs).compile()
-        return describe(compiled, mesh, state, limit)
+        return describe(compiled, mesh, state, limit, kernel_cycles=target.kernel_cycles)
 
     programs = {shape: program(batch) for shape, batch in batches.items()}
     return Evaluation(
         batches=sum(counts.values()),
         shapes=tuple(programs),
         programs=tuple(programs.values()),
-        seconds=sum(counts[shape] * found.seconds(chip) for shape, found in programs.items()),
+        seconds=sum(
+            counts[shape] * found.seconds(target.chip) for shape, found in programs.items()
+        ),
     )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from flaxbert.loop.memory import MIB
 from flaxbert.planning.chips import GIB, Chip
+from flaxbert.planning.compare import Choice, recommended
 from flaxbert.planning.estimate import Memory
 from flaxbert.planning.run import Planned
+from flaxbert.planning.topology import Target
 
 
-def lines(planned: Planned, model: str, topology: str, slices: int, chip: Chip | None) -> list[str]:
+def lines(planned: Planned, model: str, target: Target) -> list[str]:
     update, program = planned.update, planned.update.program
     axes = ", ".join(f"{axis} {size}" for axis, size in planned.mesh.items())
     micro = f" in {update.accumulate} micro-batches" if update.accumulate > 1 else ""
     shapes = ", ".join(f"{rows} x {update.row_length}" for rows in update.row_counts)
-    where = f" ({slices} x {topology})" if slices > 1 else f" ({topology})" if topology else ""
+    where = f" ({target})" if target.topology else ""
     flops = program.flops * planned.devices
     told = [
         f"devices: {planned.devices} {planned.kind}{where}, {_count(planned.hosts, 'host')}; "
@@ -31,7 +34,10 @@ def lines(planned: Planned, model: str, topology: str, slices: int, chip: Chip |
         f"FLOPs: {flops / 1e12:.3f} T, {flops / update.flops_of_model:.3f} times the model's",
     ]
     if program.bytes_accessed:
-        told.append(f"bytes accessed, on-chip memory too: {_size(program.bytes_accessed)}")
+        told.append(
+            f"bytes accessed, on-chip memory too: {_size(program.bytes_accessed)}, "
+            f"{planned.bytes_per_token / 1024:,.0f} KiB a token"
+        )
     for found in program.exchanges:
         along = " and ".join(found.axes) or "axes that are not understood"
         told.append(f"exchange: {found.count} {found.kind} over {along}, {_size(found.bytes)}")
@@ -41,7 +47,7 @@ def lines(planned: Planned, model: str, topology: str, slices: int, chip: Chip |
             f"evaluation: {_count(planned.evaluation.batches, 'batch', 'es')}, "
             f"{_count(planned.evaluations, 'time')}; memory {_fit(most.memory)}"
         )
-    return [*told, *_time(planned, chip)]
+    return [*told, *_time(planned, target.chip)]
 
 
 def _time(planned: Planned, chip: Chip | None) -> list[str]:
@@ -56,7 +62,19 @@ def _time(planned: Planned, chip: Chip | None) -> list[str]:
     told += [
         f"  {part}: {100 * cycles / program.cycles:.1f} %" for part, cycles in program.parts.items()
     ]
-    if program.exchanges:
+    for counted in program.kernels:
+        how = "by formula" if counted.by_formula else "compiled alone"
+        cycles = counted.calls * counted.cycles
+        told.append(
+            f"  of them {counted.calls} x {counted.kernel.name} ({how}): "
+            f"{100 * cycles / program.cycles:.1f} %"
+        )
+    if planned.exchange_seconds:
+        told.append(
+            f"  exchanges are not in it: at least {1e3 * planned.exchange_seconds:.1f} ms by a "
+            "slice's links, beside it or after it"
+        )
+    elif program.exchanges:
         told.append("  exchanges are not in it")
     if program.copied:
         told.append(
@@ -74,18 +92,100 @@ def _time(planned: Planned, chip: Chip | None) -> list[str]:
     return told
 
 
-def as_json(planned: Planned, topology: str, slices: int, chip: Chip | None) -> dict[str, Any]:
+_COLUMNS = {
+    "slice": 12,
+    "mesh": 16,
+    "memory left": 18,
+    "update": 10,
+    "exchanges": 10,
+    "sequences/s": 12,
+    "MFU": 7,
+    "run": 12,
+    "chip hours": 0,
+}
+
+
+def compared_head() -> str:
+    return _columns(tuple(_COLUMNS))
+
+
+def compared(choice: Choice) -> str:
+    """A row of the table below `compared_head`."""
+    return _columns(_row(choice))
+
+
+def _columns(texts: tuple[str, ...]) -> str:
+    return "  ".join(map(str.ljust, texts, _COLUMNS.values())).rstrip()
+
+
+def recommendation(choices: Sequence[Choice]) -> list[str]:
+    """Which slice and mesh to take of those that were compared."""
+    told = [
+        f"{choice.target}, mesh {_mesh(choice.mesh)}: {choice.refused}"
+        for choice in choices
+        if choice.refused
+    ]
+    best = recommended(choices)
+    if best is None:
+        return [*told, "None of them fits."]
+    fastest = min((choice for choice in choices if choice.fits), key=lambda each: each.seconds)
+    told.append(f"recommended: {best.target}, mesh {_mesh(best.mesh)}: fewest chip hours")
+    if fastest is not best:
+        told.append(f"fastest: {fastest.target}, mesh {_mesh(fastest.mesh)}")
+    told.append(
+        "Time is the TPU compiler's estimate; exchanges are what they take at least, not hidden "
+        "behind anything."
+    )
+    return told
+
+
+def _row(choice: Choice) -> tuple[str, ...]:
+    planned = choice.planned
+    if planned is None:
+        return (str(choice.target), _mesh(choice.mesh), "refused", *[""] * 6)
+    margin = planned.update.program.memory.margin
+    sequences = planned.update.sequences / planned.slowest_seconds
+    mfu = planned.update.flops_of_real_tokens / planned.slowest_seconds / planned.peak_flops
+    return (
+        str(choice.target),
+        _mesh(choice.mesh),
+        _size(margin) if margin >= 0 else f"NO: {_size(-margin)} short",
+        f"{1e3 * planned.update.seconds:.1f} ms",
+        f"{1e3 * planned.exchange_seconds:.1f} ms",
+        f"{sequences:,.0f}",
+        f"{100 * mfu:.1f} %",
+        _duration(choice.seconds),
+        f"{choice.chip_hours:.3f}",
+    )
+
+
+def _mesh(mesh: Any) -> str:
+    sizes = {axis: size for axis, size in dataclasses.asdict(mesh).items() if size > 1}
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items()) or "one device"
+
+
+def as_json(planned: Planned, target: Target) -> dict[str, Any]:
     """Returns everything; sizes in bytes, times in seconds."""
+    chip = target.chip
     return {
-        "topology": topology,
-        "slices": slices,
+        "topology": target.topology,
+        "slices": target.slices,
         "chip": dataclasses.asdict(chip) if chip else None,
         "time_is": "the TPU compiler's estimate, without exchanges" if chip else "unknown",
         **dataclasses.asdict(planned),
+        "bytes_per_token": planned.bytes_per_token,
+        "slowest_update_seconds": planned.slowest_seconds,
         "sequences_per_second": planned.sequences_per_second,
         "mfu": planned.mfu,
         "seconds": planned.seconds,
     }
+
+
+def choice_as_json(choice: Choice) -> dict[str, Any]:
+    if choice.planned is None:
+        refused = {"topology": choice.target.topology, "slices": choice.target.slices}
+        return {**refused, "mesh": dataclasses.asdict(choice.mesh), "refused": choice.refused}
+    return as_json(choice.planned, choice.target)
 
 
 def _fit(held: Memory) -> str:

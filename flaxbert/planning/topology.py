@@ -1,4 +1,4 @@
-"""Devices of a TPU slice that is not here: descriptions that the TPU's compiler takes.
+"""What a run is planned for: devices that are here, or descriptions of TPUs that are not.
 
 The surprising thing: no TPU is asked and none is needed, only its compiler (libtpu), which runs on
 any Linux machine. JAX is told to stay on the CPU, so that a TPU that is here is left alone.
@@ -6,6 +6,7 @@ any Linux machine. JAX is told to stay on the CPU, so that a TPU that is here is
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from typing import Any
@@ -13,14 +14,43 @@ from typing import Any
 import jax
 
 from flaxbert.errors import ConfigError
-from flaxbert.planning.chips import chip_of
+from flaxbert.planning.chips import Chip, chip_of, links_of
+from flaxbert.planning.kernels import KernelCycles
 
 _NO_HOST = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # ours runs beside a child of its own
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Devices, and what is known of TPUs among them; only the devices of those that are here."""
+
+    devices: list[Any]
+    topology: str = ""
+    slices: int = 1
+    chip: Chip | None = None
+    links: int = 0  # of a chip within its slice
+    kernel_cycles: KernelCycles | None = None
+
+    def __str__(self) -> str:
+        return f"{self.slices} x {self.topology}" if self.slices > 1 else self.topology
+
+
+def target_of(topology: str, slices: int) -> Target:
+    """Returns some slices of TPUs.
+
+    Raises:
+      ConfigError: no libtpu, or a shape that there is not.
+    """
+    chip, shape = chip_of(topology)
+    devices = devices_of(topology, slices)
+    cycles = KernelCycles(topology, chip)
+    return Target(devices, topology, slices, chip, links_of(chip, shape), cycles)
 
 
 def devices_of(topology: str, slices: int) -> list[Any]:

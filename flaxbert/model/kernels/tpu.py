@@ -9,11 +9,13 @@ of an activation beside its value (the exact GELU's erf and exp are dear: once i
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from flaxbert.model.attention import attend
@@ -28,6 +30,9 @@ Spread = Callable[[Callable[..., Any], tuple[str, ...], tuple[str, ...]], Callab
 
 _TOKENS, _PLACES, _STATISTIC = "r.h", "r.", "rh.."
 
+# Relative to the norm: half precision takes 3e-3 here, a wrong mask or scale takes 0.1.
+_ROUNDING = 0.02
+
 
 def kernels_of(spread: Spread, parts: int, interpret: bool = False) -> Kernels:
     """Returns the kernels for a mesh.
@@ -39,6 +44,65 @@ def kernels_of(spread: Spread, parts: int, interpret: bool = False) -> Kernels:
     """
     attention = functools.partial(_attention, _Mesh(spread, parts, interpret))
     return Kernels(attention, _residual, _dense)
+
+
+@functools.cache
+def is_right(interpret: bool = False) -> bool:
+    """Whether the attention kernel gives the plain code's numbers on the TPU at hand.
+
+    It was written where there is no TPU: by its compiler, and as plain JAX. So a run asks first; it
+    trains without where they differ by more than rounding, or where the kernel does not run, and
+    says so.
+    """
+    random = np.random.default_rng(0)
+    length, heads, size, rate = 256, 2, 64, 0.1
+    shape = (1, length, heads * size)
+    qkv = jnp.asarray(random.normal(size=(3, *shape)), jnp.bfloat16)
+    cotangent = jnp.asarray(random.normal(size=shape), jnp.bfloat16)
+    tokens = jnp.arange(length, dtype=jnp.int32)[None]
+    ids, positions = tokens // 40, tokens % 40
+    bits = jnp.asarray(random.integers(0, 2**32, (1, length), dtype=np.uint32))
+    options: dict[str, Any] = {"heads": heads, "rate": rate, "interpret": interpret}
+
+    @jax.jit
+    def kernel(qkv: Array, cotangent: Array) -> list[Array]:
+        q, k, v = qkv
+        inputs = (q, k, v, ids, positions, bits)
+        context, logsumexp = tpu_attention.attention_forward(*inputs, **options)
+        gradients = tpu_attention.attention_backward(*inputs, logsumexp, cotangent, **options)
+        return [context, *gradients[:3]]
+
+    @jax.jit
+    def plain(qkv: Array, cotangent: Array) -> list[Array]:
+        def context(qkv: Array) -> Array:
+            split = (1, length, heads, size)
+            same = {"query_sequences": ids, "key_sequences": ids, "key_positions": positions}
+            found = attend(*(x.reshape(split) for x in qkv), **same, rate=rate, bits=bits)
+            return found.reshape(shape)
+
+        out, pullback = jax.vjp(context, qkv)
+        return [out, *pullback(cotangent)[0]]
+
+    try:
+        found = kernel(qkv, cotangent)
+        right = plain(qkv.astype(jnp.float32), cotangent.astype(jnp.float32))
+        pairs = [
+            (np.asarray(one, np.float64), np.asarray(other, np.float64))
+            for one, other in zip(found, right, strict=True)
+        ]
+        off = max(np.linalg.norm(one - other) / np.linalg.norm(other) for one, other in pairs)
+        if off <= _ROUNDING:
+            return True
+        said = f"its numbers are off by {off:.2g}"
+    except Exception as error:  # whatever the compiler or the chip say
+        said = f"it does not run: {str(error).strip().splitlines()[0]}"
+    warnings.warn(
+        f"flaxbert's attention kernel is not used on this TPU, updates take longer: {said}. Please "
+        "report it.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 class _Mesh:

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from flaxbert.model.dropout import is_kept, key_word
 from flaxbert.model.products import is_half, precision_for
 
-_LANES = 128
+LANES = 128
 _LONGEST = 512  # of a row: its logits have to fit the chip's vector memory
 # Tiles of 128 x 128 logits, each for all heads that share lanes, in one program: more take long to
 # compile, 128 x 768 need 6.
@@ -41,7 +41,7 @@ _MASKED = -1e30
 def serves(length: int, features: int, heads: int) -> bool:
     """Whether rows of that length, and heads of that size, are what the kernels are written for."""
     size = features // heads
-    whole = length % _LANES == 0 and features % _LANES == 0 and _LANES % size == 0
+    whole = length % LANES == 0 and features % LANES == 0 and LANES % size == 0
     return whole and length <= _LONGEST and size >= 16
 
 
@@ -63,23 +63,23 @@ class _Sizes:
     @property
     def together(self) -> int:
         """Heads that share the lanes."""
-        return _LANES // self.size
+        return LANES // self.size
 
     @property
     def blocks(self) -> int:
         """Of queries, in a row."""
-        return self.length // _LANES
+        return self.length // LANES
 
     @property
     def groups(self) -> int:
         """Of heads, in a program: a divisor of all."""
-        most, every = max(1, _TILES // self.blocks**2), self.features // _LANES
+        most, every = max(1, _TILES // self.blocks**2), self.features // LANES
         return max(count for count in range(1, min(most, every) + 1) if every % count == 0)
 
     @property
     def programs(self) -> int:
         """Of a row."""
-        return self.features // _LANES // self.groups
+        return self.features // LANES // self.groups
 
 
 def attention_forward(
@@ -126,7 +126,7 @@ def attention_backward(
     """Returns the gradients of query, key and value, and their sums over each row [B, 3, D]."""
     rows, length, features = query.shape
     sizes = _Sizes(rows, length, features, heads, rate, query.dtype)
-    width = sizes.groups * _LANES
+    width = sizes.groups * LANES
     sums = (
         pl.BlockSpec((None, 3, width), lambda row, part: (row, 0, part)),
         jax.ShapeDtypeStruct((rows, 3, features), jnp.float32),
@@ -139,12 +139,12 @@ def attention_backward(
 
 
 def _tokens(sizes: _Sizes) -> pl.BlockSpec:
-    width = sizes.groups * _LANES
+    width = sizes.groups * LANES
     return pl.BlockSpec((None, sizes.length, width), lambda row, part: (row, 0, part))
 
 
 def _statistic(sizes: _Sizes) -> tuple[pl.BlockSpec, jax.ShapeDtypeStruct]:
-    shape = (sizes.rows, sizes.features // _LANES, sizes.together, sizes.length)
+    shape = (sizes.rows, sizes.features // LANES, sizes.together, sizes.length)
     block = (None, sizes.groups, *shape[2:])
     spec = pl.BlockSpec(block, lambda row, part: (row, part, 0, 0))
     return spec, jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -183,18 +183,18 @@ def _call(
         out_shape=shapes,
         scratch_shapes=[
             pltpu.VMEM((length, length), jnp.float32),
-            pltpu.VMEM((length, _LANES), jnp.uint32),
+            pltpu.VMEM((length, LANES), jnp.uint32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         cost_estimate=cost,
         interpret=interpret,
-        name=f"attention{kernel.__name__}",
+        name=f"attention{kernel.__name__}{'_dropout' if sizes.rate else ''}",
     )(*arrays)
 
 
 def _down(row: Array) -> Array:
     """Returns [M, 128] of [1, M]: each value along a row of its own."""
-    return jnp.broadcast_to(row, (_LANES, row.shape[-1])).T
+    return jnp.broadcast_to(row, (LANES, row.shape[-1])).T
 
 
 def _dot(a: Array, b: Array, contracted: tuple[int, int]) -> Array:
@@ -229,7 +229,7 @@ class _Row:
             self.words_ref[...] = key_word(_zero(), _down(positions_ref[...]))
 
     def queries(self, block: int) -> slice:
-        return slice(block * _LANES, (block + 1) * _LANES)
+        return slice(block * LANES, (block + 1) * LANES)
 
     def logits(self, block: int, keys: Array, queries: Array) -> Float[Array, "M 128"]:
         """In powers of two."""
@@ -278,7 +278,7 @@ class _Row:
 
 
 def _lanes(group: int) -> slice:
-    return slice(group * _LANES, (group + 1) * _LANES)
+    return slice(group * LANES, (group + 1) * LANES)
 
 
 def _forward(

@@ -145,3 +145,24 @@ def test_tpus_have_kernels():
     kernels_for = sharding.kernels_for.__wrapped__
     assert kernels_for(mesh, BertConfig(), "bfloat16") is not None
     assert kernels_for(mesh, BertConfig(), "float32") is None
+
+
+def test_a_tpu_is_asked_for_its_numbers_first(monkeypatch):
+    assert tpu.is_right.__wrapped__(interpret=True)
+    devices = np.array([types.SimpleNamespace(platform="tpu")], object)
+    mesh = types.SimpleNamespace(devices=devices, size=1, shape={"model": 1})
+    kernels_for = sharding.kernels_for.__wrapped__
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    for answer in (True, False):
+        monkeypatch.setattr(tpu, "is_right", lambda answer=answer: answer)
+        assert (kernels_for(mesh, BertConfig(), "bfloat16") is not None) is answer
+
+
+def test_wrong_numbers_of_a_tpu_are_told(monkeypatch):
+    kept = tpu_attention.is_kept
+    monkeypatch.setattr(tpu_attention, "is_kept", lambda bits, *rest: kept(bits + 1, *rest))
+    with pytest.warns(RuntimeWarning, match="its numbers are off by 0"):
+        assert not tpu.is_right.__wrapped__(interpret=True)
+    monkeypatch.setattr(tpu_attention, "is_kept", None)
+    with pytest.warns(RuntimeWarning, match="it does not run: 'NoneType'"):
+        assert not tpu.is_right.__wrapped__(interpret=True)
