@@ -33,6 +33,7 @@ test: $(VENV)/.installed-test
 
 # The TPU's compiler, beside the environment: JAX would look for TPUs and warn.
 $(VENV)/.installed-tpu: $(VENV)/.installed-test
+	rm -rf $(VENV)/tpu
 	$(BIN)/python -m pip install --quiet --no-deps --target=$(VENV)/tpu \
 	  "$$($(BIN)/python -m tests.planning.golden --requirement)"
 	touch $@

@@ -157,6 +157,8 @@ def axes_of(groups: hlo.Groups | None, mesh: Mesh) -> tuple[str, ...]:
 
 def _received(kind: str, axes: tuple[str, ...], size: int, mesh: Mesh) -> int:
     """Bytes that have to come from others, for results of that size on each device."""
+    if not axes:
+        return 0
     devices = math.prod(mesh.shape[axis] for axis in axes)
     share = (devices - 1) / devices
     times = {"all-reduce": 2 * share, "reduce-scatter": devices - 1, "collective-permute": 1}

@@ -90,12 +90,14 @@ def is_right(interpret: bool = False) -> bool:
             (np.asarray(one, np.float64), np.asarray(other, np.float64))
             for one, other in zip(found, right, strict=True)
         ]
-        off = max(np.linalg.norm(one - other) / np.linalg.norm(other) for one, other in pairs)
+        # np.max: a NaN is the largest, for max() it may be none.
+        off = np.max([np.linalg.norm(one - other) / np.linalg.norm(other) for one, other in pairs])
         if off <= _ROUNDING:
             return True
         said = f"its numbers are off by {off:.2g}"
     except Exception as error:  # whatever the compiler or the chip say
-        said = f"it does not run: {str(error).strip().splitlines()[0]}"
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = f"it does not run: {first}"
     warnings.warn(
         f"flaxbert's attention kernel is not used on this TPU, updates take longer: {said}. Please "
         "report it.",

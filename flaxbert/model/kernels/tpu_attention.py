@@ -42,7 +42,8 @@ def serves(length: int, features: int, heads: int) -> bool:
     """Whether rows of that length, and heads of that size, are what the kernels are written for."""
     size = features // heads
     whole = length % LANES == 0 and features % LANES == 0 and LANES % size == 0
-    return whole and length <= _LONGEST and size >= 16
+    # Eight heads of 16 share lanes: at 512 their backward pass does not fit that memory.
+    return whole and length <= _LONGEST and size >= (32 if length > 256 else 16)
 
 
 @dataclasses.dataclass(frozen=True)

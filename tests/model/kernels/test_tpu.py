@@ -133,6 +133,8 @@ def test_what_is_kept_for_the_backward_pass_is_in_half_precision():
         (120, 768, 12, False),
         (128, 312, 12, False),
         (128, 128, 16, False),
+        (256, 128, 8, True),
+        (512, 128, 8, False),  # does not fit the vector memory
     ],
 )
 def test_what_the_kernel_is_written_for(length, width, heads, served):
@@ -162,6 +164,23 @@ def test_wrong_numbers_of_a_tpu_are_told(monkeypatch):
     kept = tpu_attention.is_kept
     monkeypatch.setattr(tpu_attention, "is_kept", lambda bits, *rest: kept(bits + 1, *rest))
     with pytest.warns(RuntimeWarning, match="its numbers are off by 0"):
+        assert not tpu.is_right.__wrapped__(interpret=True)
+    monkeypatch.setattr(tpu_attention, "is_kept", kept)
+    backward = tpu_attention.attention_backward
+
+    def not_finite(*arrays, **options):
+        to_query, to_key, *others = backward(*arrays, **options)
+        return to_query, to_key * jnp.nan, *others
+
+    monkeypatch.setattr(tpu_attention, "attention_backward", not_finite)
+    with pytest.warns(RuntimeWarning, match="its numbers are off by nan"):
+        assert not tpu.is_right.__wrapped__(interpret=True)
+
+    def refused(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr(tpu_attention, "attention_backward", refused)
+    with pytest.warns(RuntimeWarning, match="it does not run: NotImplementedError"):
         assert not tpu.is_right.__wrapped__(interpret=True)
     monkeypatch.setattr(tpu_attention, "is_kept", None)
     with pytest.warns(RuntimeWarning, match="it does not run: 'NoneType'"):
