@@ -32,6 +32,7 @@ from flaxbert.diagnose.report import (
     exit_code,
     guarded,
 )
+from flaxbert.model.kernels.check import LENGTHS, wrong_kernels
 from flaxbert.storage import embedded, hub, lease
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.storage.lock import holder, locked
@@ -171,15 +172,17 @@ def the_tpus():
 def test_the_canary_compares_the_kernels(kernels, monkeypatch):
     assert canary.kernels_here() is None  # so they run as plain JAX
     kernels = kernels()
-    assert canary.wrong_kernels(kernels) == []
+    assert wrong_kernels(kernels) == []
     wrong = dataclasses.replace(
         kernels,
-        attention=lambda *inputs: kernels.attention(*inputs[:4], inputs[4] + 1, *inputs[5:]),
+        attention=lambda *inputs: kernels.attention(
+            *inputs[:4], None if inputs[4] is None else inputs[4] + 1, *inputs[5:]
+        ),
         residual=lambda *inputs: kernels.residual(*inputs[:5], inputs[5] + 1, *inputs[6:]),
         dense=lambda x, projection, _: kernels.dense(x, projection, jax.nn.relu),
     )
-    assert canary.wrong_kernels(wrong) == [
-        *(f"the attention kernel at {length} tokens" for length in (88, 200, 128, 256)),
+    assert wrong_kernels(wrong) == [
+        *(f"the attention kernel at {length} tokens" for length in LENGTHS),
         "the kernel of residual and LayerNorm",
         "the kernel of a linear layer and its activation",
     ]

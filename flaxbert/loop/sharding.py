@@ -138,7 +138,19 @@ def gather_tables(mesh: Mesh, params: Any) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def kernels_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
-    """Returns the kernels of the mesh's devices: TPUs, or one NVIDIA GPU (Ampere or later).
+    """Returns the kernels that a run on the mesh uses.
+
+    Those for TPUs were written where there is none: by the TPU's compiler, and as plain JAX. So
+    they are compared with the plain code first, and a run goes without, and says so, where they
+    differ by more than rounding or do not run. A TPU that is not here (planning/) cannot be asked.
+    """
+    kernels = kernels_written_for(mesh, config, dtype)
+    is_here = mesh.devices.flat[0].platform == "tpu" and jax.default_backend() == "tpu"
+    return None if kernels and is_here and not _are_right() else kernels
+
+
+def kernels_written_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
+    """Returns the kernels for the mesh's devices: TPUs, or one NVIDIA GPU (Ampere or later).
 
     In half precision only. On several GPUs each kernel would have to be told how its arrays are
     spread; no compiler knows.
@@ -150,9 +162,6 @@ def kernels_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
         if device.platform == "tpu":
             from flaxbert.model.kernels import tpu
 
-            # A TPU that is not here (planning/) cannot be asked.
-            if jax.default_backend() == "tpu" and not tpu.is_right():
-                return None
             return tpu.kernels_of(functools.partial(_spread, mesh), mesh.shape["model"])
         if device.platform == "gpu" and mesh.size == 1 and _serves(device, config.head_size):
             from flaxbert.model.kernels import gpu  # Pallas takes long to import
@@ -162,6 +171,26 @@ def kernels_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
         said = f"this JAX has no Pallas for {device.platform}s, updates take longer: {error}"
         warnings.warn(said, RuntimeWarning, stacklevel=2)
     return None
+
+
+@functools.cache
+def _are_right() -> bool:
+    """Whether the kernels for TPUs give the plain code's numbers on the one at hand."""
+    from flaxbert.model.kernels import check, tpu
+
+    alone = tpu.kernels_of(lambda function, *_: functools.partial(function, 0), 1)
+    try:
+        wrong = check.wrong_kernels(alone, lengths=(256,))
+    except Exception as error:  # whatever the compiler or the chip say
+        wrong = [(str(error).strip().splitlines() or [type(error).__name__])[0]]
+    if wrong:
+        warnings.warn(
+            "flaxbert's kernels are not used on this TPU, updates take longer. Please report what "
+            f"is wrong: {'; '.join(wrong)}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return not wrong
 
 
 def _serves(device: Any, head_size: int) -> bool:

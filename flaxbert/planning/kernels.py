@@ -57,8 +57,11 @@ def kernel_of(instruction: Instruction) -> Kernel | None:
     found = _NAME.fullmatch(instruction.name)
     if instruction.target != "tpu_custom_call" or not found:
         return None
-    rows, length, features = next(shape for shape in instruction.shapes if len(shape) == 3)
-    _, groups, together, _ = next(shape for shape in instruction.shapes if len(shape) == 4)
+    tokens = next((shape for shape in instruction.shapes if len(shape) == 3), None)
+    statistic = next((shape for shape in instruction.shapes if len(shape) == 4), None)
+    if tokens is None or statistic is None:  # written in a way not known here
+        return None
+    (rows, length, features), (_, groups, together, _) = tokens, statistic
     return Kernel(found[1], rows, length, features, groups * together)
 
 
@@ -101,6 +104,8 @@ def _compiled_alone(kernels: Iterable[Kernel], topology: str) -> dict[Kernel, in
         out = out.decode() if isinstance(out, bytes) else out
     found = {}
     for line in out.splitlines():
+        if not line.startswith('{"kernel"'):
+            continue  # said by the compiler
         answer = json.loads(line)
         found[Kernel(**answer["kernel"])] = answer["cycles"]
     return found

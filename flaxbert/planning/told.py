@@ -129,7 +129,9 @@ def recommendation(choices: Sequence[Choice]) -> list[str]:
     if best is None:
         return [*told, "None of them fits."]
     fastest = min((choice for choice in choices if choice.fits), key=lambda each: each.seconds)
-    told.append(f"recommended: {best.target}, mesh {_mesh(best.mesh)}: fewest chip hours")
+    told.append(
+        f"recommended: {best.target}, mesh {_mesh(best.mesh)}: fewest chip hours, or nearly"
+    )
     if fastest is not best:
         told.append(f"fastest: {fastest.target}, mesh {_mesh(fastest.mesh)}")
     told.append(

@@ -9,13 +9,11 @@ of an activation beside its value (the exact GELU's erf and exp are dear: once i
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from flaxbert.model.attention import attend
@@ -30,9 +28,6 @@ Spread = Callable[[Callable[..., Any], tuple[str, ...], tuple[str, ...]], Callab
 
 _TOKENS, _PLACES, _STATISTIC = "r.h", "r.", "rh.."
 
-# Relative to the norm: half precision takes 3e-3 here, a wrong mask or scale takes 0.1.
-_ROUNDING = 0.02
-
 
 def kernels_of(spread: Spread, parts: int, interpret: bool = False) -> Kernels:
     """Returns the kernels for a mesh.
@@ -42,72 +37,13 @@ def kernels_of(spread: Spread, parts: int, interpret: bool = False) -> Kernels:
       parts: over how many devices heads are split.
       interpret: run them as plain JAX; for tests.
     """
-    attention = functools.partial(_attention, _Mesh(spread, parts, interpret))
+    attention = functools.partial(_attention, _OnMesh(spread, parts, interpret))
     return Kernels(attention, _residual, _dense)
 
 
-@functools.cache
-def is_right(interpret: bool = False) -> bool:
-    """Whether the attention kernel gives the plain code's numbers on the TPU at hand.
+class _OnMesh:
+    """How kernels are run."""
 
-    It was written where there is no TPU: by its compiler, and as plain JAX. So a run asks first; it
-    trains without where they differ by more than rounding, or where the kernel does not run, and
-    says so.
-    """
-    random = np.random.default_rng(0)
-    length, heads, size, rate = 256, 2, 64, 0.1
-    shape = (1, length, heads * size)
-    qkv = jnp.asarray(random.normal(size=(3, *shape)), jnp.bfloat16)
-    cotangent = jnp.asarray(random.normal(size=shape), jnp.bfloat16)
-    tokens = jnp.arange(length, dtype=jnp.int32)[None]
-    ids, positions = tokens // 40, tokens % 40
-    bits = jnp.asarray(random.integers(0, 2**32, (1, length), dtype=np.uint32))
-    options: dict[str, Any] = {"heads": heads, "rate": rate, "interpret": interpret}
-
-    @jax.jit
-    def kernel(qkv: Array, cotangent: Array) -> list[Array]:
-        q, k, v = qkv
-        inputs = (q, k, v, ids, positions, bits)
-        context, logsumexp = tpu_attention.attention_forward(*inputs, **options)
-        gradients = tpu_attention.attention_backward(*inputs, logsumexp, cotangent, **options)
-        return [context, *gradients[:3]]
-
-    @jax.jit
-    def plain(qkv: Array, cotangent: Array) -> list[Array]:
-        def context(qkv: Array) -> Array:
-            split = (1, length, heads, size)
-            same = {"query_sequences": ids, "key_sequences": ids, "key_positions": positions}
-            found = attend(*(x.reshape(split) for x in qkv), **same, rate=rate, bits=bits)
-            return found.reshape(shape)
-
-        out, pullback = jax.vjp(context, qkv)
-        return [out, *pullback(cotangent)[0]]
-
-    try:
-        found = kernel(qkv, cotangent)
-        right = plain(qkv.astype(jnp.float32), cotangent.astype(jnp.float32))
-        pairs = [
-            (np.asarray(one, np.float64), np.asarray(other, np.float64))
-            for one, other in zip(found, right, strict=True)
-        ]
-        # np.max: a NaN is the largest, for max() it may be none.
-        off = np.max([np.linalg.norm(one - other) / np.linalg.norm(other) for one, other in pairs])
-        if off <= _ROUNDING:
-            return True
-        said = f"its numbers are off by {off:.2g}"
-    except Exception as error:  # whatever the compiler or the chip say
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        said = f"it does not run: {first}"
-    warnings.warn(
-        f"flaxbert's attention kernel is not used on this TPU, updates take longer: {said}. Please "
-        "report it.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return False
-
-
-class _Mesh:
     def __init__(self, spread: Spread, parts: int, interpret: bool) -> None:
         self.spread, self.parts, self.interpret = spread, parts, interpret
 
@@ -133,7 +69,7 @@ class _Mesh:
 
 
 def _attention(
-    mesh: _Mesh,
+    mesh: _OnMesh,
     x: Array,
     parts: tuple[Projection, Projection, Projection],
     sequence_ids: Array,
@@ -169,7 +105,7 @@ def _attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _attend(
-    mesh: _Mesh,
+    mesh: _OnMesh,
     heads: int,
     rate: float,
     dtype: Any,
@@ -181,7 +117,7 @@ def _attend(
 
 
 def _attend_forward(
-    mesh: _Mesh,
+    mesh: _OnMesh,
     heads: int,
     rate: float,
     dtype: Any,
@@ -196,7 +132,7 @@ def _attend_forward(
 
 
 def _attend_backward(
-    mesh: _Mesh, heads: int, rate: float, dtype: Any, saved: Any, cotangent: Array
+    mesh: _OnMesh, heads: int, rate: float, dtype: Any, saved: Any, cotangent: Array
 ) -> Any:
     outputs = (*[_TOKENS] * 3, "r.h")
     kernel = tpu_attention.attention_backward
@@ -219,7 +155,6 @@ def _residual(
     eps: float,
 ) -> Array:
     y = dense(x, projection.kernel, x.dtype)
-    rate = 0.0 if bits is None else rate
     return _residual_norm(y, skip, projection.bias, scale, shift, bits, rate, eps)
 
 

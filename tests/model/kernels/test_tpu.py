@@ -141,31 +141,33 @@ def test_what_the_kernel_is_written_for(length, width, heads, served):
     assert tpu_attention.serves(length, width, heads) is served
 
 
+def a_tpu(count=4, model=2):
+    devices = np.array([types.SimpleNamespace(platform="tpu")] * count, object)
+    return types.SimpleNamespace(devices=devices, size=count, shape={"model": model})
+
+
 def test_tpus_have_kernels():
-    devices = np.array([types.SimpleNamespace(platform="tpu")] * 4, object)
-    mesh = types.SimpleNamespace(devices=devices, size=4, shape={"model": 2})
     kernels_for = sharding.kernels_for.__wrapped__
-    assert kernels_for(mesh, BertConfig(), "bfloat16") is not None
-    assert kernels_for(mesh, BertConfig(), "float32") is None
+    assert kernels_for(a_tpu(), BertConfig(), "bfloat16") is not None
+    assert kernels_for(a_tpu(), BertConfig(), "float32") is None
 
 
-def test_a_tpu_is_asked_for_its_numbers_first(monkeypatch):
-    assert tpu.is_right.__wrapped__(interpret=True)
-    devices = np.array([types.SimpleNamespace(platform="tpu")], object)
-    mesh = types.SimpleNamespace(devices=devices, size=1, shape={"model": 1})
-    kernels_for = sharding.kernels_for.__wrapped__
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_tpu_is_asked_for_its_numbers_first(answer, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    for answer in (True, False):
-        monkeypatch.setattr(tpu, "is_right", lambda answer=answer: answer)
-        assert (kernels_for(mesh, BertConfig(), "bfloat16") is not None) is answer
+    monkeypatch.setattr(sharding, "_are_right", lambda: answer)
+    found = sharding.kernels_for.__wrapped__(a_tpu(), BertConfig(), "bfloat16")
+    assert (found is not None) is answer
+    # The doctor compares them whatever the answer.
+    assert sharding.kernels_written_for(a_tpu(), BertConfig(), "bfloat16") is not None
 
 
-def test_wrong_numbers_of_a_tpu_are_told(monkeypatch):
-    kept = tpu_attention.is_kept
-    monkeypatch.setattr(tpu_attention, "is_kept", lambda bits, *rest: kept(bits + 1, *rest))
-    with pytest.warns(RuntimeWarning, match="its numbers are off by 0"):
-        assert not tpu.is_right.__wrapped__(interpret=True)
-    monkeypatch.setattr(tpu_attention, "is_kept", kept)
+def test_what_is_wrong_on_a_tpu_is_told(monkeypatch):
+    kernels_of = functools.partial(tpu.kernels_of, interpret=True)
+    monkeypatch.setattr(tpu, "kernels_of", kernels_of)
+    are_right = sharding._are_right.__wrapped__
+    assert are_right()
+
     backward = tpu_attention.attention_backward
 
     def not_finite(*arrays, **options):
@@ -173,15 +175,12 @@ def test_wrong_numbers_of_a_tpu_are_told(monkeypatch):
         return to_query, to_key * jnp.nan, *others
 
     monkeypatch.setattr(tpu_attention, "attention_backward", not_finite)
-    with pytest.warns(RuntimeWarning, match="its numbers are off by nan"):
-        assert not tpu.is_right.__wrapped__(interpret=True)
+    with pytest.warns(RuntimeWarning, match="the attention kernel at 256 tokens; the attention"):
+        assert not are_right()
 
     def refused(*_, **__):
         raise NotImplementedError
 
     monkeypatch.setattr(tpu_attention, "attention_backward", refused)
-    with pytest.warns(RuntimeWarning, match="it does not run: NotImplementedError"):
-        assert not tpu.is_right.__wrapped__(interpret=True)
-    monkeypatch.setattr(tpu_attention, "is_kept", None)
-    with pytest.warns(RuntimeWarning, match="it does not run: 'NoneType'"):
-        assert not tpu.is_right.__wrapped__(interpret=True)
+    with pytest.warns(RuntimeWarning, match="what is wrong: NotImplementedError"):
+        assert not are_right()
