@@ -19,6 +19,7 @@ from tests.commands import ROOT
 from tests.glue_data import write_glue
 from tests.hub_server import HubServer
 from tests.inputs import write_trained
+from tests.planning import golden
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(sh|bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -48,7 +49,7 @@ def environment(hub, tmp_path_factory):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {
         "PATH": path,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": golden.environment()["PYTHONPATH"],  # the TPU's compiler too
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
         "HF_HOME": str(home),
