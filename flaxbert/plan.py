@@ -1,5 +1,5 @@
 """python -m flaxbert.plan --config=FILE.py[:ARG] [--topology=v5e:2x4 | --compare=v5e:2x4,v6e:2x4]
-[--slices=1] [--output=FILE]
+[--slices=1] [--largest] [--picture=FILE.png] [--output=FILE]
 
 What a run would take, without running it: its update and its evaluation are compiled for a TPU
 slice that need not be here (extra `tpu`), or for the devices at hand. Told are memory and what is
@@ -35,43 +35,41 @@ def define_flags(values: flags.FlagValues) -> None:
         "compare", [], "Slices, such as v5e:2x2,v6e:2x2: one table of them.", flag_values=values
     )
     flags.DEFINE_integer("slices", 1, "So many of it.", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool(
+        "largest", False, "Compile larger updates too, until they do not fit.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "picture",
+        "",
+        "A file for a picture of memory and time: .png, .svg or .pdf.",
+        flag_values=values,
+    )
     flags.DEFINE_string("output", "", "A JSON file for the same and more.", flag_values=values)
 
 
 def main(values: Any, stop: cli.StopSignal) -> None:
     config = cli.read_config(values)
-    if values.slices > 1 and not (values.topology or values.compare):
-        raise ConfigError("--slices needs --topology: it counts slices that are not here.")
-    if values.topology and values.compare:
-        raise ConfigError(
-            "--topology plans for one slice, --compare for several: give one of them."
-        )
-    output = Path(values.output) if values.output else None
-    if output and (output.is_dir() or not os.access(output.parent, os.W_OK)):
-        raise ConfigError(f"--output={output}: name a file in a folder that can be written to.")
-
-    from flaxbert.planning.chips import chip_of
-
-    names = values.compare or ([values.topology] if values.topology else [])
-    for name in names:
-        chip_of(name)
+    _check(values)
 
     import jax
 
-    from flaxbert.planning import told
+    from flaxbert.planning import picture, told
     from flaxbert.planning.compare import compare
     from flaxbert.planning.run import plan_run
     from flaxbert.planning.topology import Target, target_of
-    from flaxbert.prepare import prepare
+    from flaxbert.prepare import best_metric_of, prepare
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import write_json
 
-    if names:
+    if names := _names(values):
         targets = [target_of(name, values.slices) for name in names]
     else:
         compiled.keep()
         targets = [Target(jax.devices())]
     prepared = prepare(config, None, resumed=False)
+    best_metric_of(config, prepared)
+    for line in prepared.lines:
+        cli.say(line)
     if values.compare:
         print(told.compared_head(), flush=True)
         choices = []
@@ -81,11 +79,41 @@ def main(values: Any, stop: cli.StopSignal) -> None:
         print("\n".join(told.recommendation(choices)))
         written: Any = [told.choice_as_json(choice) for choice in choices]
     else:
-        planned = plan_run(config, prepared, targets[0])
+        planned = plan_run(config, prepared, targets[0], find_largest=values.largest)
         print("\n".join(told.lines(planned, config.model.path, targets[0])))
         written = told.as_json(planned, targets[0])
-    if output:
-        write_json(output, written)
+        if values.picture:
+            picture.save(Path(values.picture), planned, targets[0])
+    if values.output:
+        write_json(Path(values.output), written)
+
+
+def _names(values: Any) -> list[str]:
+    return values.compare or ([values.topology] if values.topology else [])
+
+
+def _check(values: Any) -> None:
+    """Refuses what cannot go together or be written, before minutes are spent on it."""
+    from flaxbert.planning import picture
+    from flaxbert.planning.chips import chip_of
+
+    if values.slices > 1 and not _names(values):
+        raise ConfigError("--slices needs --topology: it counts slices that are not here.")
+    if values.topology and values.compare:
+        raise ConfigError(
+            "--topology plans for one slice, --compare for several: give one of them."
+        )
+    for name in ("largest", "picture"):
+        if values.compare and values[name].value:
+            raise ConfigError(f"--{name} is of one slice: give --topology instead of --compare.")
+    for name in ("output", "picture"):
+        file = Path(values[name].value)
+        if values[name].value and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+            raise ConfigError(f"--{name}={file}: name a file in a folder that can be written to.")
+    if values.picture:
+        picture.check(Path(values.picture))
+    for name in _names(values):
+        chip_of(name)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the workdir, never the pretrained weights; of a hub data set it reads the record
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ from flaxbert.data.check import Labels
 from flaxbert.data.pack import Plan
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
-from flaxbert.errors import ModelFileError
+from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.loop.sharding import row_multiple
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params
@@ -175,6 +176,25 @@ def _label_notes(
     had, has = (", ".join(map(repr, some[:20])) for some in (checkpoint, names))
     kept = "is not used" if "classifier.weight" in fresh else "goes on from there"
     return (f"the checkpoint's labels are {had}, the run's are {has}; its head {kept}",)
+
+
+def best_metric_of(config: Config, prepared: Prepared) -> str:
+    """Returns the metric that picks the best model.
+
+    Raises:
+      ConfigError: config.train.best_metric is none that the task has.
+    """
+    asked = config.train.best_metric
+    labels = prepared.train.labels[:2]
+    some = np.zeros((len(labels), prepared.bert.num_labels))
+    names = ["loss", *task_for(prepared.labels.problem).metrics(some, labels)]
+    if asked and asked not in names:
+        near = difflib.get_close_matches(asked, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"config.train.best_metric: expected one of {', '.join(names)}, got {asked!r}.{hint}"
+        )
+    return asked or prepared.metric
 
 
 def plan(config: Config, prepared: Prepared, mesh: Mesh, accumulate: int) -> Plans:

@@ -109,8 +109,15 @@ def fitting(
         try:
             largest = compiled(plans, plans.train.row_counts[-1])
         except Exception as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or config.train.accumulate:
+            if not memory.is_refusal(error):
                 raise
+            if config.train.accumulate:
+                rows, length = plans.train.row_counts[-1], plans.train.row_length
+                raise ConfigError(
+                    f"the device has too little memory: its compiler refuses micro-batches of "
+                    f"{rows} x {length} tokens. With config.train.accumulate=0 an update is "
+                    "computed in as many micro-batches as it takes."
+                ) from error
             # TPUs refuse such a program while it is compiled and do not say by how much.
             plans = _smaller(config, prepared, plans, mesh, None)
             continue

@@ -14,7 +14,6 @@ if __name__ == "__main__":
     interrupt.install()  # before the slower imports
 
 import contextlib
-import difflib
 import functools
 import sys
 import time
@@ -26,7 +25,6 @@ from absl import flags
 
 from flaxbert import cli, identity
 from flaxbert.config import Config, seed_for
-from flaxbert.errors import ConfigError
 
 if TYPE_CHECKING:
     # Imported where they are used: JAX and transformers take seconds, flags and errors should not.
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from flaxbert.loop.cadence import Cadence
     from flaxbert.prepare import Plans, Prepared
     from flaxbert.storage.workdir import Workdir
-    from flaxbert.tasks import Task
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -76,7 +73,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
     from flaxbert.loop.step import abstract_state, init_state
     from flaxbert.loop.writer import Writer
     from flaxbert.model.heads import abstract_params
-    from flaxbert.prepare import plan, prepare
+    from flaxbert.prepare import best_metric_of, plan, prepare
     from flaxbert.programs import compile_evaluation, compile_update, train_step_of
     from flaxbert.storage import compiled
     from flaxbert.storage.checkpoint import Checkpoints
@@ -99,7 +96,7 @@ def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
         dataset_revision=stored.get("dataset_revision", ""),
     )
     bert, task = prepared.bert, task_for(prepared.labels.problem)
-    best_metric = _best_metric(config, task, prepared)
+    best_metric = best_metric_of(config, prepared)
     facts = identity.run_facts(config, prepared, stored)
     identity.check_data(workdir, stored, facts)
 
@@ -156,23 +153,6 @@ def _cadence(config: Config, plans: Plans, best_metric: str) -> Cadence:
         nonfinite_limit=config.train.nonfinite_limit,
         best_metric=best_metric,
     )
-
-
-def _best_metric(config: Config, task: Task, prepared: Prepared) -> str:
-    """Returns the metric that picks the best model; refuses an unknown one before training."""
-    import numpy as np
-
-    asked = config.train.best_metric
-    labels = prepared.train.labels[:2]
-    some = np.zeros((len(labels), prepared.bert.num_labels))
-    names = ["loss", *task.metrics(some, labels)]
-    if asked and asked not in names:
-        near = difflib.get_close_matches(asked, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"config.train.best_metric: expected one of {', '.join(names)}, got {asked!r}.{hint}"
-        )
-    return asked or prepared.metric
 
 
 @contextlib.contextmanager

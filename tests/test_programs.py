@@ -120,6 +120,10 @@ def test_a_compiler_that_refuses_is_answered_with_smaller_parts(trained, monkeyp
         assert done.code == 0, done.err
         assert tried[:3] == [1, 2, 4] and set(tried[2:]) == {4}
 
+    done, _ = trained("asked", train__accumulate=2)
+    assert done.code == 2 and "config.train.accumulate=0" in done.err
+    assert "Traceback" not in done.err
+
     def broken(*arguments):
         raise RuntimeError("INTERNAL: something else")
 

@@ -1,9 +1,9 @@
 """What the makers state of the chips that a run can be planned for.
 
-Figures: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm; links as in
-https://jax-ml.github.io/scaling-book/tpus; memory is what the compiler calls available. The
-surprising thing: a clock. The compiler estimates in cycles of the matrix units, whose peak
-(loop/flops.py) is two times the clock for each of their multipliers.
+Figures: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of each chip;
+links, and v4's network, as in https://jax-ml.github.io/scaling-book/tpus; memory is what the
+compiler calls available. The surprising thing: a clock. The compiler estimates in cycles of the
+matrix units, whose peak (loop/flops.py) is two times the clock for each of their multipliers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Chip:
     bandwidth: float  # bytes/s of HBM
     clock: float  # cycles/s
     link: float  # bytes/s to a neighbour, each way
+    network: float  # bytes/s from other slices, a chip's share of its host's
     one_device: dict[str, str]  # options under which a chip of two cores is one device
 
 
@@ -33,10 +34,10 @@ _TWO_CORES = {"chip_config_name": "megacore"}
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "v4", 3, int(30.75 * GIB), 1.23e12, 1.05e9, 4.5e10, _TWO_CORES),
-        Chip("v5e", "v5e", 2, int(15.75 * GIB), 0.82e12, 1.5e9, 4.5e10, {}),
-        Chip("v5p", "v5", 3, int(95.74 * GIB), 2.77e12, 1.75e9, 9e10, _TWO_CORES),
-        Chip("v6e", "v6e", 2, int(31.25 * GIB), 1.64e12, 1.75e9, 9e10, {}),
+        Chip("v4", "v4", 3, int(30.75 * GIB), 1.23e12, 1.05e9, 4.5e10, 6.25e9, _TWO_CORES),
+        Chip("v5e", "v5e", 2, int(15.75 * GIB), 0.82e12, 1.5e9, 4.5e10, 3.125e9, {}),
+        Chip("v5p", "v5", 3, int(95.74 * GIB), 2.77e12, 1.75e9, 9e10, 6.25e9, _TWO_CORES),
+        Chip("v6e", "v6e", 2, int(31.25 * GIB), 1.64e12, 1.75e9, 9e10, 1.25e10, {}),
     )
 }
 

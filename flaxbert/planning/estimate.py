@@ -30,6 +30,7 @@ _OTHER = "other"
 # Custom calls that compute nothing.
 _FREE = ("ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
 _COPIES = ("copy-start", "slice-start")
+_NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Exchange:
     count: int
     bytes: int  # of the results on each device
     received: int  # bytes that a device gets from others, at least; 0 = not understood
+    from_slices: int  # of them from other slices, where those of a slice share what comes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Program:
 
     flops: float
     bytes_accessed: float  # as XLA counts them, on-chip memory too; 0 = unknown
+    main_memory: int  # bytes to and from HBM, at most; 0 = not told apart
     cycles: int  # the compiler's estimate; 0 = it gives none
     parts: dict[str, int]  # {part of the model: cycles}
     exchanges: tuple[Exchange, ...]
@@ -78,9 +81,10 @@ class Program:
         return self.cycles / chip.clock if chip else 0.0
 
     def exchange_seconds(self, chip: Chip, links: int) -> float:
-        """Returns what exchanges within a slice take at least, all its links in use."""
-        received = sum(exchange.received for exchange in self.exchanges)
-        return received / (links * chip.link) if links else 0.0
+        """Returns what exchanges take at least: all of a slice's links and its network in use."""
+        far = sum(exchange.from_slices for exchange in self.exchanges)
+        near = sum(exchange.received for exchange in self.exchanges) - far
+        return max(near / (links * chip.link) if links else 0.0, far / chip.network)
 
 
 def describe(
@@ -104,14 +108,18 @@ def describe(
     """
     cost = compiled.cost_analysis() or {}
     parts: collections.Counter[str] = collections.Counter()
-    exchanges: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    exchanges: dict[tuple[str, tuple[str, ...], int], list[int]] = {}
     without: collections.Counter[str] = collections.Counter()
     calls: collections.Counter[Kernel] = collections.Counter()
     places: collections.Counter[tuple[Kernel, str]] = collections.Counter()
-    copied = 0
+    copied = main_memory = 0
+    far: dict[str, int] = {}  # bytes of each result in HBM
     for instruction, times in hlo.walk(compiled.as_text(), trips=accumulate):
+        far[instruction.name] = instruction.far
+        main_memory += times * _traffic(instruction, far)
         if instruction.kind in hlo.COLLECTIVES:
-            key = (instruction.kind, axes_of(instruction.groups, mesh))
+            slices = slices_of(instruction.groups, mesh)
+            key = (instruction.kind, axes_of(instruction.groups, mesh), slices)
             found = exchanges.setdefault(key, [0, 0])
             found[0] += times
             found[1] += times * instruction.size
@@ -131,11 +139,12 @@ def describe(
     return Program(
         flops=float(cost.get("flops", 0.0)) * accumulate,
         bytes_accessed=float(cost.get("bytes accessed", 0.0)) if accumulate == 1 else 0.0,
+        main_memory=main_memory if parts else 0,
         cycles=sum(parts.values()),
         parts=dict(parts.most_common()),
         exchanges=tuple(
-            Exchange(kind, axes, count, size, _received(kind, axes, size, mesh))
-            for (kind, axes), (count, size) in sorted(exchanges.items())
+            Exchange(kind, axes, count, size, *_received(kind, axes, slices, size, mesh))
+            for (kind, axes, slices), (count, size) in sorted(exchanges.items())
         ),
         copied=copied,
         kernels=kernels,
@@ -155,14 +164,51 @@ def axes_of(groups: hlo.Groups | None, mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis, differs in zip(mesh.axis_names, differing, strict=True) if differs)
 
 
-def _received(kind: str, axes: tuple[str, ...], size: int, mesh: Mesh) -> int:
-    """Bytes that have to come from others, for results of that size on each device."""
+def slices_of(groups: hlo.Groups | None, mesh: Mesh) -> int:
+    """Returns over how many slices the members of a group are."""
+    devices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
+    together = groups or ((tuple(range(len(devices))),) if groups is not None else ())
+    return max((len({devices[member] for member in group}) for group in together), default=1)
+
+
+def _received(
+    kind: str, axes: tuple[str, ...], slices: int, size: int, mesh: Mesh
+) -> tuple[int, int]:
+    """Returns bytes that have to come from others, for results of that size on each device.
+
+    Second those of them from other slices: what a slice needs from there comes once, by the network
+    of all its members, and goes on by its links.
+    """
     if not axes:
-        return 0
+        return 0, 0
     devices = math.prod(mesh.shape[axis] for axis in axes)
-    share = (devices - 1) / devices
-    times = {"all-reduce": 2 * share, "reduce-scatter": devices - 1, "collective-permute": 1}
-    return round(size * times.get(kind, share))
+
+    def times(devices: int, members: int) -> float:
+        share = (devices - 1) / devices
+        of_kind = {
+            "all-reduce": 2 * share / members,
+            "reduce-scatter": devices - 1,
+            "all-to-all": share,
+            "collective-permute": int(devices > 1),
+        }
+        return of_kind.get(kind, share / members)
+
+    far = times(slices, devices // slices) if slices > 1 else 0.0
+    return round(size * times(devices, 1)), round(size * far)
+
+
+def _traffic(instruction: hlo.Instruction, far: dict[str, int]) -> int:
+    """Bytes that it reads from HBM and writes there: of an operand all, though it may need a part.
+
+    What copies is counted once: its other side is on the chip.
+    """
+    if instruction.opcode in _NO_TRAFFIC or instruction.opcode.endswith("-done"):
+        return 0
+    if instruction.opcode in _COPIES:
+        return instruction.size
+    if instruction.target in _FREE:
+        return 0
+    return instruction.far + sum(far.get(operand, 0) for operand in instruction.operands)
 
 
 def _computes(instruction: hlo.Instruction) -> bool:

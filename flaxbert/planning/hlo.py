@@ -28,6 +28,9 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _CHAIN = re.compile(r'chain_id="(\d+)')
 _CONSTRAINTS = re.compile(r"operand_layout_constraints=\{(.*?)\}\}")
 _ARRAY = re.compile(r"(pred|[a-z]+[0-9]+[a-z0-9]*)\[([\d,]*)\]")
+_LAYOUT = re.compile(_ARRAY.pattern + r"(?:\{([^}]*)\})?")
+_ON_CHIP = re.compile(r"S\([1-9]")
+_OPERANDS = re.compile(r"%([\w.\-]+)")
 
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
 _COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -52,6 +55,8 @@ class Instruction:
     name: str
     opcode: str
     size: int  # bytes of its result
+    far: int  # of them in the device's main memory, not on the chip
+    operands: tuple[str, ...]
     cycles: int  # the compiler's estimate; 0 where it gives none
     path: str  # where in the source it comes from, as JAX names it
     trips: int  # how often its bodies run; 0 = not written down
@@ -137,6 +142,12 @@ def _instruction(name: str, rest: str) -> Instruction:
         name=name,
         opcode=opcode,
         size=sum(map(_bytes, arrays)),
+        far=sum(
+            _bytes((kind, dimensions))
+            for kind, dimensions, layout in _LAYOUT.findall(rest[:end])
+            if not _ON_CHIP.search(layout)
+        ),
+        operands=tuple(_OPERANDS.findall(_inside(rest[end:]))),
         cycles=int(cycles or 0),
         path=_first(_PATH.search(rest)),
         trips=int(trips or 0) if opcode == "while" else 1,
@@ -163,6 +174,12 @@ def _end_of_shape(rest: str) -> int:
         if not depth:
             return place + 1
     return len(rest)
+
+
+def _inside(text: str) -> str:
+    """Returns what stands in the first brackets."""
+    start = text.find("(")
+    return text[start : start + _end_of_shape(text[start:])] if start >= 0 else ""
 
 
 def _bytes(array: tuple[str, str]) -> int:

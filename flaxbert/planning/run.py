@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,14 +17,16 @@ from jax.sharding import Mesh
 
 from flaxbert.config import Config
 from flaxbert.data.batches import empty_batch, inference_batches
+from flaxbert.errors import ConfigError
 from flaxbert.loop import memory
 from flaxbert.loop.flops import model_flops, peak_of
 from flaxbert.loop.predict import forward_program
-from flaxbert.loop.sharding import batch_sharding, make_mesh
+from flaxbert.loop.sharding import batch_sharding, make_mesh, row_multiple
 from flaxbert.loop.step import abstract_state, compile_step
 from flaxbert.model.heads import INPUTS, abstract_params
 from flaxbert.planning.chips import Chip
 from flaxbert.planning.estimate import Program, describe
+from flaxbert.planning.largest import Largest, by_proportion, largest_rows
 from flaxbert.planning.topology import Target
 from flaxbert.prepare import Plans, Prepared, plan, resolve_dtype
 from flaxbert.programs import fitting, train_step_of
@@ -47,6 +50,7 @@ class Update:
     program: Program
     flops_of_model: float  # of the fullest update's computed tokens, all devices
     flops_of_real_tokens: float  # of the average update, all devices
+    largest: Largest | None  # None = the limit is unknown
     seconds: float  # of the average update by the compiler's estimate; 0 = it gives none
     compile_seconds: float
 
@@ -106,8 +110,12 @@ class Planned:
         return self.updates * self.update.seconds + self.evaluations * evaluation
 
 
-def plan_run(config: Config, prepared: Prepared, target: Target) -> Planned:
+def plan_run(
+    config: Config, prepared: Prepared, target: Target, *, find_largest: bool = False
+) -> Planned:
     """Compiles the run's fullest update and its evaluation for some devices.
+
+    `find_largest` compiles updates of more rows as well, until they do not fit.
 
     Raises:
       ConfigError: a mesh or an update that does not fit the devices.
@@ -130,9 +138,24 @@ def plan_run(config: Config, prepared: Prepared, target: Target) -> Planned:
         taken = time.perf_counter() - start
         return program
 
-    plans, largest, _ = fitting(compiled, config, prepared, plans, mesh, limit)
-    program = describe(largest, mesh, state, limit, plans.train.accumulate, target.kernel_cycles)
-    del largest
+    def described(program: Any) -> Program:
+        accumulate = plans.train.accumulate
+        return describe(program, mesh, state, limit, accumulate, target.kernel_cycles)
+
+    def described_rows(rows: int) -> Program | None:
+        try:
+            return described(compiled(plans, rows))
+        except Exception as error:
+            if not memory.is_refusal(error):
+                raise
+            return None
+
+    plans, fullest, _ = fitting(compiled, config, prepared, plans, mesh, limit)
+    update = _update(config, prepared, plans, described(fullest), chip, taken)
+    del fullest
+    if limit:
+        found = _largest(update, row_multiple(mesh), described_rows if find_largest else None)
+        update = dataclasses.replace(update, largest=found)
     evaluation = _evaluation(prepared, plans, mesh, dtype, state, target, limit)
     every = config.train.eval_every or plans.per_epoch
     return Planned(
@@ -142,10 +165,10 @@ def plan_run(config: Config, prepared: Prepared, target: Target) -> Planned:
         mesh=dict(mesh.shape),
         dtype=dtype,
         updates=plans.total,
-        update=_update(config, prepared, plans, program, chip, taken),
+        update=update,
         evaluation=evaluation,
         evaluations=-(-plans.total // every) if evaluation else 0,
-        exchange_seconds=program.exchange_seconds(chip, target.links) if chip else 0.0,
+        exchange_seconds=update.program.exchange_seconds(chip, target.links) if chip else 0.0,
         peak_flops=peak_of(mesh, dtype),
     )
 
@@ -181,9 +204,22 @@ def _update(
         flops_of_model=model_flops(bert, fullest, fullest * length),
         flops_of_real_tokens=each
         * model_flops(bert, int(lengths.sum()), int(np.square(lengths).sum())),
+        largest=None,
         seconds=seconds,
         compile_seconds=compile_seconds,
     )
+
+
+def _largest(
+    update: Update, multiple: int, describe_rows: Callable[[int], Program | None] | None
+) -> Largest:
+    """Returns what fits at most; by proportion where nothing is to be compiled."""
+    if describe_rows is None:
+        rows, program = by_proportion(update.program, update.rows, multiple), None
+    else:
+        rows, program = largest_rows(describe_rows, update.program, update.rows, multiple)
+    each = update.sequences / (update.rows * update.accumulate)
+    return Largest(rows, int(rows * each), program)
 
 
 def _evaluation(
@@ -212,7 +248,17 @@ def _evaluation(
             name: jax.ShapeDtypeStruct(batch[name].shape, batch[name].dtype, sharding=rows)
             for name in INPUTS
         }
-        compiled = forward.lower(state["params"], inputs).compile()
+        try:
+            compiled = forward.lower(state["params"], inputs).compile()
+        except Exception as error:
+            if not memory.is_refusal(error):
+                raise
+            shape = " x ".join(map(str, batch["input_ids"].shape))
+            raise ConfigError(
+                "the device has too little memory: its compiler refuses an evaluation of "
+                f"{shape} tokens beside parameters and moments. Spread the parameters "
+                "over devices with config.mesh.fsdp, or lower config.data.max_length."
+            ) from error
         return describe(compiled, mesh, state, limit, kernel_cycles=target.kernel_cycles)
 
     programs = {shape: program(batch) for shape, batch in batches.items()}

@@ -10,7 +10,7 @@ from flaxbert.loop.memory import MIB
 from flaxbert.planning.chips import GIB, Chip
 from flaxbert.planning.compare import Choice, recommended
 from flaxbert.planning.estimate import Memory
-from flaxbert.planning.run import Planned
+from flaxbert.planning.run import Planned, Update
 from flaxbert.planning.topology import Target
 
 
@@ -38,9 +38,16 @@ def lines(planned: Planned, model: str, target: Target) -> list[str]:
             f"bytes accessed, on-chip memory too: {_size(program.bytes_accessed)}, "
             f"{planned.bytes_per_token / 1024:,.0f} KiB a token"
         )
+    if program.main_memory:
+        told.append(
+            f"bytes to and from HBM, at most: {_size(program.main_memory)}"
+            + (f", {1e3 * program.main_memory / target.chip.bandwidth:.1f} ms" * bool(target.chip))
+        )
     for found in program.exchanges:
         along = " and ".join(found.axes) or "axes that are not understood"
         told.append(f"exchange: {found.count} {found.kind} over {along}, {_size(found.bytes)}")
+    if update.largest:
+        told.append(f"largest at once: {_largest(update)}")
     if planned.evaluation:
         most = max(planned.evaluation.programs, key=lambda program: program.memory.needed)
         told.append(
@@ -48,6 +55,16 @@ def lines(planned: Planned, model: str, target: Target) -> list[str]:
             f"{_count(planned.evaluations, 'time')}; memory {_fit(most.memory)}"
         )
     return [*told, *_time(planned, target.chip)]
+
+
+def _largest(update: Update) -> str:
+    largest = update.largest
+    if not largest or not largest.rows:
+        return "not even these rows fit"
+    told = f"{_count(largest.sequences, 'sequence')}, {largest.rows:,} x {update.row_length} tokens"
+    if largest.program is None:
+        return f"about {told} or some more by proportion; --largest compiles it"
+    return f"{told}, compiled; memory {_fit(largest.program.memory)}"
 
 
 def _time(planned: Planned, chip: Chip | None) -> list[str]:

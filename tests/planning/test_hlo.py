@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from flaxbert.planning import hlo
+from flaxbert.planning.estimate import _traffic
 
 # What the TPU's compiler (libtpu 0.0.42) writes of a training step for v5e:2x2, fsdp 2, model 2, in
 # two micro-batches, cut to a few instructions and attributes.
@@ -122,3 +123,33 @@ def test_a_real_program_is_read():
     assert entry in computations
     products = [times for i, times in hlo.walk(text) if "dot_general" in i.path]
     assert products and set(products) == {5}
+
+
+def test_what_lies_on_the_chip_is_not_in_main_memory():
+    found = {instruction.name: instruction for instruction, _ in hlo.walk(TPU)}
+    assert found["all-reduce.112"].far == 4 * 30 * 2  # not the second result
+    assert found["fusion.515"].far == 0
+    assert found["fusion.515"].operands == ("fusion.512", "fusion.513")
+    assert found["async-collective-start.1"].far == 0
+    assert found["fusion.3"].far == 512
+
+
+def test_traffic_is_counted_once():
+    def read(line):
+        ((_, instructions),) = hlo.parse("ENTRY %main (p: f32[4]) -> f32[4] {\n" + line)[0].items()
+        return instructions[0]
+
+    far = {"a": 1000, "b": 0, "c": 24}
+    fused = read("  %fusion.1 = f32[8]{0:T(128)} fusion(%a, %b, %c), kind=kLoop, calls=%x")
+    assert _traffic(fused, far) == 1000 + 24 + 32
+    copied = read(
+        "  %copy-start.1 = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%a)"
+    )
+    assert _traffic(copied, far) == 32
+    for line in (
+        "  %copy-done.1 = f32[8]{0:T(128)} copy-done(%a)",
+        "  %x = f32[8]{0} bitcast(%a)",
+        '  %y = f32[8]{0} custom-call(%a), custom_call_target="ConcatBitcast"',
+        "  %p = f32[8]{0} parameter(0)",
+    ):
+        assert _traffic(read(line), far) == 0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from flaxbert.loop import memory
-from flaxbert.planning import topology
-from flaxbert.planning.estimate import axes_of
+from flaxbert.planning import picture, run, topology
+from flaxbert.planning.chips import CHIPS
+from flaxbert.planning.estimate import Exchange, Program, _received, axes_of, slices_of
 from tests.commands import call, train_flags
 
 
@@ -122,6 +124,40 @@ def test_axes_are_those_along_which_members_differ():
     assert axes_of(None, mesh) == ()
 
 
+class Device:
+    def __init__(self, slice_index):
+        self.slice_index = slice_index
+
+
+def test_what_comes_from_other_slices():
+    """Two slices of four chips: each needs the other's part once, over four chips' network."""
+    devices = np.array([Device(number // 4) for number in range(8)]).reshape(4, 2, 1)
+    mesh = types.SimpleNamespace(
+        devices=devices, shape={"data": 4, "fsdp": 2, "model": 1}, axis_names=("data", "fsdp")
+    )
+    assert slices_of((), mesh) == slices_of(((0, 2, 4, 6),), mesh) == 2  # pyright: ignore
+    assert slices_of(((0, 1), (6, 7)), mesh) == slices_of(None, mesh) == 1  # pyright: ignore
+    both, size = ("data", "fsdp"), 800
+    assert _received("all-gather", both, 2, size, mesh) == (700, 100)  # pyright: ignore
+    assert _received("all-reduce", both, 2, size, mesh) == (1400, 200)  # pyright: ignore
+    assert _received("reduce-scatter", both, 2, size, mesh) == (5600, 800)  # pyright: ignore
+    assert _received("all-to-all", both, 2, size, mesh) == (700, 400)  # pyright: ignore
+    assert _received("all-gather", ("fsdp",), 1, size, mesh) == (400, 0)  # pyright: ignore
+    assert _received("all-gather", (), 2, size, mesh) == (0, 0)  # pyright: ignore
+
+
+def test_exchanges_go_at_the_pace_of_links_or_network():
+    chip = CHIPS["v5e"]
+
+    def seconds(received, far):
+        exchange = Exchange("all-gather", ("data",), 1, received, received, far)
+        program = Program(0, 0, 0, 0, {}, (exchange,), 0, (), {}, None)  # pyright: ignore
+        return program.exchange_seconds(chip, 2)
+
+    assert seconds(9e9, 0) == pytest.approx(0.1)
+    assert seconds(9e9, 3.125e9) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     "name", ["v5e", "v5e:2", "v5e:2x2x2", "v4:2x2", "v9:2x2", "v5e:2x", "2x2", "h100:1x1"]
 )
@@ -142,6 +178,64 @@ def test_a_topology_needs_the_compiler(planned, monkeypatch):
 def test_slices_need_a_topology(planned):
     _, done = planned("--slices=2")
     assert done.code == 2 and "--slices needs --topology" in done.err
+
+
+def test_the_largest_update_is_compiled(planned, monkeypatch):
+    limit = 2**26
+    monkeypatch.setattr(memory, "limit_of", lambda device: limit)
+    about, done = planned()
+    assert done.code == 0 and "or some more by proportion" in done.out
+    found, done = planned("--largest")
+    assert done.code == 0, done.err
+    largest, update = found["update"]["largest"], found["update"]
+    assert largest["rows"] >= about["update"]["largest"]["rows"] > update["rows"]
+    assert 0.8 * limit < largest["program"]["memory"]["needed"] <= limit
+    each = update["sequences"] / (update["rows"] * update["accumulate"])
+    assert largest["sequences"] == int(largest["rows"] * each)
+    assert f"largest at once: {largest['sequences']:,} sequences" in done.out
+
+
+def test_nothing_to_do_with_a_comparison(planned):
+    for flag in ("--largest", "--picture=plan.png"):
+        _, done = planned("--compare=v5e:1x1", flag)
+        assert done.code == 2 and "is of one slice" in done.err
+
+
+def test_a_picture_is_drawn(planned, tmp_path):
+    for name, begins in (("plan.png", b"\x89PNG"), ("plan.svg", b"<?xml")):
+        _, done = planned(f"--picture={tmp_path / name}")
+        assert done.code == 0, done.err
+        assert (tmp_path / name).read_bytes().startswith(begins)
+    assert "parameters" in (tmp_path / "plan.svg").read_text()
+    for name in ("plan.bmp", "plan"):
+        _, done = planned(f"--picture={tmp_path / name}")
+        assert done.code == 2 and "expected a name that ends in .png" in done.err
+
+
+def test_a_picture_needs_matplotlib(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(picture.importlib.util, "find_spec", lambda name: None)
+    _, done = planned(f"--picture={tmp_path / 'plan.png'}")
+    assert done.code == 2 and "pip install 'flaxbert[picture]'" in done.err
+
+
+def test_what_training_would_say_first_is_said(planned):
+    _, done = planned(train__best_metric="acuracy")
+    assert done.code == 2 and "Did you mean 'accuracy'?" in done.err
+    _, done = planned(data__max_length=8)
+    assert done.code == 0 and "cut to 8" in done.err
+
+
+def test_an_evaluation_that_the_compiler_refuses(planned, monkeypatch):
+    class Refused:
+        def lower(self, *arguments):
+            return self
+
+        def compile(self):
+            raise RuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.")
+
+    monkeypatch.setattr(run, "forward_program", lambda *arguments, **keywords: Refused())
+    _, done = planned()
+    assert done.code == 2 and "refuses an evaluation of" in done.err
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(planned, tmp_path):

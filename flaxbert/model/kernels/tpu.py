@@ -19,7 +19,7 @@ from jaxtyping import Array
 from flaxbert.model.attention import attend
 from flaxbert.model.dropout import dropout
 from flaxbert.model.kernels import Kernels, Projection, tpu_attention
-from flaxbert.model.products import dense, stable_dtype
+from flaxbert.model.products import dense, einsum, stable_dtype
 
 # spread(function, inputs, outputs) is function on every device's parts of its arrays, which it gets
 # after the number of the part of heads; a letter for each axis: r = rows, h = heads or features
@@ -217,27 +217,39 @@ _residual_norm.defvjp(_norm_forward, _norm_backward)
 def _dense(
     x: Array, projection: Projection, activation: Callable[[Array], Array] | None = None
 ) -> Array:
-    y = dense(x, projection.kernel, x.dtype) + projection.bias
-    return y.astype(x.dtype) if activation is None else _activate(activation, x.dtype, y)
+    y = dense(x, projection.kernel, x.dtype)
+    if activation is None:
+        return (y + projection.bias).astype(x.dtype)
+    return _activate(activation, x.dtype, y, projection.bias)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _activate(activation: Callable[[Array], Array], dtype: Any, x: Array) -> Array:
-    return activation(x).astype(dtype)
+def _activate(activation: Callable[[Array], Array], dtype: Any, y: Array, bias: Array) -> Array:
+    """The activation of a product that is not yet rounded, and its bias."""
+    return activation(y + bias).astype(dtype)
 
 
 def _activate_forward(
-    activation: Callable[[Array], Array], dtype: Any, x: Array
+    activation: Callable[[Array], Array], dtype: Any, y: Array, bias: Array
 ) -> tuple[Array, Array]:
+    x = y + bias
     value, slope = jax.jvp(activation, (x,), (jnp.ones_like(x),))
     return jax.lax.optimization_barrier((value.astype(dtype), slope.astype(dtype)))
 
 
 def _activate_backward(
     activation: Callable[[Array], Array], dtype: Any, slope: Array, cotangent: Array
-) -> tuple[Array]:
+) -> tuple[Array, Array]:
     stable = stable_dtype(dtype)
-    return (cotangent.astype(stable) * slope.astype(stable),)
+    to_y = cotangent.astype(stable) * slope.astype(stable)
+    return to_y, _sum_of_tokens(to_y.astype(dtype))
+
+
+def _sum_of_tokens(x: Array) -> Array:
+    """Sums all but the last axis, as a product: the matrix units are idle, the vector units not."""
+    x = x.reshape(-1, x.shape[-1])
+    ones = jnp.ones((8, x.shape[0]), x.dtype)
+    return einsum("eT,TO->eO", ones, x)[0]
 
 
 _activate.defvjp(_activate_forward, _activate_backward)

@@ -1,0 +1,174 @@
+"""How an update of bert-base and bert-large would scale over TPUs, by their compiler's estimate.
+
+    python benchmarks/scaling.py [--only=base-weak-data] [--chip=v5e]
+
+Nothing runs on a TPU: each case is compiled as `python -m flaxbert.plan` does it (extra `tpu`), and
+what it says is written down. Weak scaling keeps the rows of a chip, strong scaling those of all
+chips. Rows are full: 128 tokens, one sequence each. A case takes minutes; those whose result is
+there are left out, and docs/scaling.md is rendered anew after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+LENGTH = 128
+SHAPES = {1: "1x1", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+# Rows of a chip where they stay, of all chips where those do.
+WEAK = {"base": 64, "large": 32}
+STRONG = {"base": 1024, "large": 512}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    model: str
+    scaling: str  # weak | strong
+    axis: str  # along which more chips are added: data | fsdp; model = data x 2 parts of heads
+    chips: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}-{self.scaling}-{self.axis}-{self.chips}"
+
+    @property
+    def rows(self) -> int:
+        if self.scaling == "strong":
+            return STRONG[self.model]
+        return WEAK[self.model] * self.chips
+
+    @property
+    def mesh(self) -> tuple[int, int, int]:
+        return {
+            "data": (self.chips, 1, 1),
+            "fsdp": (1, self.chips, 1),
+            "model": (self.chips // 2, 1, 2),
+        }[self.axis]
+
+
+def cases() -> Iterator[Case]:
+    """Yields those that are wanted first first."""
+    for model in SIZES:
+        yield Case(model, "weak", "data", 1)
+        for chips in (8, 64, 256, 16, 32, 128):
+            yield Case(model, "weak", "data", chips)
+        for chips in (256, 64, 8, 128, 32):  # 16 chips: as in weak scaling
+            yield Case(model, "strong", "data", chips)
+        for axis in ("fsdp", "model"):
+            for chips in (8, 64, 256):
+                yield Case(model, "weak", axis, chips)
+
+
+def planned(case: Case, chip: str, cycles: dict[str, Any]) -> dict[str, Any]:
+    """Returns the figures of a case."""
+    from flaxbert.config import default_config, make_config
+    from flaxbert.planning.run import plan_run
+    from flaxbert.planning.topology import target_of
+
+    values = default_config()
+    values.mesh.data, values.mesh.fsdp, values.mesh.model = case.mesh
+    values.model.dtype = "bfloat16"
+    values.data.task, values.data.train = "text", "full rows"  # of which nothing is read
+    values.data.packing, values.data.row_length = "pad", LENGTH
+    values.train.batch_size, values.train.accumulate = case.rows, 1
+    config = make_config(values)
+    target = target_of(f"{chip}:{SHAPES[case.chips]}", 1)
+    target = dataclasses.replace(
+        target, kernel_cycles=cycles.setdefault(chip, target.kernel_cycles)
+    )
+    begun = time.perf_counter()
+    plan = plan_run(config, _prepared(case), target)
+    program = plan.update.program
+    return {
+        **dataclasses.asdict(case),
+        "mesh": case.mesh,
+        "slice": f"{chip}:{SHAPES[case.chips]}",
+        "rows": case.rows,
+        "update_seconds": plan.update.seconds,
+        "exchange_seconds": plan.exchange_seconds,
+        "mfu": plan.mfu,
+        "needed": program.memory.needed,
+        "limit": program.memory.limit,
+        "exchanges": [dataclasses.asdict(exchange) for exchange in program.exchanges],
+        "main_memory": program.main_memory,
+        "plan_seconds": round(time.perf_counter() - begun, 1),
+    }
+
+
+def _prepared(case: Case) -> Any:
+    """What a run would have read: full rows of token 1, with two labels."""
+    from flaxbert.data.batches import Examples
+    from flaxbert.data.check import Labels
+    from flaxbert.data.tokenize import Tokens
+    from flaxbert.model.config import BertConfig
+    from flaxbert.prepare import Prepared
+
+    tokens = case.rows * LENGTH
+    return Prepared(
+        bert=BertConfig(**SIZES[case.model], id2label=("0", "1")),
+        labels=Labels("single_label", ("0", "1")),
+        train=Examples(
+            Tokens(
+                np.ones(tokens, np.uint16),
+                np.zeros(tokens, np.uint8),
+                np.arange(0, tokens + 1, LENGTH),
+                truncated=0,
+                unknown_share=0.0,
+            ),
+            np.zeros(case.rows, np.int32),
+        ),
+        validation={},
+        lines=(),
+        report={},
+        tokenizer_files=[],
+        load_params=lambda: {},
+        revision="",
+        dataset_revision="",
+        metric="accuracy",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cases whose name begins so")
+    parser.add_argument("--chip", default="v5e")
+    parser.add_argument("--render", action="store_true", help="write the page and nothing else")
+    arguments = parser.parse_args()
+    file = RESULTS / f"scaling_{arguments.chip}.json"
+    found: dict[str, Any] = json.loads(file.read_text())["cases"] if file.is_file() else {}
+    cycles: dict[str, Any] = {}
+    for case in () if arguments.render else cases():
+        if case.name in found or not case.name.startswith(arguments.only):
+            continue
+        found[case.name] = planned(case, arguments.chip, cycles)
+        print(case.name, json.dumps(found[case.name]), flush=True)
+        record = {
+            "what": "updates by the TPU compiler's estimate, compiled where there is no TPU",
+            "command": f"python benchmarks/scaling.py --chip={arguments.chip}",
+            "versions": {name: version(name) for name in ("jax", "flax", "libtpu")},
+            "cases": found,
+        }
+        file.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
