@@ -35,10 +35,12 @@ class Work:
     key: float = 0.0  # a token attending to one key
     slot: float = 0.0  # a place for a sequence: its first token's last layer, pooler and head
     tile: int = 8  # attention computes row lengths rounded up to a multiple of this
+    odd_key: float = 0.0  # what a key costs more where the row length is no such multiple
 
     def of_row(self, row_length: int, slots: int) -> float:
         keys = round_up(row_length, self.tile)
-        return row_length * (1 + self.key * keys) + self.slot * slots
+        key = self.key + (self.odd_key if row_length != keys else 0.0)
+        return row_length * (1 + key * keys) + self.slot * slots
 
 
 @dataclasses.dataclass(frozen=True)
