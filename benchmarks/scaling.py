@@ -24,6 +24,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 LENGTH = 128
+AXES = ("data", "fsdp", "model")
 SHAPES = {1: "1x1", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -73,7 +74,7 @@ def cases() -> Iterator[Case]:
             yield Case(model, "weak", "data", chips)
         for chips in (256, 64, 8, 128, 32):  # 16 chips: as in weak scaling
             yield Case(model, "strong", "data", chips)
-        for axis in ("fsdp", "model"):
+        for axis in AXES[1:]:
             for chips in (8, 64, 256):
                 yield Case(model, "weak", axis, chips)
 
@@ -147,6 +148,75 @@ def _prepared(case: Case) -> Any:
     )
 
 
+def write_page(found: dict[str, Any], chip: str) -> None:
+    """Renders the tables into the page, between its two marks for the chip."""
+    start, end = f"<!-- tables of {chip} -->\n", f"<!-- end of {chip} -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(start)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{start}\n{tables(found)}\n{end}{after}", encoding="utf-8")
+
+
+def tables(found: dict[str, Any]) -> str:
+    parts = []
+    for model in SIZES:
+        for scaling in ("weak", "strong"):
+            rows = [case for case in found.values() if _belongs(case, model, scaling)]
+            if not rows:
+                continue
+            rows.sort(
+                key=lambda case: (("data", "fsdp", "model").index(case["axis"]), case["chips"])
+            )
+            one = found.get(f"{model}-weak-data-1") if scaling == "weak" else None
+            first = one or min(rows, key=lambda case: case["chips"])
+            said = (
+                f"{WEAK[model]} rows a chip"
+                if scaling == "weak"
+                else f"{STRONG[model]} rows in all"
+            )
+            parts += [f"### bert-{model}, {scaling} scaling: {said}", "", *_HEAD]
+            parts += [_row(case, first) for case in rows]
+            parts.append("")
+    return "\n".join(parts)
+
+
+def _belongs(case: dict[str, Any], model: str, scaling: str) -> bool:
+    if case["model"] != model:
+        return False
+    # Where both are the same, it was compiled once.
+    return case["scaling"] == scaling or (
+        scaling == "strong" and case["axis"] == "data" and case["rows"] == STRONG[model]
+    )
+
+
+_HEAD = (
+    "| chips | slice | mesh | update | exchanges, at least | sequences/s | of linear | MFU "
+    "| memory |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def _row(case: dict[str, Any], first: dict[str, Any]) -> str:
+    """Ranges go from nothing hidden of what chips exchange to everything."""
+    alone, exchanged = case["update_seconds"], case["exchange_seconds"]
+    seconds = [alone + exchanged, max(alone, exchanged)]
+    speeds = [case["rows"] / taken for taken in seconds]
+    each = first["rows"] / (first["update_seconds"] + first["exchange_seconds"]) / first["chips"]
+    linear = [speed / case["chips"] / each for speed in speeds]
+    mfu = [case["mfu"] * alone / taken for taken in seconds]
+    names = zip(AXES, case["mesh"], strict=True)
+    mesh = " x ".join(f"{axis} {size}" for axis, size in names if size > 1) or "one device"
+
+    def between(values: list[float], form: str) -> str:
+        less, more = (format(value, form) for value in values)
+        return less if less == more else f"{less} to {more}"
+
+    return (
+        f"| {case['chips']} | {case['slice']} | {mesh} | {1e3 * alone:.1f} ms | "
+        f"{1e3 * exchanged:.1f} ms | {between(speeds, ',.0f')} | {between(linear, '.0%')} | "
+        f"{between(mfu, '.0%')} | {case['needed'] / 2**30:.2f} GiB |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name begins so")
@@ -168,6 +238,7 @@ def main() -> None:
             "cases": found,
         }
         file.write_text(json.dumps(record, indent=1) + "\n")
+    write_page(found, arguments.chip)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from __future__ import annotations
 from flaxbert.data.pack import Work
 from flaxbert.model.config import BertConfig
 
-# FLOPs of the linear layers in whose time a TPU computes a logit without a kernel, by its compiler's
-# estimate: an update of MiniLM in rows of 80 tokens took 2.4 times as long as in rows of 128.
+# FLOPs of the linear layers in whose time a TPU computes a logit without a kernel. Its compiler's
+# estimate of an update of MiniLM in rows of 80 tokens took 2.4 times as long as in rows of 128.
 _LOGIT = 800
 
 

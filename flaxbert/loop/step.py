@@ -33,6 +33,11 @@ State = dict[str, Any]
 Batch = dict[str, Any]
 
 
+# On 64 TPUs and more the compiler gathers small parts of parameters by an all-reduce, which sends
+# twice as much: 170 MiB by all-reduces in place of 85 by them and 85 gathered (3 layers, v5e:8x8).
+_OPTIONS_FOR_TPUS = {"xla_tpu_prefer_async_allgather_to_allreduce": "true"}
+
+
 def init_state(params: Params, mesh: Mesh) -> State:
     """Returns {"params", "optimizer", "step"} on the mesh; string keys only."""
     shardings = state_shardings(mesh, jax.eval_shape(_fresh_state, params))
@@ -154,4 +159,13 @@ def compile_step(step: Any, state: State, batch: Batch, seeds: dict[str, Any]) -
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype)
 
-    return step.lower(state, jax.tree.map(shape, batch), seeds).compile()
+    lowered = step.lower(state, jax.tree.map(shape, batch), seeds)
+    (device, *others) = jax.tree.leaves(state)[0].sharding.device_set
+    if device.platform != "tpu" or not others:
+        return lowered.compile()
+    try:
+        return lowered.compile(_OPTIONS_FOR_TPUS)
+    except Exception as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()  # another compiler: the same program, with more to exchange

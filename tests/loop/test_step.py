@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flaxbert.config import Loss, Mesh
+from flaxbert.loop.step import _OPTIONS_FOR_TPUS as OPTIONS
+from flaxbert.loop.step import compile_step
 from tests.loop.harness import examples, means, run
 
 
@@ -67,3 +71,53 @@ def test_no_involuntary_rematerialization(capfd):
     """XLA warns when it has to replicate an array to reshard it; our program gives no reason to."""
     run(examples(), updates=1, mesh=Mesh(data=2, fsdp=2, model=2), accumulate=2)
     assert "rematerialization" not in capfd.readouterr().err.lower()
+
+
+class Device:
+    def __init__(self, platform):
+        self.platform = platform
+
+
+def on(platform, count):
+    """An array on so many devices."""
+    devices = {Device(platform) for _ in range(count)}
+    return SimpleNamespace(sharding=SimpleNamespace(device_set=devices))
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "known", "asked"),
+    [
+        ("tpu", 4, True, [OPTIONS]),
+        ("tpu", 4, False, [OPTIONS, None]),
+        ("tpu", 1, True, [None]),
+        ("gpu", 4, True, [None]),
+    ],
+)
+def test_tpus_are_told_how_to_exchange(platform, devices, known, asked):
+    """By a compiler that knows the option; another one compiles without it."""
+    found = []
+
+    class Lowered:
+        def lower(self, *arguments):
+            return self
+
+        def compile(self, options=None):
+            found.append(options)
+            if options and not known:
+                raise RuntimeError("INVALID_ARGUMENT: No such compile option: 'xla_tpu_...'")
+            return "program"
+
+    assert compile_step(Lowered(), {"step": on(platform, devices)}, {}, {}) == "program"
+    assert found == asked
+
+
+def test_what_else_a_compiler_says_is_not_hidden():
+    class Lowered:
+        def lower(self, *arguments):
+            return self
+
+        def compile(self, options=None):
+            raise RuntimeError("INTERNAL: something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        compile_step(Lowered(), {"step": on("tpu", 4)}, {}, {})
