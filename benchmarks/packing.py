@@ -24,6 +24,7 @@ from flaxbert.data.pack import make_plan, pack
 from flaxbert.model.config import BertConfig
 
 RESULT = Path(__file__).parent / "results" / "packing.json"
+DTYPES = {"cpu": "float32", "tpu": "bfloat16"}
 COUNT, REPEATS = 64_000, 7
 CASES = ((32, 1), (128, 1), (512, 1), (2048, 1), (32, 8), (512, 8), (2048, 8))
 
@@ -31,7 +32,7 @@ CASES = ((32, 1), (128, 1), (512, 1), (2048, 1), (32, 8), (512, 8), (2048, 8))
 def main() -> None:
     lengths = sentence_lengths(COUNT)
     cases = []
-    for platform_name in ("cpu", "tpu"):
+    for platform_name in DTYPES:
         for batch_size, row_multiple in CASES:
             cases.append(case(lengths, platform_name, batch_size, row_multiple))
             print(cases[-1], flush=True)
@@ -61,7 +62,7 @@ def case(lengths: np.ndarray, platform_name: str, batch_size: int, row_multiple:
         packing="pack",
         batch_size=batch_size,
         row_multiple=row_multiple,
-        work=work_for(BertConfig(), platform_name),
+        work=work_for(BertConfig(), platform_name, DTYPES[platform_name]),
     )
     planning = time.perf_counter() - start
     speeds = []

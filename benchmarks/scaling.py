@@ -151,7 +151,9 @@ def _prepared(case: Case) -> Any:
 def write_page(found: dict[str, Any], chip: str) -> None:
     """Renders the tables into the page, between its two marks for the chip."""
     start, end = f"<!-- tables of {chip} -->\n", f"<!-- end of {chip} -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(start)
+    before, mark, rest = PAGE.read_text(encoding="utf-8").partition(start)
+    if not mark:
+        raise SystemExit(f"{PAGE} has no place for them: add {start.strip()} and {end}")
     _, _, after = rest.partition(end)
     PAGE.write_text(f"{before}{start}\n{tables(found)}\n{end}{after}", encoding="utf-8")
 
@@ -195,14 +197,21 @@ _HEAD = (
 )
 
 
+def _speeds(case: dict[str, Any]) -> list[float]:
+    """Sequences/s: nothing hidden, all hidden."""
+    alone, exchanged = case["update_seconds"], case["exchange_seconds"]
+    return [case["rows"] / taken for taken in (alone + exchanged, max(alone, exchanged))]
+
+
 def _row(case: dict[str, Any], first: dict[str, Any]) -> str:
     """Ranges go from nothing hidden of what chips exchange to everything."""
     alone, exchanged = case["update_seconds"], case["exchange_seconds"]
-    seconds = [alone + exchanged, max(alone, exchanged)]
-    speeds = [case["rows"] / taken for taken in seconds]
-    each = first["rows"] / (first["update_seconds"] + first["exchange_seconds"]) / first["chips"]
-    linear = [speed / case["chips"] / each for speed in speeds]
-    mfu = [case["mfu"] * alone / taken for taken in seconds]
+    speeds = _speeds(case)
+    linear = [
+        speed / case["chips"] / (fastest / first["chips"])
+        for speed, fastest in zip(speeds, _speeds(first), strict=True)
+    ]
+    mfu = [case["mfu"] * alone * speed / case["rows"] for speed in speeds]
     names = zip(AXES, case["mesh"], strict=True)
     mesh = " x ".join(f"{axis} {size}" for axis, size in names if size > 1) or "one device"
 
@@ -220,16 +229,22 @@ def _row(case: dict[str, Any], first: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name begins so")
-    parser.add_argument("--chip", default="v5e")
+    parser.add_argument("--chip", default="v5e", choices=("v5e", "v6e"))
     parser.add_argument("--render", action="store_true", help="write the page and nothing else")
     arguments = parser.parse_args()
     file = RESULTS / f"scaling_{arguments.chip}.json"
     found: dict[str, Any] = json.loads(file.read_text())["cases"] if file.is_file() else {}
+    from flaxbert.errors import ConfigError
+
     cycles: dict[str, Any] = {}
     for case in () if arguments.render else cases():
         if case.name in found or not case.name.startswith(arguments.only):
             continue
-        found[case.name] = planned(case, arguments.chip, cycles)
+        try:
+            found[case.name] = planned(case, arguments.chip, cycles)
+        except ConfigError as error:  # too little memory
+            print(case.name, error, flush=True)
+            continue
         print(case.name, json.dumps(found[case.name]), flush=True)
         record = {
             "what": "updates by the TPU compiler's estimate, compiled where there is no TPU",

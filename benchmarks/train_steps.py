@@ -136,7 +136,7 @@ class Run:
             seed=0,
             steps=self.total,
             packing="pack",
-            work=work_for(bert, arguments.platform),
+            work=work_for(bert, arguments.platform, arguments.dtype),
         )
         self.mesh = make_mesh(Mesh(1, 1, 1), bert)
         self.state = init_state(init_params(bert, 0), self.mesh)

@@ -7,31 +7,41 @@ enough and nothing is measured.
 
 from __future__ import annotations
 
+import dataclasses
+
 from flaxbert.data.pack import Work
 from flaxbert.model.config import BertConfig
+from flaxbert.model.kernels.tpu_sizes import LANES, served_lengths
+from flaxbert.model.products import is_half
 
-# FLOPs of the linear layers in whose time a TPU computes a logit without a kernel. Its compiler's
-# estimate of an update of MiniLM in rows of 80 tokens took 2.4 times as long as in rows of 128.
-_LOGIT = 800
+# A logit takes a TPU without a kernel as long as so many FLOPs of the linear layers: by its
+# compiler's estimate an update of MiniLM in rows of 80 tokens takes 2.4 times as long as in 128.
+_LOGIT_FLOPS = 3200
 
 
-def work_for(bert: BertConfig, platform: str) -> Work:
+def work_for(bert: BertConfig, platform: str, dtype: str, parts: int = 1) -> Work:
     """Returns what a row costs beside its tokens, by the matrix products of this model.
 
     A token's linear layers take 4 D (2 D + F) FLOPs in each layer, attending to one key 4 D. Of the
     last layer a slot computes all but keys and values. Matrix units compute tiles of 128 keys. On
     CPUs the small products of attention, its softmax and its dropout take about four times as long
-    as such FLOPs of the linear layers (benchmarks/NOTES.md). On TPUs rows of whole tiles have a
-    kernel for attention; in others what is done with each logit takes longer than all products.
+    as such FLOPs of the linear layers (benchmarks/NOTES.md). On TPUs some row lengths have a kernel
+    for attention; in others what is done with each logit takes longer than all products.
+
+    Args:
+      bert: the model's sizes.
+      platform: cpu, gpu or tpu.
+      dtype: in which it computes.
+      parts: over how many devices heads are split.
     """
-    width = 2 * bert.hidden_size + bert.intermediate_size
-    slot = (bert.hidden_size + bert.intermediate_size) / (width * bert.num_hidden_layers)
+    hidden, heads = bert.hidden_size, bert.num_attention_heads
+    width = 2 * hidden + bert.intermediate_size
+    slot = (hidden + bert.intermediate_size) / (width * bert.num_hidden_layers)
     if platform == "cpu":
         return Work(key=4 / width, slot=slot, tile=8)
-    odd_key = 0.0
-    if platform == "tpu":
-        from flaxbert.model.kernels.tpu_attention import LANES, serves
-
-        if serves(LANES, bert.hidden_size, bert.num_attention_heads):
-            odd_key = _LOGIT * bert.num_attention_heads / (bert.hidden_size * width)
-    return Work(key=1 / width, slot=slot, tile=128, odd_key=odd_key)
+    work = Work(key=1 / width, slot=slot, tile=LANES)
+    if platform != "tpu" or not is_half(dtype):
+        return work
+    lengths = served_lengths(hidden // parts, heads // parts)
+    plain = _LOGIT_FLOPS * heads / (4 * hidden * width) if lengths else 0.0
+    return dataclasses.replace(work, kernel_lengths=lengths, plain_key=plain)

@@ -201,7 +201,9 @@ def plan(config: Config, prepared: Prepared, mesh: Mesh, accumulate: int) -> Pla
     """Plans rows and updates for a mesh, in so many micro-batches."""
     count, train = len(prepared.train), config.train
     total = total_steps(count, train.batch_size, epochs=train.epochs, steps=train.steps)
-    work = work_for(prepared.bert, mesh.devices.flat[0].platform)
+    device = mesh.devices.flat[0]
+    dtype = resolve_dtype(config.model.dtype, device)
+    work = work_for(prepared.bert, device.platform, dtype, mesh.shape["model"])
     multiple = row_multiple(mesh)
     training = plan_training(
         prepared.train,

@@ -177,9 +177,10 @@ def _slots(lengths: Int[np.ndarray, " N"], row_length: int) -> int:
 
 
 def _row_lengths(lengths: Int[np.ndarray, " N"], packing: str, work: Work | None) -> list[int]:
-    least = round_up(int(lengths.max(initial=2)), 8)
+    longest = int(lengths.max(initial=2))
+    least = round_up(longest, 8)
     if packing == "pad":
-        return [least]
+        return [(work or Work()).padded_length(longest)]
     if work is not None and least <= _TILE:
         some = lengths[:COMPARED_SEQUENCES]
 

@@ -35,12 +35,18 @@ class Work:
     key: float = 0.0  # a token attending to one key
     slot: float = 0.0  # a place for a sequence: its first token's last layer, pooler and head
     tile: int = 8  # attention computes row lengths rounded up to a multiple of this
-    odd_key: float = 0.0  # what a key costs more where the row length is no such multiple
+    kernel_lengths: tuple[int, ...] = ()  # row lengths with a kernel for attention
+    plain_key: float = 0.0  # what a key costs more in rows of other lengths
 
     def of_row(self, row_length: int, slots: int) -> float:
         keys = round_up(row_length, self.tile)
-        key = self.key + (self.odd_key if row_length != keys else 0.0)
+        key = self.key + (0.0 if row_length in self.kernel_lengths else self.plain_key)
         return row_length * (1 + key * keys) + self.slot * slots
+
+    def padded_length(self, longest: int) -> int:
+        """Returns the cheapest row length for one sequence each."""
+        lengths = [length for length in self.kernel_lengths if length >= longest]
+        return min((round_up(longest, 8), *lengths), key=lambda length: self.of_row(length, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +169,7 @@ def make_plan(
     step = accumulate * row_multiple
     if packing == "pad":
         rows = -(-batch_size // step) * row_multiple
-        length = row_length or round_up(longest, 8)
+        length = row_length or work.padded_length(longest)
         efficiency = float(lengths.mean() * batch_size / (rows * accumulate * length))
         return Plan(length, (rows,), 1, accumulate, min(efficiency, 1.0))
     sample = [lengths[indices] for indices in updates]

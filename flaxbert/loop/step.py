@@ -33,9 +33,15 @@ State = dict[str, Any]
 Batch = dict[str, Any]
 
 
-# On 64 TPUs and more the compiler gathers small parts of parameters by an all-reduce, which sends
-# twice as much: 170 MiB by all-reduces in place of 85 by them and 85 gathered (3 layers, v5e:8x8).
-_OPTIONS_FOR_TPUS = {"xla_tpu_prefer_async_allgather_to_allreduce": "true"}
+# For several TPUs, by their compiler's estimate of three layers of bert-base on v5e:
+# * Small parts of parameters are gathered by an all-reduce otherwise, from 64 chips on: twice the
+#   bytes. All-reduces of 170 MiB; with it 85 MiB, and 85 gathered.
+# * Products of gathered kernels (fsdp) are taken in pieces otherwise, each as its part arrives: on
+#   8 chips 16.2 million cycles; whole 11.0, and the gathers go on beside other products.
+_OPTIONS_FOR_TPUS = {
+    "xla_tpu_prefer_async_allgather_to_allreduce": "true",
+    "xla_tpu_enable_windowed_einsum_for_all_gather": "false",
+}
 
 
 def init_state(params: Params, mesh: Mesh) -> State:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import re
 from typing import Any
 
@@ -41,8 +40,9 @@ class Exchange:
     axes: tuple[str, ...]  # along which devices exchange; () = not understood
     count: int
     bytes: int  # of the results on each device
+    slices: int  # over which the members of a group are
     received: int  # bytes that a device gets from others, at least; 0 = not understood
-    from_slices: int  # of them from other slices, where those of a slice share what comes
+    by_network: int  # of them from other slices, where those of a slice share what comes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,10 @@ class Program:
         return self.cycles / chip.clock if chip else 0.0
 
     def exchange_seconds(self, chip: Chip, links: int) -> float:
-        """Returns what exchanges take at least: all of a slice's links and its network in use."""
-        far = sum(exchange.from_slices for exchange in self.exchanges)
-        near = sum(exchange.received for exchange in self.exchanges) - far
-        return max(near / (links * chip.link) if links else 0.0, far / chip.network)
+        """Returns what exchanges take at least: all of a chip's links and its network in use."""
+        by_network = sum(exchange.by_network for exchange in self.exchanges)
+        by_links = sum(exchange.received for exchange in self.exchanges) - by_network
+        return max(by_links / (links * chip.link) if links else 0.0, by_network / chip.network)
 
 
 def describe(
@@ -108,18 +108,18 @@ def describe(
     """
     cost = compiled.cost_analysis() or {}
     parts: collections.Counter[str] = collections.Counter()
-    exchanges: dict[tuple[str, tuple[str, ...], int], list[int]] = {}
+    exchanges: dict[tuple[str, tuple[str, ...], int, int], list[int]] = {}
     without: collections.Counter[str] = collections.Counter()
     calls: collections.Counter[Kernel] = collections.Counter()
     places: collections.Counter[tuple[Kernel, str]] = collections.Counter()
     copied = main_memory = 0
-    far: dict[str, int] = {}  # bytes of each result in HBM
+    hbm: dict[str, int] = {}  # bytes of each result there
     for instruction, times in hlo.walk(compiled.as_text(), trips=accumulate):
-        far[instruction.name] = instruction.far
-        main_memory += times * _traffic(instruction, far)
+        hbm[instruction.name] = instruction.hbm
+        main_memory += times * _traffic(instruction, hbm)
         if instruction.kind in hlo.COLLECTIVES:
-            slices = slices_of(instruction.groups, mesh)
-            key = (instruction.kind, axes_of(instruction.groups, mesh), slices)
+            groups = instruction.groups
+            key = (instruction.kind, axes_of(groups, mesh), *_members(groups, mesh))
             found = exchanges.setdefault(key, [0, 0])
             found[0] += times
             found[1] += times * instruction.size
@@ -143,13 +143,13 @@ def describe(
         cycles=sum(parts.values()),
         parts=dict(parts.most_common()),
         exchanges=tuple(
-            Exchange(kind, axes, count, size, *_received(kind, axes, slices, size, mesh))
-            for (kind, axes, slices), (count, size) in sorted(exchanges.items())
+            Exchange(kind, axes, count, size, slices, *_received(kind, members, slices, size))
+            for (kind, axes, members, slices), (count, size) in sorted(exchanges.items())
         ),
         copied=copied,
         kernels=kernels,
         without_cycles=dict(without) if parts else {},
-        memory=_memory(compiled, state, limit),
+        memory=memory_in(compiled, state, limit),
     )
 
 
@@ -164,40 +164,37 @@ def axes_of(groups: hlo.Groups | None, mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis, differs in zip(mesh.axis_names, differing, strict=True) if differs)
 
 
-def slices_of(groups: hlo.Groups | None, mesh: Mesh) -> int:
-    """Returns over how many slices the members of a group are."""
-    devices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
-    together = groups or ((tuple(range(len(devices))),) if groups is not None else ())
-    return max((len({devices[member] for member in group}) for group in together), default=1)
+def _members(groups: hlo.Groups | None, mesh: Mesh) -> tuple[int, int]:
+    """Returns how many devices a group has, and over how many slices they are; 1 = not known."""
+    if groups is None:
+        return 1, 1
+    slices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
+    listed = groups or (tuple(range(len(slices))),)
+    return max(map(len, listed)), max(len({slices[at] for at in group}) for group in listed)
 
 
-def _received(
-    kind: str, axes: tuple[str, ...], slices: int, size: int, mesh: Mesh
-) -> tuple[int, int]:
+def _received(kind: str, members: int, slices: int, size: int) -> tuple[int, int]:
     """Returns bytes that have to come from others, for results of that size on each device.
 
     Second those of them from other slices: what a slice needs from there comes once, by the network
     of all its members, and goes on by its links.
     """
-    if not axes:
-        return 0, 0
-    devices = math.prod(mesh.shape[axis] for axis in axes)
 
-    def times(devices: int, members: int) -> float:
-        share = (devices - 1) / devices
+    def parts(others: int, shared_by: int) -> float:
+        share = others / (others + 1)
         of_kind = {
-            "all-reduce": 2 * share / members,
-            "reduce-scatter": devices - 1,
+            "all-reduce": 2 * share / shared_by,
+            "reduce-scatter": others,
             "all-to-all": share,
-            "collective-permute": int(devices > 1),
+            "collective-permute": min(others, 1),
         }
-        return of_kind.get(kind, share / members)
+        return of_kind.get(kind, share / shared_by)
 
-    far = times(slices, devices // slices) if slices > 1 else 0.0
-    return round(size * times(devices, 1)), round(size * far)
+    each_slice = max(1, members // slices)
+    return round(size * parts(members - 1, 1)), round(size * parts(slices - 1, each_slice))
 
 
-def _traffic(instruction: hlo.Instruction, far: dict[str, int]) -> int:
+def _traffic(instruction: hlo.Instruction, hbm: dict[str, int]) -> int:
     """Bytes that it reads from HBM and writes there: of an operand all, though it may need a part.
 
     What copies is counted once: its other side is on the chip.
@@ -208,7 +205,9 @@ def _traffic(instruction: hlo.Instruction, far: dict[str, int]) -> int:
         return instruction.size
     if instruction.target in _FREE:
         return 0
-    return instruction.far + sum(far.get(operand, 0) for operand in instruction.operands)
+    if instruction.opcode.endswith("-start"):  # whose result holds the operands too
+        return instruction.hbm
+    return instruction.hbm + sum(hbm.get(operand, 0) for operand in instruction.operands)
 
 
 def _computes(instruction: hlo.Instruction) -> bool:
@@ -227,7 +226,8 @@ def _part(path: str) -> str:
     return found[1] + (" backward" if "transpose(" in path else "")
 
 
-def _memory(compiled: Any, state: Any, limit: int) -> Memory:
+def memory_in(compiled: Any, state: Any, limit: int) -> Memory:
+    """Returns what a compiled program needs of each device, with a state that stays there."""
     found = compiled.memory_analysis()
     parameters = bytes_of(state["params"])
     moments = bytes_of(state.get("optimizer", {}))

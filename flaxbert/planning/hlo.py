@@ -55,7 +55,7 @@ class Instruction:
     name: str
     opcode: str
     size: int  # bytes of its result
-    far: int  # of them in the device's main memory, not on the chip
+    hbm: int  # of them in the device's main memory, not on the chip
     operands: tuple[str, ...]
     cycles: int  # the compiler's estimate; 0 where it gives none
     path: str  # where in the source it comes from, as JAX names it
@@ -108,7 +108,8 @@ def walk(text: str, trips: int = 1) -> Iterator[tuple[Instruction, int]]:
                 seen.add((inner.kind, *inner.chain))
             if _SCATTERED in outer.name + outer.calls:
                 inner = dataclasses.replace(inner, opcode="reduce-scatter", size=outer.size)
-            yield inner
+            # What it reads and writes is the outer one's.
+            yield dataclasses.replace(inner, hbm=0, operands=())
 
     yield from of(entry, 1)
 
@@ -142,7 +143,7 @@ def _instruction(name: str, rest: str) -> Instruction:
         name=name,
         opcode=opcode,
         size=sum(map(_bytes, arrays)),
-        far=sum(
+        hbm=sum(
             _bytes((kind, dimensions))
             for kind, dimensions, layout in _LAYOUT.findall(rest[:end])
             if not _ON_CHIP.search(layout)

@@ -135,6 +135,7 @@ def _compile(kernel: Kernel, device: Any) -> None:
     from jax.sharding import SingleDeviceSharding
 
     from flaxbert.model.kernels import tpu_attention
+    from flaxbert.model.kernels.tpu_sizes import LANES
 
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
@@ -146,7 +147,7 @@ def _compile(kernel: Kernel, device: Any) -> None:
     function: Any = tpu_attention.attention_forward
     if "backward" in kernel.name:
         function = tpu_attention.attention_backward
-        groups = kernel.features // tpu_attention.LANES
+        groups = kernel.features // LANES
         statistic = (kernel.rows, groups, kernel.heads // groups, kernel.length)
         arrays += [array(jnp.float32, *statistic), tokens]
     rate = 0.1 if kernel.name.endswith("_dropout") else 0.0

@@ -1,7 +1,8 @@
-"""The largest batch that a device can compute at once: found by compiling, not by proportion.
+"""The most rows that fit a device at once: found by compiling, not by proportion.
 
-Memory grows with rows, but not only: gradients stay, and the compiler computes again what it cannot
-keep. The surprising thing: so each guess is compiled, and the answer is a program that fits.
+Memory does not grow with the rows alone: gradients stay, small arrays of a TPU lie on the chip and
+not in its memory, and its compiler computes again what it cannot keep. The surprising thing: so
+each guess is compiled, and the answer is a program that fits.
 """
 
 from __future__ import annotations
@@ -9,78 +10,84 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from flaxbert.planning.estimate import Program
+from flaxbert.planning.estimate import Memory
 
-_COMPILED = 5  # programs at most
+_COMPILED = 6  # programs at most
 _CLOSE = 0.03  # of the rows: nearer is not worth another compilation
+_GROWTH = 8  # times the rows that fit, at most: a line drawn from few of them says little
+# What grows with the rows tells something about more of them from this share of the limit on.
+_TELLING = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Largest:
-    """What all devices compute at once, at most."""
+    """What all devices compute at once, without micro-batches, at most."""
 
     rows: int  # 0 = not even the planned ones fit
     sequences: int  # that stand in so many rows, as in the planned update
-    program: Program | None  # of these rows; None = by proportion, nothing was compiled
+    too_many: int  # rows that do not fit; 0 = none were tried
+    memory: Memory | None  # of `rows`; None = by proportion, nothing was compiled
 
 
-def by_proportion(program: Program, rows: int, multiple: int) -> int:
+def by_proportion(memory: Memory, rows: int, multiple: int) -> int:
     """Returns about how many rows fit if all but parameters and moments grows with them.
 
-    That is too few, since gradients do not grow; 0 = the limit is unknown.
+    That is rather too few, since gradients do not grow. 0 where so little grows that it says
+    nothing, or the limit is unknown.
     """
-    held = program.memory
-    fixed = held.parameters + held.moments + held.code
-    free = held.limit - fixed
-    if not held.limit or free <= 0:
+    fixed = memory.parameters + memory.moments + memory.code
+    grows = memory.needed - fixed
+    if grows < _TELLING * memory.limit or memory.limit <= fixed:
         return 0
-    return int(rows * free / (held.needed - fixed)) // multiple * multiple
+    return int(rows * (memory.limit - fixed) / grows) // multiple * multiple
 
 
 def largest_rows(
-    describe: Callable[[int], Program | None], program: Program, rows: int, multiple: int
-) -> tuple[int, Program]:
-    """Returns the most rows whose program fits, nearly, and that program; (0, first) if none does.
+    memory_of: Callable[[int], Memory | None], rows: int, multiple: int
+) -> tuple[int, int, Memory | None]:
+    """Returns the most rows that fit, nearly, some that do not, and the memory of the former.
+
+    Both may be 0: none that was tried fits, or all of them do.
 
     Args:
-      describe: compiles an update of so many rows; None where the compiler refuses.
-      program: of `rows`, compiled already; its limit is known.
+      memory_of: compiles an update of so many rows; None where the compiler refuses.
+      rows: where to begin.
       multiple: of which rows are one.
     """
-    best, best_program = (rows, program) if program.memory.margin >= 0 else (0, program)
-    too_many = 0 if best else rows  # 0 = not found yet
-    known = [(rows, program.memory.needed)]
-    guess = by_proportion(program, rows, multiple)
+    best = too_many = 0
+    known: dict[int, Memory] = {}
+    guess = rows
     for _ in range(_COMPILED):
-        guess = max(guess, best + multiple)
-        if too_many:
-            guess = min(guess, too_many - multiple)
-        if guess <= best:
-            break
-        found = describe(guess)
-        if found is not None:
-            known.append((guess, found.memory.needed))
-        if found is not None and found.memory.margin >= 0:
-            best, best_program = guess, found
+        memory = memory_of(guess)
+        if memory is not None:
+            known[guess] = memory
+        if memory is not None and memory.margin >= 0:
+            best = guess
         else:
             too_many = guess
-        following = _next(known, best, too_many, program.memory.limit, multiple)
-        if abs(following - best) <= max(_CLOSE * best, multiple - 1):
+        guess = _next(known, best, too_many, multiple)
+        if guess in (best, too_many) or (too_many and guess - best <= _CLOSE * best):
             break
-        guess = following
-    return best, best_program
+    return best, too_many, known.get(best)
 
 
-def _next(known: list[tuple[int, int]], best: int, too_many: int, limit: int, multiple: int) -> int:
-    """Returns where a line through the last two programs meets the limit, kept between the bounds.
+def _next(known: dict[int, Memory], best: int, too_many: int, multiple: int) -> int:
+    """Returns where a line through the two programs next to the limit meets it.
 
-    In the middle where only one is known, or where the line leads nowhere.
+    Between what fits and what does not: in the middle where the line leads elsewhere. Nothing does
+    not fit yet: beyond what does, by no more than `_GROWTH`, and by that where memory did not grow.
     """
+    sizes = sorted(known, key=lambda rows: abs(known[rows].margin))[:2]
     guess = 0
-    if len(known) > 1:
-        (one, less), (two, more) = sorted(known[-2:])
-        if more > less:
-            guess = int(one + (limit - less) * (two - one) / (more - less))
-    if too_many and not best < guess < too_many:
-        guess = (best + too_many) // 2
-    return guess // multiple * multiple
+    if len(sizes) == 2:
+        less, more = sorted(sizes)
+        slope = (known[more].needed - known[less].needed) / (more - less)
+        guess = int(less + known[less].margin / slope) if slope > 0 else 0
+    elif sizes:
+        guess = by_proportion(known[sizes[0]], sizes[0], multiple)
+    guess = guess // multiple * multiple
+    if not too_many:
+        return min(guess, _GROWTH * best) if guess > best else _GROWTH * best
+    if not best < guess < too_many:
+        guess = (best + too_many) // 2 // multiple * multiple
+    return guess

@@ -37,8 +37,10 @@ def save(file: Path, planned: Planned, target: Target) -> None:
     if has_time:
         _time(time[0], planned, target)
     where = f" ({target})" if target.topology else ""
-    shape = f"{planned.update.rows} x {planned.update.row_length} tokens"
-    figure.suptitle(f"An update of {shape} on {planned.devices} {planned.kind}{where}")
+    update = planned.update
+    micro = f"{update.accumulate} micro-batches of " if update.accumulate > 1 else ""
+    shape = f"{micro}{update.rows} x {update.row_length} tokens"
+    figure.suptitle(f"The fullest update, {shape}, on {planned.devices} {planned.kind}{where}")
     figure.savefig(file, dpi=150)
 
 

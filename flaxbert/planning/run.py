@@ -25,7 +25,7 @@ from flaxbert.loop.sharding import batch_sharding, make_mesh, row_multiple
 from flaxbert.loop.step import abstract_state, compile_step
 from flaxbert.model.heads import INPUTS, abstract_params
 from flaxbert.planning.chips import Chip
-from flaxbert.planning.estimate import Program, describe
+from flaxbert.planning.estimate import Memory, Program, describe, memory_in
 from flaxbert.planning.largest import Largest, by_proportion, largest_rows
 from flaxbert.planning.topology import Target
 from flaxbert.prepare import Plans, Prepared, plan, resolve_dtype
@@ -78,7 +78,7 @@ class Planned:
     update: Update
     evaluation: Evaluation | None
     evaluations: int
-    exchange_seconds: float  # of an update at least, within a slice; 0 = none, or unknown
+    exchange_seconds: float  # of an update at least; 0 = none, or unknown
     peak_flops: float  # of all devices; 0 = unknown
 
     @property
@@ -138,25 +138,24 @@ def plan_run(
         taken = time.perf_counter() - start
         return program
 
-    def described(program: Any) -> Program:
-        accumulate = plans.train.accumulate
-        return describe(program, mesh, state, limit, accumulate, target.kernel_cycles)
-
-    def described_rows(rows: int) -> Program | None:
+    def memory_of(rows: int) -> Memory | None:
+        """Of an update without micro-batches."""
+        whole = dataclasses.replace(plans, train=dataclasses.replace(plans.train, accumulate=1))
         try:
-            return described(compiled(plans, rows))
+            return memory_in(compiled(whole, rows), state, limit)
         except Exception as error:
             if not memory.is_refusal(error):
                 raise
             return None
 
     plans, fullest, _ = fitting(compiled, config, prepared, plans, mesh, limit)
-    update = _update(config, prepared, plans, described(fullest), chip, taken)
+    program = describe(fullest, mesh, state, limit, plans.train.accumulate, target.kernel_cycles)
+    update = _update(config, prepared, plans, program, chip, taken)
     del fullest
-    if limit:
-        found = _largest(update, row_multiple(mesh), described_rows if find_largest else None)
-        update = dataclasses.replace(update, largest=found)
     evaluation = _evaluation(prepared, plans, mesh, dtype, state, target, limit)
+    if limit:
+        found = _largest(update, row_multiple(mesh), memory_of if find_largest else None)
+        update = dataclasses.replace(update, largest=found)
     every = config.train.eval_every or plans.per_epoch
     return Planned(
         devices=mesh.devices.size,
@@ -211,15 +210,24 @@ def _update(
 
 
 def _largest(
-    update: Update, multiple: int, describe_rows: Callable[[int], Program | None] | None
+    update: Update, multiple: int, memory_of: Callable[[int], Memory | None] | None
 ) -> Largest:
     """Returns what fits at most; by proportion where nothing is to be compiled."""
-    if describe_rows is None:
-        rows, program = by_proportion(update.program, update.rows, multiple), None
+    known = update.program.memory
+    too_many, held = 0, None
+    if memory_of is not None:
+        is_known = update.accumulate == 1
+
+        def of(rows: int) -> Memory | None:
+            return known if is_known and rows == update.rows else memory_of(rows)
+
+        rows, too_many, held = largest_rows(of, update.rows, multiple)
+    elif update.accumulate > 1:  # other programs: they hold the sum of gradients too
+        rows = 0
     else:
-        rows, program = largest_rows(describe_rows, update.program, update.rows, multiple)
-    each = update.sequences / (update.rows * update.accumulate)
-    return Largest(rows, int(rows * each), program)
+        rows = by_proportion(known, update.rows, multiple)
+    sequences = rows * update.sequences // (update.rows * update.accumulate)
+    return Largest(rows, sequences, too_many, held)
 
 
 def _evaluation(

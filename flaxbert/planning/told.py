@@ -39,15 +39,14 @@ def lines(planned: Planned, model: str, target: Target) -> list[str]:
             f"{planned.bytes_per_token / 1024:,.0f} KiB a token"
         )
     if program.main_memory:
-        told.append(
-            f"bytes to and from HBM, at most: {_size(program.main_memory)}"
-            + (f", {1e3 * program.main_memory / target.chip.bandwidth:.1f} ms" * bool(target.chip))
-        )
+        told.append(f"bytes to and from HBM, at most: {_size(program.main_memory)}")
     for found in program.exchanges:
         along = " and ".join(found.axes) or "axes that are not understood"
-        told.append(f"exchange: {found.count} {found.kind} over {along}, {_size(found.bytes)}")
-    if update.largest:
-        told.append(f"largest at once: {_largest(update)}")
+        between = f" between {found.slices} slices" if found.slices > 1 else ""
+        told.append(
+            f"exchange: {found.count} {found.kind} over {along}{between}, {_size(found.bytes)}"
+        )
+    told.append(f"largest at once: {_largest(update)}")
     if planned.evaluation:
         most = max(planned.evaluation.programs, key=lambda program: program.memory.needed)
         told.append(
@@ -59,12 +58,17 @@ def lines(planned: Planned, model: str, target: Target) -> list[str]:
 
 def _largest(update: Update) -> str:
     largest = update.largest
-    if not largest or not largest.rows:
-        return "not even these rows fit"
+    if largest is None:
+        return "unknown: this device does not say what it has"
     told = f"{_count(largest.sequences, 'sequence')}, {largest.rows:,} x {update.row_length} tokens"
-    if largest.program is None:
-        return f"about {told} or some more by proportion; --largest compiles it"
-    return f"{told}, compiled; memory {_fit(largest.program.memory)}"
+    if largest.too_many:
+        beyond = f"{largest.too_many:,} x {update.row_length} do not"
+        return f"{told} fit, {beyond}" if largest.rows else f"not even these rows fit; {beyond}"
+    if largest.memory is not None:
+        return f"at least {told}, of which {_fit(largest.memory)}"
+    if largest.rows:
+        return f"by proportion about {told}, or some more; --largest compiles it"
+    return "not to be told from these rows; --largest compiles more"
 
 
 def _time(planned: Planned, chip: Chip | None) -> list[str]:
@@ -88,8 +92,8 @@ def _time(planned: Planned, chip: Chip | None) -> list[str]:
         )
     if planned.exchange_seconds:
         told.append(
-            f"  exchanges are not in it: at least {1e3 * planned.exchange_seconds:.1f} ms by a "
-            "slice's links, beside it or after it"
+            f"  exchanges are not in it: at least {1e3 * planned.exchange_seconds:.1f} ms by "
+            "links and network, beside it or after it"
         )
     elif program.exchanges:
         told.append("  exchanges are not in it")

@@ -127,11 +127,11 @@ def test_a_real_program_is_read():
 
 def test_what_lies_on_the_chip_is_not_in_main_memory():
     found = {instruction.name: instruction for instruction, _ in hlo.walk(TPU)}
-    assert found["all-reduce.112"].far == 4 * 30 * 2  # not the second result
-    assert found["fusion.515"].far == 0
+    assert found["all-reduce.112"].hbm == 4 * 30 * 2  # not the second result
+    assert found["fusion.515"].hbm == 0
     assert found["fusion.515"].operands == ("fusion.512", "fusion.513")
-    assert found["async-collective-start.1"].far == 0
-    assert found["fusion.3"].far == 512
+    assert found["async-collective-start.1"].hbm == 0
+    assert found["fusion.3"].hbm == 512
 
 
 def test_traffic_is_counted_once():
@@ -139,17 +139,29 @@ def test_traffic_is_counted_once():
         ((_, instructions),) = hlo.parse("ENTRY %main (p: f32[4]) -> f32[4] {\n" + line)[0].items()
         return instructions[0]
 
-    far = {"a": 1000, "b": 0, "c": 24}
+    hbm = {"a": 1000, "b": 0, "c": 24}
     fused = read("  %fusion.1 = f32[8]{0:T(128)} fusion(%a, %b, %c), kind=kLoop, calls=%x")
-    assert _traffic(fused, far) == 1000 + 24 + 32
+    assert _traffic(fused, hbm) == 1000 + 24 + 32
     copied = read(
         "  %copy-start.1 = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%a)"
     )
-    assert _traffic(copied, far) == 32
+    assert _traffic(copied, hbm) == 32
+    gathered = read(
+        "  %all-gather-start.1 = (f32[2]{0:T(128)}, f32[8]{0:T(128)}) all-gather-start(%a), "
+        "replica_groups={{0,1,2,3}}"
+    )
+    assert _traffic(gathered, hbm) == 8 + 32  # not its operand once more
     for line in (
         "  %copy-done.1 = f32[8]{0:T(128)} copy-done(%a)",
         "  %x = f32[8]{0} bitcast(%a)",
         '  %y = f32[8]{0} custom-call(%a), custom_call_target="ConcatBitcast"',
         "  %p = f32[8]{0} parameter(0)",
     ):
-        assert _traffic(read(line), far) == 0
+        assert _traffic(read(line), hbm) == 0
+
+
+def test_what_a_fused_exchange_moves_is_the_outer_ones():
+    hbm = {"fusion.512": 128 * 64 * 4, "fusion.513": 128 * 64 * 4}
+    moved = {i.name: _traffic(i, hbm) for i, _ in hlo.walk(TPU)}
+    assert moved["fusion.515"] == 2 * 128 * 64 * 4
+    assert moved["all-reduce.169"] == moved["all-gather.146"] == 0

@@ -12,7 +12,7 @@ import pytest
 from flaxbert.loop import memory
 from flaxbert.planning import picture, run, topology
 from flaxbert.planning.chips import CHIPS
-from flaxbert.planning.estimate import Exchange, Program, _received, axes_of, slices_of
+from flaxbert.planning.estimate import Exchange, Program, _members, _received, axes_of
 from tests.commands import call, train_flags
 
 
@@ -129,28 +129,31 @@ class Device:
         self.slice_index = slice_index
 
 
+def test_how_many_exchange_and_over_how_many_slices():
+    devices = np.array([Device(number // 4) for number in range(8)]).reshape(4, 2, 1)
+    mesh = types.SimpleNamespace(devices=devices)
+    assert _members((), mesh) == (8, 2)  # pyright: ignore
+    assert _members(((0, 2, 4, 6), (1, 3, 5, 7)), mesh) == (4, 2)  # pyright: ignore
+    assert _members(((0, 1), (6, 7)), mesh) == (2, 1)  # pyright: ignore
+    assert _members(None, mesh) == (1, 1)  # pyright: ignore
+
+
 def test_what_comes_from_other_slices():
     """Two slices of four chips: each needs the other's part once, over four chips' network."""
-    devices = np.array([Device(number // 4) for number in range(8)]).reshape(4, 2, 1)
-    mesh = types.SimpleNamespace(
-        devices=devices, shape={"data": 4, "fsdp": 2, "model": 1}, axis_names=("data", "fsdp")
-    )
-    assert slices_of((), mesh) == slices_of(((0, 2, 4, 6),), mesh) == 2  # pyright: ignore
-    assert slices_of(((0, 1), (6, 7)), mesh) == slices_of(None, mesh) == 1  # pyright: ignore
-    both, size = ("data", "fsdp"), 800
-    assert _received("all-gather", both, 2, size, mesh) == (700, 100)  # pyright: ignore
-    assert _received("all-reduce", both, 2, size, mesh) == (1400, 200)  # pyright: ignore
-    assert _received("reduce-scatter", both, 2, size, mesh) == (5600, 800)  # pyright: ignore
-    assert _received("all-to-all", both, 2, size, mesh) == (700, 400)  # pyright: ignore
-    assert _received("all-gather", ("fsdp",), 1, size, mesh) == (400, 0)  # pyright: ignore
-    assert _received("all-gather", (), 2, size, mesh) == (0, 0)  # pyright: ignore
+    assert _received("all-gather", 8, 2, 800) == (700, 100)
+    assert _received("all-reduce", 8, 2, 800) == (1400, 200)
+    assert _received("reduce-scatter", 8, 2, 800) == (5600, 800)
+    assert _received("all-to-all", 8, 2, 800) == (700, 400)
+    assert _received("collective-permute", 8, 2, 800) == (800, 800)
+    assert _received("all-gather", 2, 1, 800) == (400, 0)
+    assert _received("all-gather", 1, 1, 800) == (0, 0)
 
 
 def test_exchanges_go_at_the_pace_of_links_or_network():
     chip = CHIPS["v5e"]
 
     def seconds(received, far):
-        exchange = Exchange("all-gather", ("data",), 1, received, received, far)
+        exchange = Exchange("all-gather", ("data",), 1, received, 1, received, far)
         program = Program(0, 0, 0, 0, {}, (exchange,), 0, (), {}, None)  # pyright: ignore
         return program.exchange_seconds(chip, 2)
 
@@ -181,18 +184,38 @@ def test_slices_need_a_topology(planned):
 
 
 def test_the_largest_update_is_compiled(planned, monkeypatch):
-    limit = 2**26
+    limit = 2**25
     monkeypatch.setattr(memory, "limit_of", lambda device: limit)
     about, done = planned()
-    assert done.code == 0 and "or some more by proportion" in done.out
+    assert done.code == 0 and "by proportion about" in done.out
     found, done = planned("--largest")
     assert done.code == 0, done.err
     largest, update = found["update"]["largest"], found["update"]
     assert largest["rows"] >= about["update"]["largest"]["rows"] > update["rows"]
-    assert 0.8 * limit < largest["program"]["memory"]["needed"] <= limit
-    each = update["sequences"] / (update["rows"] * update["accumulate"])
-    assert largest["sequences"] == int(largest["rows"] * each)
-    assert f"largest at once: {largest['sequences']:,} sequences" in done.out
+    assert 0.8 * limit < largest["memory"]["needed"] <= limit
+    assert f"{largest['rows']:,} x {update['row_length']} tokens fit, " in done.out
+    assert f"{largest['too_many']:,} x {update['row_length']} do not" in done.out
+    assert largest["rows"] < largest["too_many"]
+    # As many in a row as in the planned update.
+    assert abs(largest["sequences"] / largest["rows"] - update["sequences"] / update["rows"]) < 0.1
+
+
+def test_the_largest_update_has_no_micro_batches(planned, monkeypatch):
+    monkeypatch.setattr(memory, "limit_of", lambda device: 2**25)
+    whole, _ = planned("--largest", train__batch_size=16)
+    parts, done = planned("--largest", train__batch_size=16, train__accumulate=4)
+    assert done.code == 0, done.err
+    rows = [found["update"]["largest"]["rows"] for found in (whole, parts)]
+    assert rows[1] == pytest.approx(rows[0], rel=0.2)
+    _, done = planned(train__batch_size=16, train__accumulate=4)
+    assert "--largest compiles more" in done.out
+
+
+def test_a_device_that_does_not_say_what_it_has(planned, monkeypatch):
+    monkeypatch.setattr(memory, "limit_of", lambda device: 0)
+    found, done = planned("--largest")
+    assert done.code == 0 and "largest at once: unknown" in done.out
+    assert found["update"]["largest"] is None
 
 
 def test_nothing_to_do_with_a_comparison(planned):

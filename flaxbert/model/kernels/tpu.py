@@ -19,6 +19,7 @@ from jaxtyping import Array
 from flaxbert.model.attention import attend
 from flaxbert.model.dropout import dropout
 from flaxbert.model.kernels import Kernels, Projection, tpu_attention
+from flaxbert.model.kernels.tpu_sizes import serves
 from flaxbert.model.products import dense, einsum, stable_dtype
 
 # spread(function, inputs, outputs) is function on every device's parts of its arrays, which it gets
@@ -79,7 +80,7 @@ def _attention(
     heads: int,
 ) -> Array:
     products = [dense(x, part.kernel, x.dtype) for part in parts]
-    if tpu_attention.serves(x.shape[1], products[0].shape[-1] // mesh.parts, heads // mesh.parts):
+    if serves(x.shape[1], products[0].shape[-1] // mesh.parts, heads // mesh.parts):
         bits, rate = (
             (jnp.zeros_like(sequence_ids, jnp.uint32), 0.0) if bits is None else (bits, rate)
         )
@@ -246,10 +247,9 @@ def _activate_backward(
 
 
 def _sum_of_tokens(x: Array) -> Array:
-    """Sums all but the last axis, as a product: the matrix units are idle, the vector units not."""
+    """Sums all but the last axis, as a product: vector units would take several times as long."""
     x = x.reshape(-1, x.shape[-1])
-    ones = jnp.ones((8, x.shape[0]), x.dtype)
-    return einsum("eT,TO->eO", ones, x)[0]
+    return einsum("eT,TO->eO", jnp.ones((1, x.shape[0]), x.dtype), x)[0]
 
 
 _activate.defvjp(_activate_forward, _activate_backward)

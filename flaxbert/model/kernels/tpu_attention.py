@@ -26,24 +26,15 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, UInt32
 
 from flaxbert.model.dropout import is_kept, key_word
+from flaxbert.model.kernels.tpu_sizes import LANES
 from flaxbert.model.products import is_half, precision_for
 
-LANES = 128
-_LONGEST = 512  # of a row: its logits have to fit the chip's vector memory
 # Tiles of 128 x 128 logits, each for all heads that share lanes, in one program: more take long to
 # compile, 128 x 768 need 6.
 _TILES = 16
 _LOG2E = math.log2(math.e)  # exp2 is one instruction, exp is two
 # Finite: exp2 of the difference to any other logit is exactly 0, and no inf meets an inf.
 _MASKED = -1e30
-
-
-def serves(length: int, features: int, heads: int) -> bool:
-    """Whether rows of that length, and heads of that size, are what the kernels are written for."""
-    size = features // heads
-    whole = length % LANES == 0 and features % LANES == 0 and LANES % size == 0
-    # Eight heads of 16 share lanes: at 512 their backward pass does not fit that memory.
-    return whole and length <= _LONGEST and size >= (32 if length > 256 else 16)
 
 
 @dataclasses.dataclass(frozen=True)

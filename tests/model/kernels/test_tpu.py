@@ -15,6 +15,7 @@ from flaxbert.loop import sharding
 from flaxbert.model.attention import attend
 from flaxbert.model.config import BertConfig
 from flaxbert.model.kernels import Projection, tpu, tpu_attention
+from flaxbert.model.kernels.tpu_sizes import serves
 from tests.model.kernels.compared import bits_of, computes_the_same, off, rows_of, with_gradients
 
 
@@ -138,7 +139,7 @@ def test_what_is_kept_for_the_backward_pass_is_in_half_precision():
     ],
 )
 def test_what_the_kernel_is_written_for(length, width, heads, served):
-    assert tpu_attention.serves(length, width, heads) is served
+    assert serves(length, width, heads) is served
 
 
 def a_tpu(count=4, model=2):
