@@ -109,7 +109,13 @@ def planned(case: Case, chip: str, cycles: dict[str, Any]) -> dict[str, Any]:
         "mfu": plan.mfu,
         "needed": program.memory.needed,
         "limit": program.memory.limit,
-        "exchanges": [dataclasses.asdict(exchange) for exchange in program.exchanges],
+        "exchanges": [
+            {
+                name: getattr(exchange, name)
+                for name in ("kind", "axes", "count", "bytes", "received")
+            }
+            for exchange in program.exchanges
+        ],
         "main_memory": program.main_memory,
         "plan_seconds": round(time.perf_counter() - begun, 1),
     }

@@ -40,9 +40,8 @@ class Exchange:
     axes: tuple[str, ...]  # along which devices exchange; () = not understood
     count: int
     bytes: int  # of the results on each device
-    slices: int  # over which the members of a group are
+    slices: int  # between so many, over their network; 1 = within each, over links
     received: int  # bytes that a device gets from others, at least; 0 = not understood
-    by_network: int  # of them from other slices, where those of a slice share what comes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +81,11 @@ class Program:
 
     def exchange_seconds(self, chip: Chip, links: int) -> float:
         """Returns what exchanges take at least: all of a chip's links and its network in use."""
-        by_network = sum(exchange.by_network for exchange in self.exchanges)
-        by_links = sum(exchange.received for exchange in self.exchanges) - by_network
-        return max(by_links / (links * chip.link) if links else 0.0, by_network / chip.network)
+        received = {True: 0, False: 0}  # by the network, by links
+        for exchange in self.exchanges:
+            received[exchange.slices > 1] += exchange.received
+        by_links = received[False] / (links * chip.link) if links else 0.0
+        return max(by_links, received[True] / chip.network)
 
 
 def describe(
@@ -117,9 +118,8 @@ def describe(
     for instruction, times in hlo.walk(compiled.as_text(), trips=accumulate):
         hbm[instruction.name] = instruction.hbm
         main_memory += times * _traffic(instruction, hbm)
-        if instruction.kind in hlo.COLLECTIVES:
-            groups = instruction.groups
-            key = (instruction.kind, axes_of(groups, mesh), *_members(groups, mesh))
+        if instruction.between_slices or instruction.kind in hlo.COLLECTIVES:
+            key = _group(instruction, mesh)
             found = exchanges.setdefault(key, [0, 0])
             found[0] += times
             found[1] += times * instruction.size
@@ -143,7 +143,7 @@ def describe(
         cycles=sum(parts.values()),
         parts=dict(parts.most_common()),
         exchanges=tuple(
-            Exchange(kind, axes, count, size, slices, *_received(kind, members, slices, size))
+            Exchange(kind, axes, count, size, slices, _received(kind, members, size))
             for (kind, axes, members, slices), (count, size) in sorted(exchanges.items())
         ),
         copied=copied,
@@ -164,34 +164,31 @@ def axes_of(groups: hlo.Groups | None, mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis, differs in zip(mesh.axis_names, differing, strict=True) if differs)
 
 
-def _members(groups: hlo.Groups | None, mesh: Mesh) -> tuple[int, int]:
-    """Returns how many devices a group has, and over how many slices they are; 1 = not known."""
-    if groups is None:
-        return 1, 1
-    slices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
-    listed = groups or (tuple(range(len(slices))),)
-    return max(map(len, listed)), max(len({slices[at] for at in group}) for group in listed)
+def _group(instruction: hlo.Instruction, mesh: Mesh) -> tuple[str, tuple[str, ...], int, int]:
+    """Returns the kind, the axes, the members of a group (1 = not known), and between slices."""
+    if instruction.between_slices:
+        places = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+        slices = len(np.unique(places))
+        axes = tuple(
+            axis
+            for number, axis in enumerate(mesh.axis_names)
+            if (places != places.take([0], axis=number)).any()
+        )
+        return instruction.between_slices, axes, slices, slices
+    groups = instruction.groups
+    members = 1 if groups is None else max(map(len, groups), default=mesh.devices.size)
+    return instruction.kind, axes_of(groups, mesh), members, 1
 
 
-def _received(kind: str, members: int, slices: int, size: int) -> tuple[int, int]:
-    """Returns bytes that have to come from others, for results of that size on each device.
-
-    Second those of them from other slices: what a slice needs from there comes once, by the network
-    of all its members, and goes on by its links.
-    """
-
-    def parts(others: int, shared_by: int) -> float:
-        share = others / (others + 1)
-        of_kind = {
-            "all-reduce": 2 * share / shared_by,
-            "reduce-scatter": others,
-            "all-to-all": share,
-            "collective-permute": min(others, 1),
-        }
-        return of_kind.get(kind, share / shared_by)
-
-    each_slice = max(1, members // slices)
-    return round(size * parts(members - 1, 1)), round(size * parts(slices - 1, each_slice))
+def _received(kind: str, members: int, size: int) -> int:
+    """Bytes that have to come from others, for results of that size on each member."""
+    share = (members - 1) / members
+    times = {
+        "all-reduce": 2 * share,
+        "reduce-scatter": members - 1,
+        "collective-permute": min(members - 1, 1),
+    }
+    return round(size * times.get(kind, share))
 
 
 def _traffic(instruction: hlo.Instruction, hbm: dict[str, int]) -> int:

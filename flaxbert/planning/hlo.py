@@ -2,7 +2,8 @@
 
 The text is the optimised HLO that `compiled.as_text()` returns. The surprising thing: a loop's body
 stands there once, so it is walked with the number of its trips, which not every compiler writes
-down; and one exchange may stand in many fusions that go on while it does.
+down; one exchange may stand in many fusions that go on while it does; and what slices exchange
+over their network is no exchange there, but a host's sending and receiving.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _CALLS = re.compile(r"\bcalls=%?([\w.\-]+)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 # Not channel_id, which layers traced once have in common.
 _CHAIN = re.compile(r'chain_id="(\d+)')
+_NETWORK = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _CONSTRAINTS = re.compile(r"operand_layout_constraints=\{(.*?)\}\}")
 _ARRAY = re.compile(r"(pred|[a-z]+[0-9]+[a-z0-9]*)\[([\d,]*)\]")
 _LAYOUT = re.compile(_ARRAY.pattern + r"(?:\{([^}]*)\})?")
@@ -66,6 +68,7 @@ class Instruction:
     shapes: tuple[tuple[int, ...], ...]  # of a custom call's results and operands
     chain: tuple[str, ...]  # by which parts of one exchange are known
     groups: Groups | None  # of devices that exchange; () = all of them, None = not understood
+    between_slices: str  # what it receives of an exchange over their network: all-gather, ...
 
     @property
     def kind(self) -> str:
@@ -133,7 +136,8 @@ def _instruction(name: str, rest: str) -> Instruction:
     opcode = _first(_OPCODE.match(rest[end:]))
     cycles, trips = _first(_CYCLES.search(rest)), _first(_TRIPS.search(rest))
     arrays = _ARRAY.findall(rest[:end])
-    if opcode.endswith("-start") and opcode != "all-reduce-start":
+    network = _first(_NETWORK.search(rest)) if opcode == "recv" else ""
+    if network or (opcode.endswith("-start") and opcode != "all-reduce-start"):
         # Operands, results, and perhaps counters.
         arrays = [array for array in arrays if array != ("u32", "")]
         arrays = arrays[len(arrays) // 2 :]
@@ -158,6 +162,7 @@ def _instruction(name: str, rest: str) -> Instruction:
         shapes=tuple(_numbers(shape) for _, shape in (*arrays, *operands)) if operands else (),
         chain=tuple(_CHAIN.findall(rest)),
         groups=_groups(rest),
+        between_slices=network.lower().replace("_", "-"),
     )
 
 

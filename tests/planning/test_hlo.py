@@ -165,3 +165,15 @@ def test_what_a_fused_exchange_moves_is_the_outer_ones():
     moved = {i.name: _traffic(i, hbm) for i, _ in hlo.walk(TPU)}
     assert moved["fusion.515"] == 2 * 128 * 64 * 4
     assert moved["all-reduce.169"] == moved["all-gather.146"] == 0
+
+
+def test_what_slices_exchange_is_received_by_their_hosts():
+    line = (
+        "  %recv.1 = (f32[256,1024]{1,0:T(8,128)}, u32[], token[]) recv(%after-all.1), "
+        'channel_id=3, is_host_transfer=true, frontend_attributes={_xla_megascale_target="'
+        '{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_GATHER"}\n'
+    )
+    sent = line.replace("recv", "send")
+    text = "ENTRY %main (p: f32[4]) -> f32[4] {\n" + line + sent
+    found = [(i.between_slices, i.size) for i, _ in hlo.walk(text)]
+    assert found == [("all-gather", 4 * 256 * 1024), ("", 4 * 256 * 1024 + 4)]

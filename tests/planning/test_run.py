@@ -12,7 +12,7 @@ import pytest
 from flaxbert.loop import memory
 from flaxbert.planning import picture, run, topology
 from flaxbert.planning.chips import CHIPS
-from flaxbert.planning.estimate import Exchange, Program, _members, _received, axes_of
+from flaxbert.planning.estimate import Exchange, Program, _group, _received, axes_of
 from tests.commands import call, train_flags
 
 
@@ -129,32 +129,42 @@ class Device:
         self.slice_index = slice_index
 
 
-def test_how_many_exchange_and_over_how_many_slices():
+def test_who_exchanges_with_whom():
+    """Two slices of four chips in the outermost axis."""
     devices = np.array([Device(number // 4) for number in range(8)]).reshape(4, 2, 1)
-    mesh = types.SimpleNamespace(devices=devices)
-    assert _members((), mesh) == (8, 2)  # pyright: ignore
-    assert _members(((0, 2, 4, 6), (1, 3, 5, 7)), mesh) == (4, 2)  # pyright: ignore
-    assert _members(((0, 1), (6, 7)), mesh) == (2, 1)  # pyright: ignore
-    assert _members(None, mesh) == (1, 1)  # pyright: ignore
+    names = ("data", "fsdp", "model")
+    shape = dict(zip(names, devices.shape, strict=True))
+    mesh = types.SimpleNamespace(devices=devices, axis_names=names, shape=shape)
+
+    def group(groups, between_slices=""):
+        found = types.SimpleNamespace(
+            kind="all-reduce", groups=groups, between_slices=between_slices
+        )
+        return _group(found, mesh)  # pyright: ignore
+
+    assert group(()) == ("all-reduce", ("data", "fsdp"), 8, 1)
+    assert group(((0, 1), (6, 7))) == ("all-reduce", ("fsdp",), 2, 1)
+    assert group(None) == ("all-reduce", (), 1, 1)
+    assert group(None, "all-gather") == ("all-gather", ("data",), 2, 2)
 
 
-def test_what_comes_from_other_slices():
-    """Two slices of four chips: each needs the other's part once, over four chips' network."""
-    assert _received("all-gather", 8, 2, 800) == (700, 100)
-    assert _received("all-reduce", 8, 2, 800) == (1400, 200)
-    assert _received("reduce-scatter", 8, 2, 800) == (5600, 800)
-    assert _received("all-to-all", 8, 2, 800) == (700, 400)
-    assert _received("collective-permute", 8, 2, 800) == (800, 800)
-    assert _received("all-gather", 2, 1, 800) == (400, 0)
-    assert _received("all-gather", 1, 1, 800) == (0, 0)
+def test_what_comes_from_others():
+    assert _received("all-gather", 8, 800) == _received("all-to-all", 8, 800) == 700
+    assert _received("all-reduce", 8, 800) == 1400
+    assert _received("reduce-scatter", 8, 800) == 5600
+    assert _received("collective-permute", 8, 800) == 800
+    assert _received("all-reduce", 1, 800) == _received("collective-permute", 1, 800) == 0
 
 
 def test_exchanges_go_at_the_pace_of_links_or_network():
     chip = CHIPS["v5e"]
 
-    def seconds(received, far):
-        exchange = Exchange("all-gather", ("data",), 1, received, 1, received, far)
-        program = Program(0, 0, 0, 0, {}, (exchange,), 0, (), {}, None)  # pyright: ignore
+    def seconds(by_links, by_network):
+        exchanges = tuple(
+            Exchange("all-gather", ("data",), 1, received, slices, received)
+            for received, slices in ((by_links, 1), (by_network, 2))
+        )
+        program = Program(0, 0, 0, 0, {}, exchanges, 0, (), {}, None)  # pyright: ignore
         return program.exchange_seconds(chip, 2)
 
     assert seconds(9e9, 0) == pytest.approx(0.1)

@@ -93,6 +93,9 @@ def test_slices_and_hosts(tiny_bert, reviews, tmp_path):
     assert "(2 x v5e:2x2)" in out
     program = found["update"]["program"]
     assert {tuple(exchange["axes"]) for exchange in program["exchanges"]} == {("data",)}
+    between = [exchange for exchange in program["exchanges"] if exchange["slices"] == 2]
+    assert between and all(exchange["received"] > 0 for exchange in between)
+    assert "between 2 slices" in out
 
 
 def test_slices_and_meshes_are_compared(tiny_bert, reviews, tmp_path):
