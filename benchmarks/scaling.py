@@ -25,6 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 LENGTH = 128
 AXES = ("data", "fsdp", "model")
+EXCHANGE = ("kind", "axes", "count", "bytes", "received")  # what is kept of each
 SHAPES = {1: "1x1", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
