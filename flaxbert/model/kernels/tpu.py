@@ -247,7 +247,7 @@ def _activate_backward(
 
 
 def _sum_of_tokens(x: Array) -> Array:
-    """Sums all but the last axis, as a product: vector units would take several times as long."""
+    """Sums all but the last axis, as a product where the compiler thinks that matrix units pay."""
     x = x.reshape(-1, x.shape[-1])
     return einsum("eT,TO->eO", jnp.ones((1, x.shape[0]), x.dtype), x)[0]
 
