@@ -32,7 +32,6 @@ from flaxbert.tasks import Task
 State = dict[str, Any]
 Batch = dict[str, Any]
 
-
 # For several TPUs, by their compiler's estimate of three layers of bert-base on v5e:
 # * Small parts of parameters are gathered by an all-reduce otherwise, from 64 chips on: twice the
 #   bytes. All-reduces of 170 MiB; with it 85 MiB, and 85 gathered.

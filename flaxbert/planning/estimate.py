@@ -81,11 +81,9 @@ class Program:
 
     def exchange_seconds(self, chip: Chip, links: int) -> float:
         """Returns what exchanges take at least: all of a chip's links and its network in use."""
-        received = {True: 0, False: 0}  # by the network, by links
-        for exchange in self.exchanges:
-            received[exchange.slices > 1] += exchange.received
-        by_links = received[False] / (links * chip.link) if links else 0.0
-        return max(by_links, received[True] / chip.network)
+        within = sum(each.received for each in self.exchanges if each.slices == 1)
+        between = sum(each.received for each in self.exchanges if each.slices > 1)
+        return max(within / (links * chip.link) if links else 0.0, between / chip.network)
 
 
 def describe(

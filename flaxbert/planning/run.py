@@ -167,7 +167,7 @@ def plan_run(
         update=update,
         evaluation=evaluation,
         evaluations=-(-plans.total // every) if evaluation else 0,
-        exchange_seconds=update.program.exchange_seconds(chip, target.links) if chip else 0.0,
+        exchange_seconds=program.exchange_seconds(chip, target.links) if chip else 0.0,
         peak_flops=peak_of(mesh, dtype),
     )
 

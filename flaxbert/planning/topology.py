@@ -82,7 +82,7 @@ def devices_of(topology: str, slices: int) -> list[Any]:
             platform="tpu", topology_name=f"{chip.compiler_name}:{shape}", **options
         )
     except RuntimeError as error:  # JaxRuntimeError and NotImplementedError are
-        said = str(error).strip().splitlines()[0]
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"--topology={topology}: the TPU's compiler refuses it: {said}"
         ) from error
