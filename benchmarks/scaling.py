@@ -124,7 +124,7 @@ def _prepared(case: Case) -> Any:
     from flaxbert.data.check import Labels
     from flaxbert.data.tokenize import Tokens
     from flaxbert.model.config import BertConfig
-    from flaxbert.prepare import Prepared
+    from flaxbert.prepare import Prepared, Start
 
     tokens = case.rows * LENGTH
     return Prepared(
@@ -144,7 +144,7 @@ def _prepared(case: Case) -> Any:
         lines=(),
         report={},
         tokenizer_files=[],
-        load_params=lambda: {},
+        start=Start("", "", [], [], 0),
         revision="",
         dataset_revision="",
         metric="accuracy",

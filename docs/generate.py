@@ -21,7 +21,7 @@ Made from `flaxbert/config.py` by `python docs/generate.py`; do not edit.
 A config file sets what it chooses (`config.data.max_length = 64`), the command line overrides one
 field (`--config.data.max_length=64`), and everything else has the default below. An unknown field
 or a value out of range ends with exit code 2 before anything is read. `RUN/config.json` records all
-fields of a run. In a resume only `mesh.*`, `checkpoint.*` and `log.*` may differ.
+fields of a run. In a resume only `mesh.*`, `checkpoint.*`, `log.*` and `processes.*` may differ.
 """
 
 TITLES = {
@@ -35,6 +35,7 @@ TITLES = {
     "mesh": "Devices",
     "checkpoint": "Checkpoints",
     "log": "Log",
+    "processes": "Several processes",
 }
 
 # Fields whose name says it in the code.

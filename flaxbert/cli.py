@@ -1,8 +1,8 @@
 """The border between a shell and the package: flags in, exit codes and readable errors out.
 
 Exit codes: 0 done; 2 usage or config; 3 data; 4 model file or checkpoint; 5 loss not finite;
-70 internal; 75 interrupted, every finished update saved. The surprising thing: this file imports
-neither JAX nor anything that does, so that a wrong flag is told at once.
+70 internal; 71 another process lost; 75 interrupted, every finished update saved. The surprising
+thing: this file imports neither JAX nor anything that does, so that a wrong flag is told at once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from flaxbert.config import Config, Data, make_config
-from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError
+from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, exit_code_of
 from flaxbert.interrupt import StopSignal, install
 from flaxbert.quiet import be_quiet, leave_out_torch
-from flaxbert.terminal import say
-
-INTERNAL_ERROR = 70
+from flaxbert.terminal import complain, say
 
 CONFIG_FLAG = "config"
 
@@ -55,25 +53,22 @@ def run(
         main(values, stop)
     except (Exception, InterruptedRun) as error:
         stop.settle()
-        code = getattr(error, "exit_code", None)
-        if code is None and isinstance(error, OSError) and error.errno is not None:
-            say(f"flaxbert: error: {error.strerror}: {error.filename}")
-            code = ModelFileError.exit_code  # a full or read-only disk is no defect of ours
-        elif code is None and "RESOURCE_EXHAUSTED" in str(error):
-            say(
+        code = exit_code_of(error)
+        if code == InterruptedRun.exit_code:
+            say(f"flaxbert: {error}. The same command goes on.")
+        elif hasattr(error, "exit_code"):
+            complain(f"flaxbert: error: {error}")
+        elif code == ModelFileError.exit_code and isinstance(error, OSError):
+            complain(f"flaxbert: error: {error.strerror}: {error.filename}")
+        elif code == ConfigError.exit_code:
+            complain(
                 "flaxbert: error: the device has too little memory for this batch. Raise "
                 "config.train.accumulate (0 = chosen), or lower config.train.batch_size or "
                 "data.max_length; for evaluate and predict lower --batch_rows."
             )
-            code = ConfigError.exit_code
-        elif code is None:
-            say(traceback.format_exc().rstrip())
-            say("flaxbert: internal error; please report the lines above")
-            code = INTERNAL_ERROR
-        elif code == InterruptedRun.exit_code:
-            say(f"flaxbert: {error}. The same command goes on.")
         else:
-            say(f"flaxbert: error: {error}")
+            complain(traceback.format_exc().rstrip())
+            complain("flaxbert: internal error; please report the lines above")
         _exit(code)
     finally:
         stop.settle()

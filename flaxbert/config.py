@@ -108,6 +108,14 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
+class Processes:
+    """When a run of several processes gives up on one of them."""
+
+    lost_after: float = 20.0  # seconds without a sign of life; the others exit 71
+    stuck_after: float = 300.0  # seconds without an update, all exit 70; 0 = never
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     seed: int = 0
     seeds: Seeds = Seeds()
@@ -119,10 +127,11 @@ class Config:
     mesh: Mesh = Mesh()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+    processes: Processes = Processes()
 
 
 # Sections that a resumed run may change: they do not touch what is learnt.
-RESUME_MAY_CHANGE = ("mesh", "checkpoint", "log")
+RESUME_MAY_CHANGE = ("mesh", "checkpoint", "log", "processes")
 
 _CHOICES = {
     "model.dtype": ("float32", "bfloat16", "auto"),
@@ -168,6 +177,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "checkpoint.every": (0, 1_000_000_000, True),
     "checkpoint.keep": (1, 1_000_000, True),
     "log.every": (1, 1_000_000_000, True),
+    "processes.lost_after": (3, 1_000_000, True),
+    "processes.stuck_after": (0, 1_000_000, True),
 }
 
 

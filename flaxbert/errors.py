@@ -7,6 +7,25 @@ expected, what came (file and line where there is one) and what to do next.
 
 from __future__ import annotations
 
+INTERNAL_ERROR = 70
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Returns the exit code that an error of any kind ends a command with."""
+    code = getattr(error, "exit_code", None)
+    if code is not None:
+        return code
+    if isinstance(error, OSError) and error.errno is not None:
+        return ModelFileError.exit_code  # a full or read-only disk is no defect of ours
+    if is_out_of_memory(error):
+        return ConfigError.exit_code
+    return INTERNAL_ERROR
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or its compiler says that it has too little memory."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
 
 class FlaxbertError(Exception):
     """Base of all of them; `exit_code` is the command line's."""
@@ -39,6 +58,24 @@ class StorageError(FlaxbertError, RuntimeError):
     """
 
     exit_code = 4
+
+
+class PeerLostError(FlaxbertError, RuntimeError):
+    """Another process of the run is gone, or cannot be reached any more."""
+
+    exit_code = 71
+
+
+class StuckError(FlaxbertError, RuntimeError):
+    """Nothing goes on any more, though every process is there."""
+
+    exit_code = INTERNAL_ERROR
+
+
+class WrongNumbersError(FlaxbertError, ArithmeticError):
+    """The devices, or what connects them, compute something else than they should."""
+
+    exit_code = INTERNAL_ERROR
 
 
 class NonFiniteError(FlaxbertError, ArithmeticError):

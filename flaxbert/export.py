@@ -6,8 +6,11 @@ speaks of is kept beside it, so that a resume can always go back to what its run
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import PurePath
 from typing import Any
+
+from jax.sharding import Mesh
 
 from flaxbert import cli
 from flaxbert.config import Config
@@ -16,8 +19,10 @@ from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.control import Hooks
 from flaxbert.loop.progress import Progress
 from flaxbert.loop.results import named_for, train_results
+from flaxbert.loop.sharding import on_host
 from flaxbert.model.heads import Params
 from flaxbert.prepare import Prepared
+from flaxbert.processes.group import Alone
 from flaxbert.storage.store import WEIGHTS, store_for
 from flaxbert.storage.workdir import Workdir, write_json
 from flaxbert.weights.card import model_card
@@ -29,12 +34,33 @@ def export_model(
     config: Config,
     prepared: Prepared,
     facts: dict[str, Any],
+    mesh: Mesh,
+    group: Alone,
     params: Params,
     step: int,
     results: dict[str, Any],
     committed: bool,
 ) -> str:
-    """Writes model/ whole, beside it first, then switched; returns the weights' SHA-256."""
+    """Writes model/ whole, beside it first, then switched; returns the weights' SHA-256.
+
+    All processes of a run call it, for each may hold a part of the parameters; the first writes.
+    """
+    params = on_host(mesh, params, wanted=group.first)
+    return group.of_first(
+        lambda: _write_model(workdir, config, prepared, facts, params, step, results, committed)
+    )
+
+
+def _write_model(
+    workdir: Workdir,
+    config: Config,
+    prepared: Prepared,
+    facts: dict[str, Any],
+    params: Params,
+    step: int,
+    results: dict[str, Any],
+    committed: bool,
+) -> str:
     staged = workdir.store.stage(workdir.model)
     told = {
         "started from": _with_revision(facts["model"], facts["model_revision"]),
@@ -67,8 +93,8 @@ def _data_name(config: Config) -> str:
     return data.dataset if data.task == "text" and data.dataset else data.task
 
 
-def restore_model(workdir: Workdir, progress: Progress) -> None:
-    """Makes model/ the best model that the checkpoint knows.
+def restore_model(workdir: Workdir, progress: Progress) -> dict[str, Any]:
+    """Makes model/ the best model that the checkpoint knows; returns the progress as plain values.
 
     It may be a later one: exported, and then the process died before a checkpoint named it. Where
     the replay is bit-identical it comes again, on other devices perhaps not.
@@ -77,12 +103,13 @@ def restore_model(workdir: Workdir, progress: Progress) -> None:
     if best is None or workdir.store.choose_directory(
         workdir.model, lambda folder: _digest_of(folder) == best["weights"]
     ):
-        return
+        return dataclasses.asdict(progress)
     cli.say(
         f"WARNING: {workdir.model} is not the best model, of update {best['step']}, any more; the "
         "next evaluation counts as best"
     )
     progress.best = None
+    return dataclasses.asdict(progress)
 
 
 def drop_previous(workdir: Workdir) -> None:
@@ -106,8 +133,21 @@ def write_results(
     cadence: Cadence,
     hooks: Hooks,
     params: Params,
+    group: Alone,
 ) -> None:
-    """Writes train_results.json, eval_results.json and, last of all, all_results.json."""
+    """Writes train_results.json, eval_results.json and, last of all, all_results.json.
+
+    All processes of a run call it, for the model may have to leave; the first one writes.
+    """
+    if progress.best is None:
+        hooks.export(params, progress.step, {}, True)
+    if group.first:
+        _write_results(workdir, prepared, progress, cadence)
+
+
+def _write_results(
+    workdir: Workdir, prepared: Prepared, progress: Progress, cadence: Cadence
+) -> None:
     train = train_results(progress, len(prepared.train), cadence.epoch(progress.step))
     evaluated: dict[str, Any] = {}
     write_json(workdir.results("train"), train)
@@ -122,7 +162,6 @@ def write_results(
         if progress.results is not None:
             why = f"{cadence.best_metric} was never finite"
             evaluated = named_for("validation", progress.results)
-        hooks.export(params, progress.step, {}, True)
         cli.say(f"{why}: model/ holds the weights after the last update")
     if evaluated:
         write_json(workdir.results("validation"), evaluated)

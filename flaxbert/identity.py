@@ -75,16 +75,20 @@ def run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> dic
 
 def start_workdir(
     config: Config, workdir: Workdir, prepared: Prepared, facts: dict[str, Any]
-) -> None:
-    """Writes config.json first: from then on the folder is this run's."""
+) -> dict[str, Any]:
+    """Writes config.json first: from then on the folder is this run's.
+
+    Returns the facts with what was written.
+    """
     write_json(workdir.config, to_dict(config))
     workdir.store.make_directory(workdir.source)
     for path in prepared.tokenizer_files:
         copy_file(path, workdir.source)
     write_json(workdir.source / "config.json", prepared.bert.to_dict())
     write_json(workdir.data_report, prepared.report)
-    facts["source"] = _source_digests(workdir)
+    facts = facts | {"source": _source_digests(workdir)}
     write_json(workdir.facts, facts)
+    return facts
 
 
 def _source_digests(workdir: Workdir) -> dict[str, str]:

@@ -44,11 +44,14 @@ class StopSignal:
         self._lock = threading.Lock()  # over the question whether to defer or to leave
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self, agreed: Callable[[bool], bool] = bool) -> Iterator[None]:
         """Around what has something to save: it polls `requested`, or calls `check`.
 
+        `agreed` is told at the end whether a signal has come, and says whether one has come to any
+        process of the run.
+
         Raises:
-          InterruptedRun: at the end of the block, if a signal has come meanwhile.
+          InterruptedRun: at the end of the block, if one has.
         """
         with self._lock:
             self._deferred = True
@@ -57,10 +60,12 @@ class StopSignal:
         except BaseException:
             self.settle()  # an error ends the command, whatever was requested
             raise
-        self.check()
+        if agreed(self.requested):
+            raise InterruptedRun("stopped by a signal")
         with self._lock:
             self._deferred = False
-        self.check()
+            if self.requested:  # since all agreed: there is nothing to save any more
+                self._leave()
 
     def settle(self) -> None:
         """The outcome stands: returns, unless a signal that came before is ending the process."""
@@ -89,24 +94,29 @@ class StopSignal:
         """Answers a signal, in the thread that watches for them."""
         if again:
             os._exit(128 + number)
+        self.request()
+        if not self.over:
+            tell("stopping after this update; a second signal ends at once, unsaved")
+
+    def request(self) -> None:
+        """Asks the command to stop, as a first signal does; from any thread."""
         with self._lock:
             self.requested = True
             if not (self._deferred or self.over):
                 self._leave()
-        if not self.over:
-            tell("stopping after this update; a second signal ends at once, unsaved")
+
+    def undo(self) -> None:
+        """Undoes, within a few seconds, what the command would undo at its end."""
+        undoing = [threading.Thread(target=undo, daemon=True) for undo in reversed(self._undo)]
+        for thread in undoing:
+            thread.start()
+        until = time.monotonic() + _PATIENCE
+        for thread in undoing:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _leave(self) -> None:
-        try:
-            undoing = [threading.Thread(target=undo, daemon=True) for undo in reversed(self._undo)]
-            for thread in undoing:
-                thread.start()
-            until = time.monotonic() + _PATIENCE
-            for thread in undoing:
-                thread.join(max(0.0, until - time.monotonic()))
-            tell("stopped by a signal; there was nothing to save. The same command goes on.")
-        finally:  # also where no thread can be started any more
-            os._exit(InterruptedRun.exit_code)
+        said = "stopped by a signal; there was nothing to save. The same command goes on."
+        leave(InterruptedRun.exit_code, said)
 
 
 def install() -> StopSignal:
@@ -135,6 +145,17 @@ def on_leaving(undo: Callable[[], None]) -> None:
     """`StopSignal.on_leaving` of the running command; nothing if there is none."""
     if _answering is not None:
         _answering.on_leaving(undo)
+
+
+def leave(code: int, line: str = "") -> None:
+    """Ends the process from any thread, without Python's own end."""
+    try:
+        if _answering is not None:
+            _answering.undo()
+        if line:
+            tell(line)
+    finally:  # also where no thread can be started any more
+        os._exit(code)
 
 
 def tell(line: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxbert import cli
+from flaxbert import cli, handoff
 from flaxbert.config import Config, refuse_without_validation, seed_for
 from flaxbert.costs import work_for
 from flaxbert.data import check, sources, splits
@@ -32,16 +31,43 @@ from flaxbert.data.check import Labels
 from flaxbert.data.pack import Plan
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
-from flaxbert.errors import ConfigError, ModelFileError
+from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.loop.sharding import row_multiple
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import Params
+from flaxbert.processes.group import Alone
 from flaxbert.storage.workdir import Workdir
 from flaxbert.tasks import HF_PROBLEM_TYPES, problem_of, task_for
 from flaxbert.weights.folder import read_config, read_model, with_labels
 from flaxbert.weights.hub import resolve_model
 from flaxbert.weights.orbax_folder import description_of
 from flaxbert.weights.table import flatten, torch_name
+
+_VALIDATION = "validation "
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The checkpoint that a run starts from; its weights are read when they are wanted."""
+
+    path: str  # as the config names it
+    folder: str
+    ignored: list[str]  # fields of its config that are not used
+    names: list[str]  # its labels, if they have names
+    seed: int  # of a fresh head
+
+    def load_params(self, bert: BertConfig) -> Params:
+        """Returns the weights as numpy arrays, with a fresh head where it has none that fits.
+
+        Raises:
+          ModelFileError: they cannot be read, or are not finite.
+        """
+        loaded = read_model(Path(self.folder), bert, self.seed, self.ignored)
+        label_notes = _label_notes(tuple(self.names), bert.id2label, loaded.fresh)
+        for note in (*label_notes, *loaded.notes):
+            cli.say(f"{self.path}: {note}")
+        _refuse_nonfinite(self.path, loaded.params)
+        return loaded.params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +81,29 @@ class Prepared:
     lines: tuple[str, ...]  # what to tell about the data
     report: dict[str, Any]  # the same and more, for data_report.json
     tokenizer_files: list[Path]
-    load_params: Callable[[], Params]  # reads the pretrained weights
+    start: Start
     revision: str  # of the model; "" for a folder
     dataset_revision: str  # of the data set; "" for files
     metric: str  # picks the best model, unless the config names another
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What other processes on this machine need beside the examples."""
+        return {
+            "bert": self.bert.to_dict(),
+            "problem": self.labels.problem,
+            "names": self.labels.names,
+            "start": dataclasses.asdict(self.start),
+            "revision": self.revision,
+            "dataset_revision": self.dataset_revision,
+            "metric": self.metric,
+        }
+
+    @property
+    def sets(self) -> dict[str, Examples]:
+        """All examples by name."""
+        named = {f"{_VALIDATION}{suffix}": split for suffix, split in self.validation.items()}
+        return {"train": self.train, **named}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +179,6 @@ def prepare(
     report = splits.report_on(data, labels, train, named)
     bert = with_labels(bert, labels.names, HF_PROBLEM_TYPES[labels.problem])
 
-    def load_params() -> Params:
-        loaded = read_model(folder, bert, seed_for(config, "init"), ignored)
-        for note in (*_label_notes(checkpoint_names, labels.names, loaded.fresh), *loaded.notes):
-            cli.say(f"{model.path}: {note}")
-        _refuse_nonfinite(model.path, loaded.params)
-        return loaded.params
-
     return Prepared(
         bert=bert,
         labels=labels,
@@ -149,10 +187,64 @@ def prepare(
         lines=tokenizer.warnings + report.lines,
         report=report.values,
         tokenizer_files=files_in(described),
-        load_params=load_params,
+        start=Start(
+            model.path,
+            str(folder),
+            list(ignored),
+            list(checkpoint_names),
+            seed_for(config, "init"),
+        ),
         revision=revision,
         dataset_revision=read.revision,
         metric=sources.main_metric_of(data.task) or task_for(labels.problem).MAIN_METRIC,
+    )
+
+
+def prepare_together(
+    config: Config, workdir: Workdir, group: Alone, *, resumed: bool, dataset_revision: str = ""
+) -> Prepared:
+    """`prepare` for the processes of a run: once on each machine, and the same on all.
+
+    Raises:
+      DataError: machines have other data.
+    """
+    own = None
+    if group.leads_here:
+        own = prepare(config, workdir, resumed=resumed, dataset_revision=dataset_revision)
+    if group.count == 1 and own:
+        return own
+    sets, told = handoff.hand_over(group, own.sets if own else None, own.facts if own else None)
+    prepared = own or _prepared_from(sets, told)
+    digests = group.all_of([split.digest() for split in own.sets.values()] if own else None)
+    for process, digest in enumerate(digests):
+        if digest not in (None, digests[0]):
+            raise DataError(
+                f"process {process} has read other data than process 0. Give all machines the same "
+                "files, or a data set at one revision."
+            )
+    return prepared
+
+
+def _prepared_from(sets: dict[str, Examples], told: dict[str, Any]) -> Prepared:
+    """Returns what another process of this machine has prepared; it has told the user."""
+    bert, _ = BertConfig.from_dict(told["bert"])
+    validation = {
+        name.removeprefix(_VALIDATION): examples
+        for name, examples in sets.items()
+        if name.startswith(_VALIDATION)
+    }
+    return Prepared(
+        bert=bert,
+        labels=Labels(told["problem"], tuple(told["names"])),
+        train=sets["train"],
+        validation=validation,
+        lines=(),
+        report={},
+        tokenizer_files=[],
+        start=Start(**told["start"]),
+        revision=told["revision"],
+        dataset_revision=told["dataset_revision"],
+        metric=told["metric"],
     )
 
 

@@ -12,31 +12,44 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from flaxbert import cli
 from flaxbert.config import Config, seed_for
-from flaxbert.data.batches import Batch, empty_batch, inference_batches
-from flaxbert.errors import ConfigError
+from flaxbert.data.batches import WHOLE, Batch, Share, empty_batch, inference_batches
+from flaxbert.errors import ConfigError, is_out_of_memory
 from flaxbert.glibc import give_back_memory
 from flaxbert.loop import memory
+from flaxbert.loop.agreement import Agreement
 from flaxbert.loop.evaluate import evaluate
 from flaxbert.loop.optim import make_schedule
 from flaxbert.loop.results import merged
-from flaxbert.loop.sharding import row_multiple, state_shardings
+from flaxbert.loop.sharding import on_mesh, row_blocks, row_multiple, state_shardings
 from flaxbert.loop.step import compile_step, make_train_step
 from flaxbert.model.heads import Params
 from flaxbert.prepare import Plans, Prepared, plan
+from flaxbert.processes.group import Alone
 from flaxbert.tasks import Task, task_for
 
 Update = Callable[[Any, Batch], Any]
 
 
 def train_step_of(
-    config: Config, prepared: Prepared, plans: Plans, mesh: Mesh, state: Any, dtype: str
+    config: Config,
+    prepared: Prepared,
+    plans: Plans,
+    mesh: Mesh,
+    state: Any,
+    dtype: str,
+    *,
+    agreeing: bool = False,
 ) -> Any:
-    """Returns the run's jitted train step, for a real state or an abstract one."""
+    """Returns the run's jitted train step, for a real state or an abstract one.
+
+    Of several `agreeing` processes it takes what each of them says (loop/agreement.py).
+    """
     return make_train_step(
         prepared.bert,
         task_for(prepared.labels.problem),
@@ -46,13 +59,23 @@ def train_step_of(
         optim=config.optim,
         loss=config.loss,
         dtype=dtype,
+        agreeing=agreeing,
     )
 
 
 def compile_update(
-    step: Any, state: Any, config: Config, prepared: Prepared, plans: Plans, mesh: Mesh
+    step: Any,
+    state: Any,
+    config: Config,
+    prepared: Prepared,
+    plans: Plans,
+    mesh: Mesh,
+    group: Alone,
+    agreement: Agreement | None = None,
 ) -> tuple[Plans, Update]:
     """Compiles every planned shape; returns the plans that fit, and update(state, batch).
+
+    Several processes of a `group` give an `agreement`; a batch then holds the rows of this one.
 
     Raises:
       ConfigError: not even the smallest micro-batch fits.
@@ -60,26 +83,37 @@ def compile_update(
     seeds = {"dropout": np.uint32(seed_for(config, "dropout"))}
     start = time.perf_counter()
 
+    def said() -> list[Any]:
+        return [agreement.said()] if agreement else []
+
     def compiled(plans: Plans, rows: int) -> Any:
         batch = empty_batch(prepared.train, plans.train, rows)
-        program = compile_step(step, state, batch, seeds)
+        program = compile_step(step, state, batch, seeds, *said())
         give_back_memory()  # the compiler's
         return program
 
-    device = mesh.devices.flat[0]
-    limit = memory.limit_of(device)
+    device = jax.local_devices()[0]
+    # The least of all machines: the plan is one for all. Processes share the memory of a host.
+    sharing = group.here if device.platform == "cpu" else 1
+    limit = min(group.all_of(memory.limit_of(device) // sharing))
     plans, largest, found = fitting(compiled, config, prepared, plans, mesh, limit)
     *smaller, rows = plans.train.row_counts
     # Accelerators' compilers leave cores idle: a GPU's times kernels to choose among them, half a
     # minute for each shape. A CPU's takes more memory than training does.
-    at_once = 1 if device.platform == "cpu" else min(3, len(smaller))
+    # Compilers of several processes share their choices, and expect them in one order.
+    at_once = 1 if device.platform == "cpu" or group.count > 1 else min(3, len(smaller))
     others = _each(lambda other: compiled(plans, other), smaller, at_once)
     programs = {rows: largest, **dict(zip(smaller, others, strict=True))}
     cli.say(
         f"compiled {len(programs)} shapes in {time.perf_counter() - start:.1f} s; memory of an "
         f"update: {found}"
     )
-    return plans, lambda state, batch: programs[batch["input_ids"].shape[1]](state, batch, seeds)
+
+    def update(state: Any, batch: Batch) -> Any:
+        arrays = on_mesh(mesh, batch, micro_batches=True)
+        return programs[arrays["input_ids"].shape[1]](state, arrays, seeds, *said())
+
+    return plans, update
 
 
 def _each(function: Callable[[int], Any], values: Sequence[int], at_once: int) -> list[Any]:
@@ -109,7 +143,7 @@ def fitting(
         try:
             largest = compiled(plans, plans.train.row_counts[-1])
         except Exception as error:
-            if not memory.is_refusal(error):
+            if not is_out_of_memory(error):
                 raise
             if config.train.accumulate:
                 rows, length = plans.train.row_counts[-1], plans.train.row_length
@@ -166,34 +200,51 @@ def compile_evaluation(
     plans: Plans,
     forward: Any,
     task: Task,
-    stop: cli.StopSignal,
+    check: Callable[[], None],
     params: Params,
+    mesh: Mesh,
+    group: Alone,
 ) -> Callable[[Params], dict[str, Any]] | None:
-    """Returns evaluate(params), its shapes compiled; None without validation data."""
+    """Returns evaluate(params), its shapes compiled; None without validation data.
+
+    `check` is called after every batch, and may raise.
+    """
     shapes = plans.validation
     if shapes is None:
         return None
     start, seen = time.perf_counter(), set()
+    share = share_of(mesh)
     for examples in prepared.validation.values():
-        for batch in inference_batches(examples, shapes):
+        for batch in inference_batches(examples, shapes, share):
             if batch["input_ids"].shape not in seen:
                 seen.add(batch["input_ids"].shape)
                 forward(params, batch).block_until_ready()
     cli.say(f"compiled evaluation in {time.perf_counter() - start:.1f} s")
+
+    def after_batch(_: int) -> None:
+        group.beat()
+        check()
 
     def evaluate_all(params: Params) -> dict[str, Any]:
         results = {
             suffix: evaluate(
                 forward,
                 params,
-                inference_batches(examples, shapes),
+                inference_batches(examples, shapes, share),
                 examples.labels,
                 task=task,
                 loss=config.loss,
-                after_batch=lambda _: stop.check(),
+                after_batch=after_batch,
             )
             for suffix, examples in prepared.validation.items()
         }
-        return merged(results)
+        # What follows from it must be the same everywhere, to the last bit.
+        return group.of_first(lambda: merged(results))
 
     return evaluate_all
+
+
+def share_of(mesh: Mesh) -> Share:
+    """Returns the rows that this process lays out."""
+    blocks, count = row_blocks(mesh)
+    return WHOLE if len(blocks) == count else Share(blocks, count)

@@ -28,5 +28,21 @@ def printable_json(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Tells the user something, at once."""
-    print(printable(line), file=sys.stderr, flush=True)
+    """Tells the user something, at once; of several processes of a run only the first does."""
+    if not _process:
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def complain(text: str) -> None:
+    """Tells the user what ends this process, whichever of a run's it is."""
+    lines = f"[{_process}] ".join(["", *text.splitlines(True)]) if _process else text
+    print(printable(lines), file=sys.stderr, flush=True)
+
+
+def speak_as(process: int) -> None:
+    """From here on this is that process of a run."""
+    global _process
+    _process = process
+
+
+_process = 0

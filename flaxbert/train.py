@@ -23,17 +23,19 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flaxbert import cli, identity
+from flaxbert import cli, identity, together
 from flaxbert.config import Config, seed_for
 
 if TYPE_CHECKING:
     # Imported where they are used: JAX and transformers take seconds, flags and errors should not.
     from jax.sharding import Mesh
 
-    from flaxbert.data.batches import Batch, Examples
+    from flaxbert.data.batches import Batch, Examples, Share
     from flaxbert.data.pack import Plan
     from flaxbert.loop.cadence import Cadence
     from flaxbert.prepare import Plans, Prepared
+    from flaxbert.processes.group import Alone
+    from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.storage.workdir import Workdir
 
 
@@ -45,99 +47,144 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
-    from flaxbert.storage.workdir import open_workdir
+    from flaxbert.processes.join import joined
 
     config = cli.read_config(values)
-    workdir = open_workdir(values.workdir or Path("runs") / cli.config_name(sys.argv[1:]))
-    with workdir.store.locked(workdir.lock):
-        run(config, workdir, stop)
+    path = values.workdir or Path("runs") / cli.config_name(sys.argv[1:])
+    with joined(config.processes, stop) as group:
+        together.check_same(config, group)
+        with together.opened(path, group) as workdir:
+            run(config, workdir, group, stop)
 
 
-def run(config: Config, workdir: Workdir, stop: cli.StopSignal) -> None:
+def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) -> None:
     """Starts or resumes the run of `config` in an open, locked workdir."""
     begun = time.perf_counter()
-    if workdir.started:
-        identity.check_config(config, workdir)
-        if workdir.finished:
-            cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
-            return
+    started, finished = group.of_first(lambda: _look_at(workdir, config))
+    if finished:
+        cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
+        return
 
     from flaxbert.export import export_model, restore_model, write_results
     from flaxbert.loop import control
+    from flaxbert.loop.agreement import Agreement
     from flaxbert.loop.flops import Utilisation, peak_of
     from flaxbert.loop.optim import make_schedule
     from flaxbert.loop.predict import make_forward
     from flaxbert.loop.progress import Progress
-    from flaxbert.loop.recorded import check_recorded
     from flaxbert.loop.sharding import make_mesh
     from flaxbert.loop.step import abstract_state, init_state
-    from flaxbert.loop.writer import Writer
+    from flaxbert.loop.writer import Silent, Writer
     from flaxbert.model.heads import abstract_params
-    from flaxbert.prepare import best_metric_of, plan, prepare
-    from flaxbert.programs import compile_evaluation, compile_update, train_step_of
+    from flaxbert.prepare import best_metric_of, plan, prepare_together
+    from flaxbert.programs import compile_evaluation, compile_update, share_of, train_step_of
     from flaxbert.storage import compiled
     from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.tasks import task_for
 
     compiled.keep()
-    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
-    newest = checkpoints.newest_valid() if workdir.started else None
-    stored = {}
-    if newest is not None:
-        place = workdir.checkpoints / str(newest)
-        stored = check_recorded(checkpoints.read_run(newest), place, newest)
-        identity.check_source(workdir, stored)
+    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
+    newest, stored = None, {}
+    if started:
+        newest, stored = group.of_first(lambda: _newest(workdir, checkpoints))
 
     # Model files and data: what is known before a device is asked.
-    prepared = prepare(
+    prepared = prepare_together(
         config,
         workdir,
+        group,
         resumed=newest is not None,
         dataset_revision=stored.get("dataset_revision", ""),
     )
     bert, task = prepared.bert, task_for(prepared.labels.problem)
     best_metric = best_metric_of(config, prepared)
-    facts = identity.run_facts(config, prepared, stored)
-    identity.check_data(workdir, stored, facts)
+    facts = group.of_first(lambda: _facts(config, workdir, prepared, stored))
 
     # Shapes: the mesh, rows per update, number of updates.
     mesh = make_mesh(config.mesh, bert)
+    together.check_collectives(group)
     plans = plan(config, prepared, mesh, config.train.accumulate or 1)
 
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
-        state, progress = init_state(prepared.load_params(), mesh), Progress()
-        identity.start_workdir(config, workdir, prepared, facts)
+        state, progress = init_state(prepared.start.load_params(bert), mesh), Progress()
+        facts = group.of_first(lambda: identity.start_workdir(config, workdir, prepared, facts))
     else:
         state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
-        progress = Progress.from_dict(stored)
-        restore_model(workdir, progress)
+        restored = group.of_first(lambda: restore_model(workdir, Progress.from_dict(stored)))
+        progress = Progress.from_dict(restored)
         cli.say(f"resuming {workdir.root} after update {newest} of {plans.total}")
 
     learning_rate = make_schedule(config.optim, plans.total)
-    step = train_step_of(config, prepared, plans, mesh, state, facts["dtype"])
+    several = group.count > 1
+    agreement = (
+        Agreement(mesh, lambda: stop.requested, lambda: checkpoints.under_way) if several else None
+    )
+    step = train_step_of(config, prepared, plans, mesh, state, facts["dtype"], agreeing=several)
     _announce(config, prepared, plans, mesh, facts["dtype"], state)
-    plans, update = compile_update(step, state, config, prepared, plans, mesh)
+    plans, update = compile_update(step, state, config, prepared, plans, mesh, group, agreement)
     forward = make_forward(bert, mesh=mesh, dtype=facts["dtype"])
+    check = agreement.check if agreement else stop.check
     hooks = control.Hooks(
-        batch=functools.partial(_train_batch, config, prepared.train, plans.train),
+        batch=functools.partial(_train_batch, config, prepared.train, plans.train, share_of(mesh)),
         update=update,
         learning_rate=lambda step: float(learning_rate(step)),
         utilisation=Utilisation(bert, peak_of(mesh, facts["dtype"])).of,
-        evaluate=compile_evaluation(config, prepared, plans, forward, task, stop, state["params"]),
-        export=functools.partial(export_model, workdir, config, prepared, facts),
+        evaluate=compile_evaluation(
+            config, prepared, plans, forward, task, check, state["params"], mesh, group
+        ),
+        export=functools.partial(export_model, workdir, config, prepared, facts, mesh, group),
         started=begun,
         start_facts=compiled.told,
         run_facts=facts,
-        interrupted=lambda: stop.requested,
+        interrupted=lambda: stop.requested and not several,
+        several=several,
+        beat=group.beat,
+        busy=group.busy,
     )
     cadence = _cadence(config, plans, best_metric)
-    writer = Writer(
-        workdir.metrics, step=progress.step, total=plans.total, evaluated=progress.evaluated
-    )
-    with stop.deferred(), _closing(checkpoints), _closing(writer):
+    writer = Silent()
+    if group.first:
+        writer = Writer(
+            workdir.metrics, step=progress.step, total=plans.total, evaluated=progress.evaluated
+        )
+    with (
+        stop.deferred(lambda asked: any(group.all_of(asked))),
+        _closing(checkpoints, after_errors=not several),
+        _closing(writer),
+    ):
+        together.begin_training(group, stop)
         state = control.train(state, progress, cadence, hooks, checkpoints, writer)
-    write_results(workdir, prepared, progress, cadence, hooks, state["params"])
+    write_results(workdir, prepared, progress, cadence, hooks, state["params"], group)
+
+
+def _look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:
+    """Returns whether the run has been started, and finished."""
+    if not workdir.started:
+        return False, False
+    identity.check_config(config, workdir)
+    return True, workdir.finished
+
+
+def _newest(workdir: Workdir, checkpoints: Checkpoints) -> tuple[int | None, dict[str, Any]]:
+    """Returns the step of the newest valid checkpoint and what it recorded."""
+    from flaxbert.loop.recorded import check_recorded
+
+    newest = checkpoints.newest_valid()
+    if newest is None:
+        return None, {}
+    place = workdir.checkpoints / str(newest)
+    stored = check_recorded(checkpoints.read_run(newest), place, newest)
+    identity.check_source(workdir, stored)
+    return newest, stored
+
+
+def _facts(
+    config: Config, workdir: Workdir, prepared: Prepared, stored: dict[str, Any]
+) -> dict[str, Any]:
+    facts = identity.run_facts(config, prepared, stored)
+    identity.check_data(workdir, stored, facts)
+    return facts
 
 
 def _cadence(config: Config, plans: Plans, best_metric: str) -> Cadence:
@@ -156,13 +203,14 @@ def _cadence(config: Config, plans: Plans, best_metric: str) -> Cadence:
 
 
 @contextlib.contextmanager
-def _closing(resource: Any) -> Iterator[None]:
+def _closing(resource: Any, *, after_errors: bool = True) -> Iterator[None]:
     """Closes at the end. What goes wrong in closing ends the run, unless an error already does."""
     try:
         yield
     except BaseException:
         try:
-            resource.close()
+            if after_errors:
+                resource.close()
         except Exception as error:
             cli.say(f"flaxbert: error: while closing: {error}")
         raise
@@ -198,13 +246,15 @@ def _announce(
 
 
 def _train_batch(
-    config: Config, examples: Examples, plan: Plan, step: int
+    config: Config, examples: Examples, plan: Plan, share: Share, step: int
 ) -> tuple[Batch, dict[str, int]]:
-    from flaxbert.data.batches import count_batch, train_batch
+    """Returns this process's rows of an update, and counts of all rows."""
+    from flaxbert.data import batches
 
-    seed, size = seed_for(config, "data"), config.train.batch_size
-    batch = train_batch(examples, plan, batch_size=size, seed=seed, step=step)
-    return batch, count_batch(batch)
+    which = {"batch_size": config.train.batch_size, "seed": seed_for(config, "data"), "step": step}
+    batch = batches.train_batch(examples, plan, **which, share=share)
+    computed = batch["sequence_ids"].size * share.of // len(share.blocks)
+    return batch, batches.count_update(examples, **which, computed=computed)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from flaxbert.diagnose.report import (
     exit_code,
     guarded,
 )
+from flaxbert.loop import collectives
 from flaxbert.model.kernels.check import LENGTHS, wrong_kernels
 from flaxbert.storage import embedded, hub, lease
 from flaxbert.storage.checkpoint import Checkpoints
@@ -191,10 +192,10 @@ def test_the_canary_compares_the_kernels(kernels, monkeypatch):
 def test_the_canary_finds_no_wrong_number_here():
     assert canary.wrong_products() == []
     assert len(jax.devices()) == 8
-    assert canary.wrong_collectives((2**10, 2**15)) == []
+    assert collectives.wrong_collectives((2**10, 2**15)) == []
 
 
-@pytest.mark.parametrize("name", ["psum", "psum_scatter", "all_gather", "ppermute"])
+@pytest.mark.parametrize("name", ["psum", "psum_scatter", "all_gather", "all_to_all", "ppermute"])
 def test_the_canary_finds_one_wrong_element(name, monkeypatch):
     right = getattr(jax.lax, name)
 
@@ -202,7 +203,7 @@ def test_the_canary_finds_one_wrong_element(name, monkeypatch):
         return right(x, *args, **options).at[..., -1].add(1)
 
     monkeypatch.setattr(jax.lax, name, wrong)
-    assert canary.wrong_collectives((2**10,)) == [f"{name} of 1 kB"]
+    assert collectives.wrong_collectives((2**10,)) == [f"{name} of 1 kB"]
 
 
 def test_the_canary_finds_a_wrong_product(monkeypatch):

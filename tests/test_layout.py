@@ -17,6 +17,9 @@ MAY_IMPORT = {
     "terminal": set(),
     "tasks": set(),
     "storage": {"child", "interrupt"},
+    "processes": {"interrupt"},
+    "handoff": {"data", "interrupt", "processes"},
+    "together": {"interrupt", "loop", "processes", "storage"},
     "model": set(),
     "data": {"tasks", "storage"},
     "weights": {"model", "storage"},
@@ -25,7 +28,8 @@ MAY_IMPORT = {
     "costs": {"model", "data"},
     "interrupt": set(),
     "child": {"interrupt"},
-    "diagnose": {"child", "storage", "loop", "model"},  # whose kernels the canary checks
+    # whose kernels the canary checks, and whose processes it joins
+    "diagnose": {"child", "interrupt", "loop", "model", "processes", "storage"},
     "planning": {"child", "data", "loop", "model", "prepare", "programs"},
     "quiet": set(),
     "cli": {"interrupt", "quiet"},

@@ -55,6 +55,28 @@ class Examples:
         return hashlib.sha256((self.tokens.digest() + labels).encode()).hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which rows of each micro-batch are laid out: some of its equal blocks, ascending."""
+
+    blocks: tuple[int, ...] = (0,)
+    of: int = 1
+
+    def rows(self, rows: int) -> int:
+        """Returns how many of so many rows these are."""
+        return rows // self.of * len(self.blocks)
+
+    def kept(self, rows: Int[np.ndarray, " n"], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which of the `rows`, numbered below `count`, are kept, and all new numbers."""
+        place = np.full(self.of, -1)
+        place[list(self.blocks)] = np.arange(len(self.blocks))
+        block, inside = np.divmod(rows, count // self.of)
+        return place[block] >= 0, place[block] * (count // self.of) + inside
+
+
+WHOLE = Share()
+
+
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
@@ -107,11 +129,23 @@ def plan_training(
     )
 
 
-def train_batch(examples: Examples, plan: Plan, *, batch_size: int, seed: int, step: int) -> Batch:
-    """Returns the arrays of one update, as DESIGN's table of batch keys says: [A, R, L or S]."""
+def train_batch(
+    examples: Examples,
+    plan: Plan,
+    *,
+    batch_size: int,
+    seed: int,
+    step: int,
+    share: Share = WHOLE,
+) -> Batch:
+    """Returns the arrays of one update, as DESIGN's table of batch keys says: [A, R, L or S].
+
+    Of several processes each lays out its `share` of the rows; sequences are placed, and numbered,
+    as in the whole.
+    """
     indices = update_indices(len(examples), batch_size, seed, step)
     placement = _place(examples.tokens.lengths_of(indices), plan)
-    return lay_out(examples, indices, placement, plan, rows_for(plan, placement))
+    return lay_out(examples, indices, placement, plan, rows_for(plan, placement), share)
 
 
 def empty_batch(examples: Examples, plan: Plan, rows: int) -> Batch:
@@ -124,10 +158,25 @@ def count_batch(batch: Batch) -> dict[str, int]:
     """Returns how many examples, real tokens and computed tokens a batch has, and over its real
     tokens how many keys each attends to: those of its own sequence."""
     lengths = np.bincount(batch["sequence_ids"].ravel())[1:]
+    return _counts(lengths[lengths > 0], batch["sequence_ids"].size)
+
+
+def count_update(
+    examples: Examples, *, batch_size: int, seed: int, step: int, computed: int
+) -> dict[str, int]:
+    """Returns the same of a whole update, of which there may be only a share here.
+
+    `computed` are the tokens of all rows.
+    """
+    indices = update_indices(len(examples), batch_size, seed, step)
+    return _counts(examples.tokens.lengths_of(indices), computed)
+
+
+def _counts(lengths: Int[np.ndarray, " n"], computed: int) -> dict[str, int]:
     return {
-        "examples": int((batch["example_ids"] >= 0).sum()),
+        "examples": len(lengths),
         "real_tokens": int(lengths.sum()),
-        "computed_tokens": batch["sequence_ids"].size,
+        "computed_tokens": computed,
         "attended_keys": int(np.square(lengths).sum()),
     }
 
@@ -195,8 +244,14 @@ def _row_lengths(lengths: Int[np.ndarray, " N"], packing: str, work: Work | None
     return row_lengths
 
 
-def inference_batches(examples: Examples, plans: Sequence[Plan]) -> Iterator[Batch]:
-    """Yields every example exactly once: [R, L or S] without A, longest rows first."""
+def inference_batches(
+    examples: Examples, plans: Sequence[Plan], share: Share = WHOLE
+) -> Iterator[Batch]:
+    """Yields every example exactly once: [R, L or S] without A, longest rows first.
+
+    Of several processes each lays out its `share` of the rows; but "example_ids" are always those
+    of all rows, whose logits every process gets.
+    """
     lengths = examples.tokens.lengths
     placed = pack_kinds(lengths, [(plan.row_length, plan.slots) for plan in plans])
     small = sum(placement.count for _, placement in placed) <= plans[0].row_counts[0]
@@ -209,7 +264,11 @@ def inference_batches(examples: Examples, plans: Sequence[Plan]) -> Iterator[Bat
             kept = Placement(
                 placement.rows[part] % rows, placement.starts[part], placement.slots[part], rows
             )
-            batch = lay_out(examples, chosen[part], kept, plan, rows)
+            batch = lay_out(examples, chosen[part], kept, plan, rows, share)
+            if share != WHOLE:
+                ids = np.full((1, rows, plan.slots), -1, np.int32)
+                ids[0, kept.rows, kept.slots] = chosen[part]
+                batch["example_ids"] = ids
             yield {name: array[0] for name, array in batch.items()}
 
 
@@ -219,8 +278,21 @@ def lay_out(
     placement: Placement,
     plan: Plan,
     rows: int,
+    share: Share = WHOLE,
 ) -> Batch:
-    """Writes the sequences `indices` into [A, rows, row_length] arrays at their places."""
+    """Writes the sequences `indices` into [A, rows, row_length] arrays at their places.
+
+    With a `share` only into those rows, and they alone come back.
+    """
+    numbers = np.arange(1, len(indices) + 1)
+    if share != WHOLE:
+        micro, row = np.divmod(placement.rows, rows)
+        kept, row = share.kept(row, rows)
+        rows = share.rows(rows)
+        placement = Placement(
+            (micro * rows + row)[kept], placement.starts[kept], placement.slots[kept], rows
+        )
+        indices, numbers = indices[kept], numbers[kept]
     tokens, total = examples.tokens, plan.accumulate * rows
     batch: dict[str, Any] = {
         name: np.zeros((total, plan.row_length), np.int32)
@@ -240,7 +312,7 @@ def lay_out(
     batch["input_ids"].flat[place] = tokens.input_ids[source]
     batch["token_type_ids"].flat[place] = tokens.token_type_ids[source]
     batch["position_ids"].flat[place] = inside
-    batch["sequence_ids"].flat[place] = np.repeat(np.arange(1, len(indices) + 1), lengths)
+    batch["sequence_ids"].flat[place] = np.repeat(numbers, lengths)
 
     slot = (placement.rows, placement.slots)
     batch["cls_positions"][slot] = placement.starts

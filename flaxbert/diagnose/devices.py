@@ -64,7 +64,9 @@ def check(
         advice = "Do not train here. Install another version of jax, and run this again."
         yield Finding(SUBJECT, FAILURE, said, advice, code=70, facts={"wrong": found["wrong"]})
     else:
-        over = f", and over {len(devices)} devices" if found["collectives"] else ""
+        processes = found.get("processes", 1)
+        of = f" of {processes} processes" if processes > 1 else ""
+        over = f", and over {len(devices)} devices{of}" if found["collectives"] else ""
         yield Finding(SUBJECT, OK, f"products of matrices{over} are those of NumPy")
 
 

@@ -8,6 +8,7 @@ not finite is noticed late; the step itself has left the parameters alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -18,6 +19,7 @@ import jax
 
 from flaxbert.errors import InterruptedRun, ModelFileError, NonFiniteError, StorageError
 from flaxbert.loop import log
+from flaxbert.loop.agreement import SAVING, STOP
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.progress import Clock, Progress
@@ -42,7 +44,13 @@ class Hooks:
     started: float  # time.perf_counter() of this start
     start_facts: Callable[[], str]  # what else to tell of the start, once the first update is done
     run_facts: dict[str, Any]  # what else run.json records
-    interrupted: Callable[[], bool]
+    interrupted: Callable[[], bool]  # of one process; several agree inside the update
+    several: bool = False  # processes
+    # For them: something was finished, or what may take long begins
+    beat: Callable[[], None] = lambda: None
+    busy: Callable[[str], contextlib.AbstractContextManager[None]] = lambda what: (
+        contextlib.nullcontext()
+    )
 
 
 def train(
@@ -75,11 +83,14 @@ class _Run:
     writer: Writer
     exported_since_save: bool = False  # whether model/ is newer than the last checkpoint
     save_failed: bool = False  # the last one that ended
+    stopping: bool = False  # as the processes have agreed
+    all_saved: bool | None = None  # whether all have ended the last save; None: one process
 
     def __post_init__(self) -> None:
         self.in_flight = InFlight(self.read)
         self.clock = Clock(self.progress, self.hooks.started)
         self.begun_at = self.progress.step
+        self.all_saved = False if self.hooks.several else None
 
     def to_the_end(self) -> State:
         progress, cadence = self.progress, self.cadence
@@ -89,7 +100,7 @@ class _Run:
             batch, counts = self.hooks.batch(progress.step)
             self.in_flight.make_room()
             self.look_after_save()
-            if self.hooks.interrupted():
+            if self.stopping or self.hooks.interrupted():
                 self.stop()
             self.update(batch, counts)
             self.conclude()
@@ -145,7 +156,8 @@ class _Run:
         """The new best leaves as a folder, complete before a checkpoint names it."""
         step, metrics = self.progress.step, log.metrics_of(results)
         committed = not self.exported_since_save
-        digest = self.hooks.export(self.state["params"], step, metrics, committed)
+        with self.hooks.busy("exporting"):
+            digest = self.hooks.export(self.state["params"], step, metrics, committed)
         self.exported_since_save = True
         self.progress.best = {
             "step": step,
@@ -173,6 +185,10 @@ class _Run:
     def read(self, update: int, sums: dict[str, Any], counts: dict[str, int]) -> None:
         """Counts an update that is done; ends the run if too many were skipped."""
         progress = self.progress
+        self.hooks.beat()
+        if "said" in sums:
+            self.stopping = self.stopping or bool(sums["said"][STOP])
+            self.all_saved = not sums["said"][SAVING]
         progress.add(sums, counts)
         if sums["finite"]:
             return
@@ -219,8 +235,11 @@ class _Run:
         self.clock.wall()
         begun = time.perf_counter()
         facts = {**self.hooks.run_facts, **dataclasses.asdict(progress)}
-        if self.checkpoints.save(progress.step, self.state, facts):
-            self.exported_since_save = False
+        with self.hooks.busy("saving"):
+            if self.checkpoints.save(progress.step, self.state, facts):
+                self.exported_since_save = False
+        if self.all_saved:
+            self.all_saved = False  # what was said was of the save before
         progress.saving_seconds += time.perf_counter() - begun
 
     def save_for_sure(self) -> None:
@@ -235,7 +254,11 @@ class _Run:
           ModelFileError, StorageError: the second try has failed, too.
         """
         try:
-            ended = self.checkpoints.wait() if wait else self.checkpoints.check()
+            if wait or self.all_saved:
+                with self.hooks.busy("saving"):
+                    ended = self.checkpoints.wait()
+            else:
+                ended = self.all_saved is None and self.checkpoints.check()
         except (ModelFileError, StorageError) as error:
             if self.save_failed:
                 raise

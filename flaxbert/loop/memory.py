@@ -57,11 +57,6 @@ def needed_by(compiled: Any) -> int:
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results + code
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether the compiler, or the device, tells with this error that it has too little memory."""
-    return "RESOURCE_EXHAUSTED" in str(error)
-
-
 def limit_of(device: Any) -> int:
     """Returns the bytes that programs may take on a device; 0 if it does not say."""
     stats = device.memory_stats() or {}

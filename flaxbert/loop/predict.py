@@ -10,7 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from flaxbert.loop.sharding import batch_sharding, gather_tables, kernels_for, replicated
+from flaxbert.loop.sharding import (
+    batch_sharding,
+    gather_tables,
+    kernels_for,
+    on_mesh,
+    replicated,
+)
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import INPUTS, Params, bind
 
@@ -23,10 +29,11 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
     forward = forward_program(config, mesh=mesh, dtype=dtype)
     rows = batch_sharding(mesh, micro_batches=False)
 
-    def on_mesh(params: Params, batch: Batch) -> jax.Array:
-        return forward(params, jax.device_put({name: batch[name] for name in INPUTS}, rows))
+    def run(params: Params, batch: Batch) -> jax.Array:
+        arrays = on_mesh(mesh, {name: batch[name] for name in INPUTS}, micro_batches=False)
+        return forward(params, jax.device_put(arrays, rows))
 
-    return on_mesh
+    return run
 
 
 def forward_program(config: BertConfig, *, mesh: Mesh, dtype: str) -> Any:

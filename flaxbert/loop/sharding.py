@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -146,7 +147,12 @@ def kernels_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
     """
     kernels = kernels_written_for(mesh, config, dtype)
     is_here = mesh.devices.flat[0].platform == "tpu" and jax.default_backend() == "tpu"
-    return None if kernels and is_here and not _are_right() else kernels
+    if kernels is None or not is_here:
+        return kernels
+    right = _are_right()
+    if jax.process_count() > 1:  # one program for all
+        right = bool(np.all(multihost_utils.process_allgather(np.array(right))))
+    return kernels if right else None
 
 
 def kernels_written_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
@@ -217,6 +223,63 @@ def _spread(
     return jax.shard_map(
         local, mesh=mesh, in_specs=specs(inputs), out_specs=specs(outputs), check_vma=False
     )
+
+
+def row_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """Returns which blocks of the rows of a batch this process's devices hold, and of how many.
+
+    Devices along "model" hold the same rows, so they may be those of several processes.
+    """
+    count = row_multiple(mesh)
+    here = jax.process_index()
+    by_block = mesh.devices.reshape(count, -1)
+    held = [
+        block
+        for block, devices in enumerate(by_block)
+        if any(device.process_index == here for device in devices)
+    ]
+    return tuple(held), count
+
+
+def on_mesh(mesh: Mesh, batch: dict[str, Any], *, micro_batches: bool) -> dict[str, Any]:
+    """Returns the arrays of a batch as global ones, of which this process has its rows.
+
+    A process that has all of them returns them as they are: the program takes them from there.
+    """
+    if jax.process_count() == 1:
+        return batch
+    sharding = batch_sharding(mesh, micro_batches=micro_batches)
+    axis = int(micro_batches)
+    blocks, count = row_blocks(mesh)
+
+    def whole(local: np.ndarray) -> jax.Array:
+        each = local.shape[axis] // len(blocks)
+        shape = (*local.shape[:axis], each * count, *local.shape[axis + 1 :])
+
+        def part(index: Any) -> np.ndarray:
+            start, _, _ = index[axis].indices(shape[axis])
+            place = blocks.index(start // each) * each
+            return local[(*[slice(None)] * axis, slice(place, place + each))]
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: whole(array) for name, array in batch.items()}
+
+
+def on_host(mesh: Mesh, tree: Any, *, wanted: bool) -> Any:
+    """Returns whole arrays for this process to write, None if they are not `wanted` here.
+
+    All processes must call it: what is spread over several is gathered, one array after the other.
+    """
+    if jax.process_count() == 1:
+        return tree
+    gather = jax.jit(lambda leaf: leaf, out_shardings=replicated(mesh))
+
+    def whole(leaf: jax.Array) -> np.ndarray | None:
+        there = leaf if leaf.is_fully_replicated else gather(leaf)
+        return np.asarray(there) if wanted else None
+
+    return jax.tree.map(whole, tree)
 
 
 def batch_sharding(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:

@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from flaxbert.config import Loss, Optim
+from flaxbert.loop.agreement import all_said, said_sharding
 from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer, norm_together
 from flaxbert.loop.sharding import (
     batch_sharding,
@@ -85,6 +86,7 @@ def make_train_step(
     optim: Optim,
     loss: Loss,
     dtype: str,
+    agreeing: bool = False,
 ) -> Any:
     """Returns the jitted `train_step(state, batch, seeds) -> (state, sums)`; the state is donated.
 
@@ -93,6 +95,8 @@ def make_train_step(
     over the update), "normalizer" (what divides it), "gradient_norm" and "finite": an update whose
     loss or gradient is not finite leaves parameters and moments as they were, bit for bit. It is
     an update for the schedule ("step"), but not for Adam's bias correction ("optimizer/count").
+
+    `agreeing` processes pass a fourth argument, `agreement.Agreement.said`, and `sums` has "said".
     """
 
     kernels = kernels_for(mesh, config, dtype)
@@ -128,7 +132,9 @@ def make_train_step(
             return tree
         return jax.lax.with_sharding_constraint(tree, shardings["optimizer"]["mu"])
 
-    def train_step(state: State, batch: Batch, seeds: dict[str, jax.Array]) -> tuple[State, dict]:
+    def train_step(
+        state: State, batch: Batch, seeds: dict[str, jax.Array], *said: jax.Array
+    ) -> tuple[State, dict]:
         params, optimizer, step = state["params"], state["optimizer"], state["step"]
         seed = fold(seeds["dropout"], step)
         (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
@@ -147,24 +153,33 @@ def make_train_step(
             )
         state = {"params": params, "optimizer": optimizer, "step": step + 1}
         sums = {"loss": total, "normalizer": normalizer, "gradient_norm": norm, "finite": finite}
+        if said:
+            sums["said"] = all_said(*said)
         return state, sums
 
     everywhere = replicated(mesh)
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh, micro_batches=True), everywhere),
+        in_shardings=(
+            shardings,
+            batch_sharding(mesh, micro_batches=True),
+            everywhere,
+            *([said_sharding(mesh)] if agreeing else []),
+        ),
         out_shardings=(shardings, everywhere),
     )
 
 
-def compile_step(step: Any, state: State, batch: Batch, seeds: dict[str, Any]) -> Any:
-    """Compiles the step for the shapes of a batch, before training."""
+def compile_step(
+    step: Any, state: State, batch: Batch, seeds: dict[str, Any], *said: jax.Array
+) -> Any:
+    """Compiles the step for the shapes of a whole batch, before training."""
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype)
 
-    lowered = step.lower(state, jax.tree.map(shape, batch), seeds)
+    lowered = step.lower(state, jax.tree.map(shape, batch), seeds, *said)
     (device, *others) = jax.tree.leaves(state)[0].sharding.device_set
     if device.platform != "tpu" or not others:
         return lowered.compile()

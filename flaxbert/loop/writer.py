@@ -109,6 +109,28 @@ class Writer:
             stack.callback(self._bar.close)
 
 
+class Silent(Writer):
+    """What the other processes of a run write: nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def scalars(self, step: int, epoch: float, split: str, values: dict[str, Any]) -> None:
+        pass
+
+    def line(self, text: str) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class _Board:
     """A TensorBoard event file, written where it is told and flushed as it is written.
 

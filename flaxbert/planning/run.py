@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from flaxbert.config import Config
 from flaxbert.data.batches import empty_batch, inference_batches
-from flaxbert.errors import ConfigError
+from flaxbert.errors import ConfigError, is_out_of_memory
 from flaxbert.loop import memory
 from flaxbert.loop.flops import model_flops, peak_of
 from flaxbert.loop.predict import forward_program
@@ -144,7 +144,7 @@ def plan_run(
         try:
             return memory_in(compiled(whole, rows), state, limit)
         except Exception as error:
-            if not memory.is_refusal(error):
+            if not is_out_of_memory(error):
                 raise
             return None
 
@@ -259,7 +259,7 @@ def _evaluation(
         try:
             compiled = forward.lower(state["params"], inputs).compile()
         except Exception as error:
-            if not memory.is_refusal(error):
+            if not is_out_of_memory(error):
                 raise
             shape = " x ".join(map(str, batch["input_ids"].shape))
             raise ConfigError(

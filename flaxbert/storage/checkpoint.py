@@ -4,6 +4,9 @@ A save goes to `<step>.tmp/state`; once Orbax has finalised it, run.json and the
 written and the directory is renamed to `<step>`. Only after that are older ones deleted. The
 surprising thing: Orbax's own CheckpointManager is not used; its commit comes before our manifest
 could, and it deletes older steps right after its own commit.
+
+Several processes write one checkpoint together: each its parts of the arrays, the first one all the
+rest. Whether a save went well is one answer for all, so that they try again together.
 """
 
 from __future__ import annotations
@@ -11,23 +14,46 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import orbax.checkpoint as ocp
 
-from flaxbert.errors import ModelFileError, StorageError
+from flaxbert.errors import ModelFileError, StorageError, is_out_of_memory
 from flaxbert.glibc import give_back_memory
 from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import verify_manifest, write_manifest
-from flaxbert.storage.store import DamagedError, is_step, store_for
+from flaxbert.storage.store import DamagedError, is_step, location, store_for
 from flaxbert.storage.workdir import read_json, write_json
 from flaxbert.terminal import say
 
 _STATE, _RUN = "state", "run.json"
+
+
+class Group(Protocol):
+    """What a checkpoint needs of the processes that write it together."""
+
+    first: bool
+
+    def of_first(self, function: Callable[[], Any]) -> Any: ...
+
+    def all_of(self, value: Any) -> list[Any]: ...
+
+
+class _Alone:
+    first = True
+
+    def of_first(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+    def all_of(self, value: Any) -> list[Any]:
+        return [value]
+
 
 # What a file system answers for files that are damaged or gone. Anything else (no permission, no
 # memory, no handle left, a server that does not answer) may be in order a minute later.
@@ -96,7 +122,9 @@ def steps_in(directory: PurePath) -> list[int]:
 class Checkpoints:
     """The `checkpoints/` directory of one run; one writer, one save under way at a time."""
 
-    def __init__(self, directory: PurePath, keep: int) -> None:
+    def __init__(self, directory: PurePath, keep: int, group: Group | None = None) -> None:
+        """`group` are the processes of the run, see `processes.group`: all call all methods."""
+        self._group = group or _Alone()
         self._directory = directory
         self._store = store_for(directory)
         self._keep = keep
@@ -109,6 +137,7 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         self._commit: threading.Thread | None = None
+        self._outstanding = False  # a save of which nobody knows yet how it went
         self._error: BaseException | None = None
         self._litter = False  # whether something failed and may have left some
         self.last_commit: Commit | None = None  # of this process
@@ -119,8 +148,8 @@ class Checkpoints:
     def newest_valid(self) -> int | None:
         """Returns the newest step whose manifest verifies, or None if there never was a checkpoint.
 
-        Removes the litter of saves that were cut off, and sets damaged checkpoints aside as
-        `damaged-<step>` with a line on stderr.
+        For the first process. Removes the litter of saves that were cut off, and sets damaged
+        checkpoints aside as `damaged-<step>` with a line on stderr.
 
         Raises:
           ModelFileError: there are checkpoints and none is valid: never a silent restart. Or one
@@ -174,7 +203,7 @@ class Checkpoints:
         try:
             return self._orbax.restore(path, args=_as(abstract_state))
         except Exception as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
+            if is_out_of_memory(error):
                 raise  # the device's memory
             raise unreadable(directory, error) from error
 
@@ -196,12 +225,15 @@ class Checkpoints:
         self.wait()
         path = self._directory / str(step)
         started = time.monotonic()
+        found = self._group.of_first(lambda: self._begin(path))
+        if found is None:
+            return False
+        self._outstanding = True
+        if not found:  # the first process knows why
+            return True
+        begun = location(found)
         try:
             with self._store.telling(f"saving {path}"):
-                if self._store.is_committed(path):
-                    return False
-                self._sweep()  # on a full disk it is the room that is missing
-                begun = self._store.begin(path)
                 self._orbax.save(
                     self._store.for_orbax(begun / _STATE), args=ocp.args.PyTreeSave(state)
                 )
@@ -214,26 +246,53 @@ class Checkpoints:
         self._commit.start()
         return True
 
+    def _begin(self, path: PurePath) -> str | None:
+        """Returns the directory to save in; None = it is saved, "" = something went wrong."""
+        try:
+            with self._store.telling(f"saving {path}"):
+                if self._store.is_committed(path):
+                    return None
+                self._sweep()  # on a full disk it is the room that is missing
+                return os.fspath(self._store.begin(path))
+        except (OSError, StorageError) as error:
+            self._error, self._litter = error, True
+            return ""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether this process is still saving."""
+        return self._commit is not None and self._commit.is_alive()
+
     def check(self) -> bool:
-        """Raises what went wrong in the last save; returns False while it is under way."""
-        if self._commit is not None and self._commit.is_alive():
-            return False
-        return self.wait()
+        """Raises what went wrong in the last save; returns False while it is under way.
+
+        For a run of one process: several would not find the same.
+        """
+        return False if self.under_way else self.wait()
 
     def wait(self) -> bool:
         """Waits for a save under way and raises what went wrong in it, once; returns True.
 
         Raises:
-          ModelFileError: the disk failed.
+          ModelFileError: the disk failed, here or where another process is.
           StorageError: the object store failed.
           others: a defect, ours or Orbax's.
         """
+        if not self._outstanding:
+            return True
         if self._commit is not None:
             self._commit.join()
             self._commit = None
-        if self._error is not None:
-            error, self._error = self._error, None
+        self._outstanding = False
+        error, self._error = self._error, None
+        mine = dataclasses.astuple(self.last_commit) if self.last_commit else None
+        said = self._group.all_of([str(error) if error else "", mine])
+        if error is not None:
             raise error
+        for process, (text, _) in enumerate(said):
+            if text:
+                raise ModelFileError(f"process {process}: {text}")
+        self.last_commit = Commit(*said[0][1])  # the first process knows it
         return True
 
     def close(self) -> None:
@@ -250,6 +309,8 @@ class Checkpoints:
         try:
             with self._store.telling(f"saving {path}"):
                 self._orbax.wait_until_finished()
+                if not self._group.first:
+                    return
                 write_json(begun / _RUN, run)
                 write_manifest(begun)
                 self._store.commit(begun, path)
@@ -278,7 +339,7 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Removes what a failure has left. If that fails too, the next one does it, or start."""
-        if self._litter:
+        if self._litter and self._group.first:
             with contextlib.suppress(OSError, StorageError):
                 self._store.sweep(self._directory)
                 self._litter = False

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from flaxbert.data.batches import (
     Examples,
+    Share,
     count_batch,
+    count_update,
     empty_batch,
     inference_batches,
     plan_inference,
@@ -258,6 +260,45 @@ def test_one_batch_for_few_examples():
     batch = train_batch(examples, plan, batch_size=32, seed=0, step=3)
     assert count_batch(batch)["examples"] == 3
     assert plan.slots <= 3
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("packing", ["pack", "pad"])
+def test_shares_of_the_rows_are_the_rows(packing, accumulate):
+    examples = examples_of(some_lengths(90))
+    sizes = {"batch_size": 24, "seed": 0}
+    plan = plan_training(
+        examples, **sizes, steps=4, packing=packing, accumulate=accumulate, row_multiple=4
+    )
+    shares = [Share((0,), 4), Share((1, 3), 4), Share((2,), 4)]
+    for step in range(4):
+        whole = train_batch(examples, plan, **sizes, step=step)
+        rows = whole["input_ids"].shape[1]
+        for share in shares:
+            part = train_batch(examples, plan, **sizes, step=step, share=share)
+            mine = [r for b in share.blocks for r in range(b * rows // 4, (b + 1) * rows // 4)]
+            assert part.keys() == whole.keys()
+            for name, array in part.items():
+                assert array.dtype == whole[name].dtype
+                np.testing.assert_array_equal(array, whole[name][:, mine], err_msg=name)
+        computed = whole["sequence_ids"].size
+        counted = count_update(examples, **sizes, step=step, computed=computed)
+        assert counted == count_batch(whole)
+
+
+def test_shares_of_inference_know_all_example_ids():
+    examples = examples_of(some_lengths(70))
+    plans = plan_inference(examples.tokens.lengths, row_multiple=2, rows=4)
+    whole = list(inference_batches(examples, plans))
+    for block in (0, 1):
+        parts = list(inference_batches(examples, plans, Share((block,), 2)))
+        assert len(parts) == len(whole) > 1
+        for part, batch in zip(parts, whole, strict=True):
+            half = len(batch["input_ids"]) // 2
+            mine = slice(block * half, (block + 1) * half)
+            np.testing.assert_array_equal(part["example_ids"], batch["example_ids"])
+            for name in batch.keys() - {"example_ids"}:
+                np.testing.assert_array_equal(part[name], batch[name][mine], err_msg=name)
 
 
 def test_large_runs_are_planned_from_a_sample(monkeypatch):

@@ -13,10 +13,11 @@ from flaxbert.config import Loss, Mesh, Optim
 from flaxbert.data.batches import Examples, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
 from flaxbert.loop.optim import make_schedule
-from flaxbert.loop.sharding import make_mesh, row_multiple, state_shardings
+from flaxbert.loop.sharding import make_mesh, on_mesh, row_multiple, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
 from flaxbert.model.config import BertConfig
 from flaxbert.model.heads import init_params
+from flaxbert.programs import share_of
 from flaxbert.tasks import task_for
 
 BERT = BertConfig(
@@ -102,10 +103,13 @@ def run(
     )
     history = []
     for number in range(updates):
-        batch = train_batch(data, plan, batch_size=batch_size, seed=1, step=number)
+        batch = train_batch(
+            data, plan, batch_size=batch_size, seed=1, step=number, share=share_of(on)
+        )
         if corrupt is not None:
             state, batch = corrupt(number, state, batch)
-        state, sums = step(state, batch, {"dropout": np.uint32(dropout_seed)})
+        arrays = on_mesh(on, batch, micro_batches=True)
+        state, sums = step(state, arrays, {"dropout": np.uint32(dropout_seed)})
         values = {name: float(value) for name, value in jax.device_get(sums).items()}
         history.append({**values, "mean": values["loss"] / values["normalizer"]})
     return history, state

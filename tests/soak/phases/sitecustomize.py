@@ -1,8 +1,9 @@
 """Makes a command tell on standard error which phase it enters; Python imports this file by itself
 where its folder is in PYTHONPATH, so the command line is the user's own.
 
-"phase: NAME" is a line; FLAXBERT_TEST_STAY=NAME:SECONDS:HOW makes the first such phase last longer,
-in Python ("python") or inside one call of C code that lets other threads run ("c").
+"phase: NAME" is a line; FLAXBERT_TEST_STAY=NAME:SECONDS:HOW[:PROCESS] makes the first such phase
+last longer, in Python ("python") or inside one call of C code that lets other threads run ("c"), in
+all processes of a run or in one. FLAXBERT_TEST_WRONG=COLLECTIVE makes this one add up wrongly.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ def _enter(phase: str, step: int | None) -> None:
     told = f"phase: {phase}" + (f" {step}" if step is not None else "")
     os.write(2, f"{told}\n".encode())
     if _stay[0] == phase:
-        _, seconds, how = _stay
+        _, seconds, how, *processes = _stay
         _stay[0] = ""
+        if processes and processes != [os.environ.get("JAX_PROCESS_ID", "0")]:
+            return
         if how == "c":
             import hashlib
 
@@ -43,6 +46,13 @@ def _enter(phase: str, step: int | None) -> None:
             import time
 
             time.sleep(float(seconds))
+
+
+def _break(collective: str) -> None:
+    import jax
+
+    real = getattr(jax.lax, collective)
+    setattr(jax.lax, collective, lambda *arguments, **named: real(*arguments, **named) + 1)
 
 
 def _told(function, phase: str):
@@ -66,6 +76,8 @@ class _Finder:
 
         def exec_module(module):
             execute(module)
+            if name == "flaxbert.prepare" and "FLAXBERT_TEST_WRONG" in os.environ:
+                _break(os.environ["FLAXBERT_TEST_WRONG"])
             for attribute, phase in PHASES[name].items():
                 *owner, last = attribute.split(".")
                 holder = getattr(module, owner[0]) if owner else module

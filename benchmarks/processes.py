@@ -1,0 +1,122 @@
+"""What several processes cost beside one, on the same cores and for the same updates.
+
+    python benchmarks/processes.py [--rounds=3] [--updates=30] [--batch_size=64]
+
+Trains the quickstart's model and sentences on four CPU devices of this machine: in one process, in
+two with two devices each, and in four with one each, taking turns. Compares the steady state of
+training as the run itself tells it, and on the host what a process does for an update: placing all
+sequences, and laying out its rows. For a quiet machine; writes results/processes.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # flaxbert need not be installed
+
+from quickstart import cpu_name
+
+from flaxbert.data.batches import Examples, Share, count_update, plan_training, train_batch
+from flaxbert.data.tokenize import Tokens
+from tests.processes.several import started, train
+from tests.soak.record import versions, workplace
+
+OUTPUT = Path(__file__).parent / "results" / "processes.json"
+LAYOUTS = {1: 4, 2: 2, 4: 1}  # processes: devices of each
+
+
+def speed(folder: Path, count: int, updates: int, batch_size: int) -> float:
+    """Returns sequences a second in the steady state of a run of so many processes."""
+    workdir = folder / "run"
+    flags = [
+        "--config=configs/quickstart.py",
+        f"--workdir={workdir}",
+        f"--config.train.steps={updates}",
+        f"--config.train.batch_size={batch_size}",
+        f"--config.train.eval_every={updates}",
+        f"--config.checkpoint.every={updates}",
+        f"--config.log.every={updates}",
+        "--config.mesh.data=-1",
+    ]
+    with started(folder, count, LAYOUTS[count], train(flags)) as run:
+        assert run.codes(3600) == [0] * count, run.said()
+    return json.loads((workdir / "train_results.json").read_text())["train_samples_per_second"]
+
+
+def host_work(batch_size: int) -> dict[str, float]:
+    """Returns {processes: milliseconds of one process for an update's rows}."""
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.lognormal(3.2, 0.5, 100_000).astype(int), 4, 128)
+    total = int(lengths.sum())
+    tokens = Tokens(
+        random.integers(1, 30_000, total).astype(np.uint16),
+        np.zeros(total, np.uint8),
+        np.cumsum([0, *lengths]),
+        0,
+        0.0,
+    )
+    examples = Examples(tokens, random.integers(0, 2, len(lengths)).astype(np.int32))
+    which: dict[str, Any] = {"batch_size": batch_size, "seed": 0}
+    plan = plan_training(examples, **which, steps=20, packing="pack", row_multiple=8)
+    found = {}
+    for count in (1, 2, 4, 8):
+        times = []
+        for step in range(20):
+            begun = time.perf_counter()
+            train_batch(examples, plan, **which, step=step, share=Share((0,), count))
+            count_update(examples, **which, step=step, computed=1)
+            times.append(time.perf_counter() - begun)
+        found[str(count)] = 1e3 * statistics.median(times)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=30)
+    parser.add_argument("--batch_size", type=int, default=64)
+    arguments = parser.parse_args()
+    speeds: dict[int, list[float]] = {count: [] for count in LAYOUTS}
+    with workplace():
+        for _ in range(arguments.rounds):
+            for count in LAYOUTS:
+                with tempfile.TemporaryDirectory() as folder:
+                    sizes = (arguments.updates, arguments.batch_size)
+                    speeds[count].append(speed(Path(folder), count, *sizes))
+                    print(f"{count} processes: {speeds[count][-1]:.1f} sequences/s", flush=True)
+    # Of each round, since the machine may be faster in one than in another.
+    overhead = {
+        count: statistics.median(
+            one / several - 1 for one, several in zip(speeds[1], speeds[count], strict=True)
+        )
+        for count in LAYOUTS
+    }
+    record = {
+        "what": "training on four CPU devices in one, two and four processes of one machine",
+        "command": f"python benchmarks/processes.py --rounds={arguments.rounds} "
+        f"--updates={arguments.updates} --batch_size={arguments.batch_size}",
+        "sequences_per_second": {str(count): values for count, values in speeds.items()},
+        "overhead": {str(count): value for count, value in overhead.items()},
+        "host_milliseconds_of_an_update": {
+            str(size): host_work(size) for size in (512, 4096, 16_384)
+        },
+        "machine": cpu_name(),
+        "python": platform.python_version(),
+        "versions": versions(),
+    }
+    OUTPUT.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps({name: record[name] for name in ("overhead",)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Several real processes on this machine: what one of them meets, all answer with one code.
+
+A few cases of each kind; `make soak` does all (tests/soak/several.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.commands import ROOT, train_flags
+from tests.processes import parity
+from tests.processes.cut import Link
+from tests.processes.several import free_port, started, train
+from tests.soak.resume import compare
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+_HOOK = str(ROOT / "tests" / "soak" / "phases")
+_GRACE = 30.0
+
+
+def flags_of(model, files, workdir, **fields):
+    values = {
+        "data__validation": files["dev"],
+        "train__steps": 40,
+        "train__eval_every": 20,
+        "checkpoint__every": 10,
+        "log__every": 5,
+        "mesh__data": -1,
+    }
+    return train_flags(model, files["train"], workdir, **(values | fields))
+
+
+def staying(phase: str, seconds: float, process: int) -> dict[str, str]:
+    """Environment that makes one process stay in a phase, and all tell their phases."""
+    return {
+        "PYTHONPATH": os.pathsep.join([_HOOK, str(ROOT)]),
+        "FLAXBERT_TEST_STAY": f"{phase}:{seconds}:python:{process}",
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_bert, reviews, tmp_path_factory):
+    """The run of two processes that nobody touched."""
+    folder = tmp_path_factory.mktemp("whole")
+    flags = flags_of(tiny_bert, reviews, folder / "run")
+    with started(folder, 2, 1, train(flags)) as run:
+        assert run.codes() == [0, 0], run.said()
+    return folder / "run"
+
+
+def goes_on(folder, flags, whole, workdir):
+    """The same command ends with the bits of the run that nobody touched."""
+    with started(folder / "again", 2, 1, train(flags)) as run:
+        assert run.codes() == [0, 0], run.said()
+    assert compare(whole, workdir) == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "mesh"), [("2 x 4", "data 8"), ("4 x 2", "fsdp 8"), ("2 x 4", "2 x 2 x 2")]
+)
+def test_losses_do_not_depend_on_the_processes(layout, mesh, tmp_path):
+    found = parity.losses(tmp_path / "several", layout, mesh)
+    alone = parity.losses(tmp_path / "alone", "1 x 8", mesh)
+    for dtype, most in parity.MOST.items():
+        assert len(found[dtype]) == parity.UPDATES[dtype]
+        difference = np.abs(np.array(found[dtype]) / np.array(alone[dtype]) - 1).max()
+        assert difference <= most, (dtype, difference)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others(victim, tiny_bert, reviews, tmp_path, whole):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+    with started(tmp_path, 2, 1, train(flags)) as run:
+        run.wait_for("update 15/")
+        run.signal(signal.SIGKILL, [victim])
+        begun = time.monotonic()
+        codes = run.codes()
+        assert time.monotonic() - begun <= _GRACE
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 71, run.said()
+    assert f"process {1 - victim}" in run.text(1 - victim)
+    goes_on(tmp_path, flags, whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("phase", "asked"),
+    [("compiling", [1]), ("training", [0]), ("evaluating", [1]), ("saving", [0, 1])],
+)
+def test_one_signal_stops_all(phase, asked, tiny_bert, reviews, tmp_path, whole):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+    with started(tmp_path, 2, 1, train(flags), env=staying(phase, 1.0, asked[0])) as run:
+        run.wait_for(f"phase: {phase}", process=asked[0])
+        run.signal(signal.SIGTERM, asked)
+        begun = time.monotonic()
+        assert run.codes() == [75, 75], run.said()
+        assert time.monotonic() - begun <= _GRACE
+    goes_on(tmp_path, flags, whole, tmp_path / "run")
+
+
+def test_a_resume_on_other_processes_and_devices(tiny_bert, reviews, tmp_path):
+    alone, workdir = tmp_path / "alone", tmp_path / "run"
+    with started(tmp_path / "1", 1, 4, train(flags_of(tiny_bert, reviews, alone))) as run:
+        assert run.codes() == [0], run.said()
+    # Three layouts one after the other; each is asked to stop on its way.
+    for count, devices, words in ((2, 2, "update 10/"), (1, 2, "update 20/"), (2, 1, "")):
+        flags = flags_of(tiny_bert, reviews, workdir)
+        with started(tmp_path / f"{count}{devices}", count, devices, train(flags)) as run:
+            if words:
+                run.wait_for(words)
+                run.signal(signal.SIGTERM, [count - 1])
+            assert run.codes() == [75 if words else 0] * count, run.said()
+    losses = [_losses(folder) for folder in (alone, workdir)]
+    assert len(losses[0]) == len(losses[1]) == 8
+    assert np.abs(np.array(losses[0]) / np.array(losses[1]) - 1).max() <= 1e-5
+    results = [json.loads((f / "all_results.json").read_text()) for f in (alone, workdir)]
+    assert results[0]["train_samples"] == results[1]["train_samples"]
+
+
+def _losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [x["value"] for x in lines if (x["split"], x["name"]) == ("train", "loss")]
+
+
+def test_a_stopped_process_is_lost(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__lost_after=6)
+    with started(tmp_path, 2, 1, train(flags)) as run:
+        run.wait_for("update 5/")
+        run.signal(signal.SIGSTOP, [1])
+        begun = time.monotonic()
+        run.children[0].wait(_GRACE)
+        assert time.monotonic() - begun >= 5
+        run.signal(signal.SIGCONT, [1])
+        assert run.codes() == [71, 71], run.said()
+    assert "no sign of life from process 1" in run.text(0)
+
+
+def test_a_slow_process_is_waited_for(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__lost_after=4)
+    with started(tmp_path, 2, 1, train(flags), env=staying("training", 12.0, 1)) as run:
+        assert run.codes() == [0, 0], run.said()
+
+
+def test_a_stuck_process_dumps_its_stack(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__stuck_after=5)
+    with started(tmp_path, 2, 1, train(flags), env=staying("training", 600.0, 1)) as run:
+        assert run.codes() == [70, 70], run.said()
+    assert "nothing was finished" in run.text(0)
+    assert "sitecustomize.py" in run.text(1)  # where it is stuck
+    assert "in train" in run.text(0)
+
+
+def test_no_alarm_while_one_compiles_or_a_disk_is_slow(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__stuck_after=5)
+    for phase in ("compiling", "saving"):
+        with started(tmp_path / phase, 2, 1, train(flags), env=staying(phase, 12.0, 0)) as run:
+            if phase == "compiling":
+                run.wait_for("update 5/")
+                run.signal(signal.SIGTERM, [0])
+                assert run.codes() == [75, 75], run.said()
+            else:
+                assert run.codes() == [0, 0], run.said()
+
+
+def test_a_cut_link(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__lost_after=6)
+    port = free_port()
+    with (
+        Link(port) as link,
+        started(tmp_path, 2, 1, train(flags), ports=[port, link.port]) as run,
+    ):
+        run.wait_for("update 5/")
+        link.cut()
+        begun = time.monotonic()
+        assert run.codes() == [71, 71], run.said()
+        assert time.monotonic() - begun <= _GRACE
+
+
+def test_an_error_in_one_process_ends_all_with_its_code(tiny_bert, reviews, tmp_path):
+    """Its message comes once, from the process that has it."""
+    flags = [
+        flag for flag in flags_of(tiny_bert, reviews, tmp_path / "run") if "data.train" not in flag
+    ]
+    missing = tmp_path / "missing.csv"
+    with started(tmp_path, 2, 1, train([*flags, f"--config.data.train={missing}"])) as run:
+        assert run.codes() == [3, 3], run.said()
+    assert "Traceback" not in run.text(0) + run.text(1)
+    assert run.text(0).count("flaxbert: error:") == 1
+    assert "because of process 0" in run.text(1)
+
+
+def test_a_workdir_in_use_and_different_configs(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
+    with started(tmp_path / "a", 2, 1, train(flags)) as first:
+        first.wait_for("update 5/")
+        with started(tmp_path / "b", 2, 1, train(flags)) as second:
+            assert second.codes() == [2, 2], second.said()
+        assert "is in use by pid" in second.text(0)
+        first.signal(signal.SIGTERM, [0, 1])
+        assert first.codes() == [75, 75], first.said()
+
+
+def test_wrong_exchanges_are_refused(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+    env = staying("none", 0, 0) | {"FLAXBERT_TEST_WRONG": "psum_scatter"}
+    with started(tmp_path, 2, 1, train(flags), env=env) as run:
+        assert run.codes() == [70, 70], run.said()
+    assert "psum_scatter of 1 kB" in run.text(0) and "doctor" in run.text(0)
+    assert "Traceback" not in run.text(0)
+
+
+def test_the_doctor_asks_what_connects_them(tmp_path):
+    with started(tmp_path, 2, 2, ["-m", "flaxbert.doctor", "--json"]) as run:
+        assert run.codes() == [0, 0], run.said()
+    for process in range(2):
+        assert "over 4 devices of 2 processes" in run.text(process)
