@@ -38,7 +38,14 @@ $(VENV)/.installed-tpu: $(VENV)/.installed-test
 	  "$$($(BIN)/python -m tests.planning.golden --requirement)"
 	touch $@
 
-test-slow: $(VENV)/.installed-tpu
+# Schemas of the manifests in launch/, beside the environment too: their packages bring many others.
+$(VENV)/.installed-schemas: tests/launch/schemas.py $(VENV)/.installed-test
+	rm -rf $(VENV)/schemas
+	$(BIN)/python -m pip install --quiet --no-deps --target=$(VENV)/schemas \
+	  $$($(BIN)/python -m tests.launch.schemas)
+	touch $@
+
+test-slow: $(VENV)/.installed-tpu $(VENV)/.installed-schemas
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
 
 # All of `make test` and the slow tests marked for it. PyTorch is not there: golden files stand in.

@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_config_page_is_what_the_classes_say():
