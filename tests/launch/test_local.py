@@ -200,14 +200,7 @@ def test_help_tells_the_codes(capsys):
     assert stop.value.code == 0 and "a peer" in capsys.readouterr().out
 
 
-def _trains_over_processes() -> bool:
-    return "JAX_NUM_PROCESSES" in "".join(
-        path.read_text() for path in (ROOT / "flaxbert").rglob("*.py")
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not _trains_over_processes(), reason="training over processes is not there yet")
 def test_two_processes_train(tiny_bert, reviews, tmp_path):
     flags = train_flags(tiny_bert, reviews["train"], tmp_path / "run", mesh__data=2, train__steps=4)
     command = [sys.executable, str(SCRIPT), "2", "--devices=1", *flags]

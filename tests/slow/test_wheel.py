@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT
+from tests.wheels import build_wheel
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,20 +47,7 @@ def run(*command: object, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of the clone, by pip and the build backend of the test environment."""
-    folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(
-        ROOT,
-        folder / "clone",
-        ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", "runs", ".*_cache", "build"),
-    )
-    options = ("--no-deps", "--no-build-isolation", "--no-index", f"--wheel-dir={folder}")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", ".", *options], cwd=folder / "clone", check=True
-    )
-    shutil.rmtree(folder / "clone")
-    (found,) = folder.glob("*.whl")
-    return found
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
