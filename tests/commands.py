@@ -88,8 +88,12 @@ def final_state(workdir: Path) -> dict[str, np.ndarray]:
 
     saved = [path for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
     newest = max(saved, key=lambda path: int(path.name))
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore((newest / "state").absolute())
+    folder = (newest / "state").absolute()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        # As arrays of the host: the devices that it was saved from may not be here.
+        stored = checkpointer.metadata(folder).item_metadata.tree
+        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
     return {
         "/".join(str(getattr(part, "key", part)) for part in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -142,7 +142,7 @@ class Watch:
         news = {"turn": self._turn, "stop": asked, "verdict": verdict}
         self._table.put("news", json.dumps(news))
         if verdict:
-            self._verdict = verdict
+            self._learn(verdict)
             self._until_all_know()
             self._act(verdict)
         elif asked:
@@ -168,7 +168,7 @@ class Watch:
             return
         self._news, self._silent = news["turn"], 0
         if news["verdict"]:
-            self._verdict = news["verdict"]
+            self._learn(news["verdict"])
             self._tell_that_we_know()
             self._act(news["verdict"])
         elif news["stop"]:
@@ -221,13 +221,16 @@ class Watch:
         text = f"nothing was finished for {idle:.0f} s ({what}; process {index} came the furthest)"
         return {"code": StuckError.exit_code, "by": index, "text": text, "dump": True}
 
+    def _learn(self, verdict: dict[str, Any]) -> None:
+        self._verdict = verdict
+        if verdict["dump"]:  # now: when the first one leaves, what the others wait for breaks
+            faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+
     def _act(self, verdict: dict[str, Any]) -> None:
         """Ends this process, unless it is ending by itself."""
         self._told.set()
         if self._end is not None:
             return
-        if verdict["dump"]:
-            faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         code, me, by = verdict["code"], self._table.index, verdict["by"]
         goes_on = ". The same command goes on." if code == InterruptedRun.exit_code else ""
         cause = verdict["text"] if by == me else f"because of process {by}: {verdict['text']}"

@@ -7,6 +7,7 @@ the others, computes 50 updates in float32 and 5 in float64, and the first write
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,29 +25,36 @@ def losses(folder: Path, layout: str, mesh: str) -> dict[str, list[float]]:
     output = folder / "losses.json"
     sizes = ",".join(map(str, MESHES[mesh]))
     command = ["-m", "tests.processes.parity", f"--mesh={sizes}", f"--output={output}"]
-    with started(folder, count, devices, command) as run:
+    as_usual = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    with started(folder, count, devices, command, env=as_usual) as run:
         assert run.codes(600) == [0] * count, run.said()
     return json.loads(output.read_text())
 
 
+def computed(mesh: str) -> dict[str, list[float]]:
+    """Returns the same for the processes that call it."""
+    import jax
+
+    from flaxbert.config import Mesh
+    from tests.loop.harness import examples, means, run
+
+    data, fsdp, model = map(int, mesh.split(","))
+    found = {}
+    for dtype, updates in UPDATES.items():
+        with jax.enable_x64(dtype == "float64"):
+            on = Mesh(data, fsdp, model)
+            history, _ = run(examples(), updates=updates, dtype=dtype, mesh=on)
+        found[dtype] = means(history).tolist()
+    return found
+
+
 def main(mesh: str, output: str) -> None:
-    from flaxbert.config import Mesh, Processes
+    from flaxbert.config import Processes
     from flaxbert.interrupt import install
     from flaxbert.processes.join import joined
 
     with joined(Processes(), install()) as group:
-        import jax
-
-        from tests.loop.harness import examples, means, run
-
-        data, fsdp, model = map(int, mesh.split(","))
-        found = {}
-        for dtype, updates in UPDATES.items():
-            with jax.enable_x64(dtype == "float64"):
-                history, _ = run(
-                    examples(), updates=updates, dtype=dtype, mesh=Mesh(data, fsdp, model)
-                )
-            found[dtype] = means(history).tolist()
+        found = computed(mesh)
         if group.first:
             Path(output).write_text(json.dumps(found))
 

@@ -19,6 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 
+# JAX keeps the programs of process 0 alone: the others compile at every start.
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 
 @dataclasses.dataclass
 class Several:
@@ -69,6 +72,7 @@ def environment(count: int, index: int, devices: int, port: int) -> dict[str, st
     values = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": _QUICK,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
     }

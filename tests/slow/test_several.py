@@ -32,6 +32,7 @@ def flags_of(model, files, workdir, **fields):
         "train__eval_every": 20,
         "checkpoint__every": 10,
         "log__every": 5,
+        "data__row_length": 256,  # one shape to compile
         "mesh__data": -1,
     }
     return train_flags(model, files["train"], workdir, **(values | fields))
@@ -62,12 +63,10 @@ def goes_on(folder, flags, whole, workdir):
     assert compare(whole, workdir) == []
 
 
-@pytest.mark.parametrize(
-    ("layout", "mesh"), [("2 x 4", "data 8"), ("4 x 2", "fsdp 8"), ("2 x 4", "2 x 2 x 2")]
-)
+@pytest.mark.parametrize(("layout", "mesh"), [("2 x 4", "fsdp 8"), ("4 x 2", "2 x 2 x 2")])
 def test_losses_do_not_depend_on_the_processes(layout, mesh, tmp_path):
     found = parity.losses(tmp_path / "several", layout, mesh)
-    alone = parity.losses(tmp_path / "alone", "1 x 8", mesh)
+    alone = parity.computed(",".join(map(str, parity.MESHES[mesh])))  # on 8 devices here
     for dtype, most in parity.MOST.items():
         assert len(found[dtype]) == parity.UPDATES[dtype]
         difference = np.abs(np.array(found[dtype]) / np.array(alone[dtype]) - 1).max()

@@ -35,6 +35,7 @@ def flags_for(model: Path, files: dict[str, Path], workdir: Path, **fields: obje
         "train__eval_every": 50,
         "checkpoint__every": 7,
         "log__every": 5,
+        "data__row_length": 256,  # one shape to compile
         "mesh__data": -1,
     }
     return train_flags(model, files["train"], workdir, **(values | fields))
