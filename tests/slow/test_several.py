@@ -73,6 +73,7 @@ def test_losses_do_not_depend_on_the_processes(layout, mesh, tmp_path):
         assert difference <= most, (dtype, difference)
 
 
+@pytest.mark.both_lines  # JAX's own client is what it stands on
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others(victim, tiny_bert, reviews, tmp_path, whole):
     flags = flags_of(tiny_bert, reviews, tmp_path / "run")
