@@ -64,6 +64,12 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak.hour --minutes=60 --output=tests/results/hour.json
 	$(BIN)/python -m tests.soak.names --names=10000 --each=1 --output=tests/results/names.json
 	$(BIN)/python -m tests.soak.tokens --count=100000 --output=tests/results/tokens.json
+	$(BIN)/python -m tests.soak.lost --kills=40 --output=tests/results/lost.json
+	$(BIN)/python -m tests.soak.agreed --signals=40 --output=tests/results/agreed.json
+	$(BIN)/python -m tests.soak.elastic --output=tests/results/elastic.json
+	$(BIN)/python -m tests.soak.links --cases=20 --output=tests/results/links.json
+	$(BIN)/python -m tests.soak.exchanges --iterations=1000 --output=tests/results/exchanges.json
+	$(BIN)/python -m tests.soak.parity --output=tests/results/parity.json
 	$(BIN)/python -m tests.soak.fuzz_data --files=100000 --commands=200 --output=tests/results/fuzz_data.json
 
 # Beside PyTorch, and transformers 4's Flax in an environment of its own. For a quiet machine.

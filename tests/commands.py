@@ -77,7 +77,7 @@ def metrics_without_times(workdir: Path) -> list[tuple]:
     return [
         (line["step"], line["epoch"], line["split"], line["name"], line["value"])
         for line in lines
-        if not line["name"].endswith("_per_second")
+        if not line["name"].endswith("_per_second") and line["name"] != "mfu"
     ]
 
 
