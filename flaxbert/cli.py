@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, exit_code_of
-from flaxbert.interrupt import StopSignal, install
+from flaxbert.interrupt import StopSignal, end, install
 from flaxbert.quiet import be_quiet, leave_out_torch
 from flaxbert.terminal import complain, say
 
@@ -69,7 +69,7 @@ def run(
         else:
             complain(traceback.format_exc().rstrip())
             complain("flaxbert: internal error; please report the lines above")
-        _exit(code)
+        end(code)
     finally:
         stop.settle()
 
@@ -178,7 +178,7 @@ def _parse(define: Callable[[flags.FlagValues], None], description: str | None) 
         values = flags.FlagValues()
         define(values)
         print(f"{description}\nFlags:\n{values.get_help()}")
-        _exit(0)
+        end(0)
     # config_flags reads overrides from sys.argv itself, so the file that is found stands there.
     sys.argv[1:] = _with_found_config(sys.argv[1:])
     values = flags.FlagValues()
@@ -264,9 +264,3 @@ def _readable(error: Exception) -> str:
     inside_config = last is not None and Path(last.filename).resolve() != Path(__file__).resolve()
     text = text or type(error).__name__
     return f"{last.filename}:{last.lineno}: {text}" if last and inside_config else text
-
-
-def _exit(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)

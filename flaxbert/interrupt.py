@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -149,6 +150,8 @@ def on_leaving(undo: Callable[[], None]) -> None:
 
 def leave(code: int, line: str = "") -> None:
     """Ends the process from any thread, without Python's own end."""
+    global _leaving
+    _leaving = _leaving or (code, line)
     try:
         if _answering is not None:
             _answering.undo()
@@ -156,6 +159,26 @@ def leave(code: int, line: str = "") -> None:
             tell(line)
     finally:  # also where no thread can be started any more
         os._exit(code)
+
+
+def leaving() -> tuple[int, str]:
+    """Returns what `leave` was called with first, for what undoes."""
+    return _leaving or (InterruptedRun.exit_code, "stopped by a signal")
+
+
+def leave_at_the_end() -> None:
+    """Makes `end` leave at once: Python's own end waits for threads, and they for others."""
+    global _at_the_end
+    _at_the_end = True
+
+
+def end(code: int) -> None:
+    """Ends the command, in its main thread."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _at_the_end:
+        leave(code)
+    sys.exit(code)
 
 
 def tell(line: str) -> None:
@@ -167,6 +190,8 @@ def tell(line: str) -> None:
 
 
 _answering: StopSignal | None = None
+_leaving: tuple[int, str] | None = None
+_at_the_end = False
 
 
 def _start_watching() -> None:

@@ -88,15 +88,30 @@ def compile_update(
 
     def compiled(plans: Plans, rows: int) -> Any:
         batch = empty_batch(prepared.train, plans.train, rows)
-        program = compile_step(step, state, batch, seeds, *said())
+        with group.busy("compiling"):
+            program = compile_step(step, state, batch, seeds, *said())
         give_back_memory()  # the compiler's
+        return program
+
+    def compiled_by_all(plans: Plans, rows: int) -> Any:
+        """What the compiler of one process refuses is refused for all: they have one plan."""
+        program, refusal = None, None
+        try:
+            program = compiled(plans, rows)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            refusal = error
+        refused = next(filter(None, group.all_of(str(refusal or ""))), "")
+        if refused:
+            raise refusal or RuntimeError(f"in another process: {refused}")
         return program
 
     device = jax.local_devices()[0]
     # The least of all machines: the plan is one for all. Processes share the memory of a host.
     sharing = group.here if device.platform == "cpu" else 1
     limit = min(group.all_of(memory.limit_of(device) // sharing))
-    plans, largest, found = fitting(compiled, config, prepared, plans, mesh, limit)
+    plans, largest, found = fitting(compiled_by_all, config, prepared, plans, mesh, limit)
     *smaller, rows = plans.train.row_counts
     # Accelerators' compilers leave cores idle: a GPU's times kernels to choose among them, half a
     # minute for each shape. A CPU's takes more memory than training does.

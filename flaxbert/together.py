@@ -10,14 +10,15 @@ import contextlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flaxbert
 from flaxbert.config import Config, flatten, to_dict
-from flaxbert.errors import ConfigError, InterruptedRun, WrongNumbersError
+from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, WrongNumbersError
 from flaxbert.interrupt import StopSignal
 from flaxbert.processes.group import Alone
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from flaxbert.storage.workdir import Workdir
 
 # Of programs that must be the same everywhere.
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+_VARIABLES = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "XLA_FLAGS", "LIBTPU_INIT_ARGS")
 # A network file system may tell of a new file a minute late.
 _PATIENCE = 70.0
 # Wrong sums came with nearly every exchange of 4 MiB; larger ones only take longer.
@@ -38,6 +40,7 @@ def check_same(config: Config, group: Alone) -> None:
         **{f"config.{name}": value for name, value in flatten(to_dict(config)).items()},
         "flaxbert": flaxbert.__version__,
         **{name: version(name) for name in _PACKAGES},
+        **{name: _without_dumps(os.environ.get(name, "")) for name in _VARIABLES},
     }
     for process, theirs in enumerate(group.all_of(mine)):
         for name, value in theirs.items():
@@ -46,6 +49,11 @@ def check_same(config: Config, group: Alone) -> None:
                     f"{name} is {mine[name]!r} in process {group.index} and {value!r} in process "
                     f"{process}. Start all with one command, in one environment."
                 )
+
+
+def _without_dumps(flags: str) -> str:
+    """Where the compiler writes what it did may differ."""
+    return " ".join(flag for flag in flags.split() if not flag.startswith("--xla_dump"))
 
 
 @contextlib.contextmanager
@@ -92,6 +100,28 @@ def _holder(lock: PurePath, workdir: Workdir) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return str(json.loads(text)["token"])
     return text
+
+
+def check_params(params: Any, group: Alone) -> None:
+    """Raises ModelFileError if the processes have read different weights.
+
+    Each takes its own for those of all: a mixture of two models would train without a word.
+    """
+    if group.count == 1:
+        return
+    import jax  # here, as below: errors of the command line should not wait for it
+    import numpy as np
+
+    found = 0
+    for leaf in jax.tree.leaves(params):
+        found = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), found)
+    for process, theirs in enumerate(group.all_of(found)):
+        if theirs != found:
+            raise ModelFileError(
+                f"config.model.path: process {process} has read other weights than process "
+                f"{group.index}. Give all machines the same folder, or a hub id with "
+                "config.model.revision."
+            )
 
 
 def check_collectives(group: Alone) -> None:

@@ -82,7 +82,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.tasks import task_for
 
-    compiled.keep()
+    compiled.keep(several=group.count > 1)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
     newest, stored = None, {}
     if started:
@@ -107,7 +107,9 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
 
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
-        state, progress = init_state(prepared.start.load_params(bert), mesh), Progress()
+        params = prepared.start.load_params(bert)
+        together.check_params(params, group)
+        state, progress = init_state(params, mesh), Progress()
         facts = group.of_first(lambda: identity.start_workdir(config, workdir, prepared, facts))
     else:
         state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
@@ -155,7 +157,8 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     ):
         together.begin_training(group, stop)
         state = control.train(state, progress, cadence, hooks, checkpoints, writer)
-    write_results(workdir, prepared, progress, cadence, hooks, state["params"], group)
+    with group.busy("writing results"):
+        write_results(workdir, prepared, progress, cadence, hooks, state["params"], group)
 
 
 def _look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:

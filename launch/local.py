@@ -4,8 +4,9 @@
     python launch/local.py 2 --restarts=3 -- python -m flaxbert.train --config=...
 
 Arguments that are not its own go to `python -m flaxbert.train`; after `--` stands any command.
---devices=K trains on K simulated CPU devices a process; without it each process sees what the
-environment shows. Process 0 writes as it would alone, lines of the others begin with their number.
+--devices=K trains on K simulated CPU devices a process; without it each process has the GPU of its
+number, unless JAX_LOCAL_DEVICE_IDS says otherwise. Process 0 writes as it would alone, lines of the
+others begin with their number.
 
 The exit code is 0 if all ended with 0, otherwise the most telling one, in this order: a user's
 mistake or a defect that a new start cannot mend (2, 3, 4, 5, then 1 and unknown ones), 75
@@ -80,6 +81,8 @@ def environment_for(index: int, count: int, port: int, devices: int | None) -> d
     }
     if devices is not None:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    elif count > 1:
+        environment.setdefault("JAX_LOCAL_DEVICE_IDS", str(index))
     return environment
 
 

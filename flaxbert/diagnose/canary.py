@@ -96,3 +96,4 @@ def kernels_here() -> Any:
 
 if __name__ == "__main__":
     main()
+    interrupt.end(0)

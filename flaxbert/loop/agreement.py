@@ -34,18 +34,20 @@ class Agreement:
         everywhere = NamedSharding(mesh, P())
         self._all = jax.jit(all_said, out_shardings=everywhere)
         self._array = functools.cache(self._make)
+        self._asked_before: jax.Array | None = None
 
     def said(self) -> Said:
         """Returns the argument of the next program."""
         return self._array(bool(self._asked()), bool(self._saving()))
 
     def check(self) -> None:
-        """Waits for all processes to come here.
+        """Asks all processes, and reads what they answered the time before: devices have work.
 
         Raises:
           InterruptedRun: one of them was asked to stop; the same in all.
         """
-        if np.asarray(self._all(self.said()))[STOP]:
+        answer, self._asked_before = self._asked_before, self._all(self.said())
+        if answer is not None and np.asarray(answer)[STOP]:
             raise InterruptedRun("stopped by a signal")
 
     def _make(self, asked: bool, saving: bool) -> Said:

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # Bytes per device: one packet, a few, what a layer's gradient has, and what a table's has.
 SIZES = (2**10, 2**18, 2**22, 2**24)
+_MOST = 2**24  # numbers over all devices
 _LARGEST = 1000  # of the numbers: sums over thousands of devices stay exact
 
 
@@ -29,7 +30,8 @@ def wrong_collectives(sizes: tuple[int, ...] = SIZES, times: int = 1) -> list[st
     mesh = jax.make_mesh((count,), ("all",), axis_types=(AxisType.Auto,))
     wrong = []
     for size in sizes:
-        length = max(size // 4 // count, 1) * count
+        # Every process draws the numbers of all devices, and all_gather gives each of them all.
+        length = max(min(size // 4, _MOST // count) // count, 1) * count
         programs = {name: _program(mesh, name) for name in _ANSWERS}
         for time in range(times):
             random = np.random.default_rng((size, time))

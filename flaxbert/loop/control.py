@@ -211,7 +211,8 @@ class _Run:
             )
 
     def give_up(self, what: str, todo: str) -> NoReturn:
-        self.checkpoints.wait()
+        with self.hooks.busy("saving"):
+            self.checkpoints.wait()
         commit = self.checkpoints.last_commit
         saved = commit.step if commit else self.begun_at
         stands = f"checkpoint {saved}, from before that" if saved else "there is no checkpoint yet"

@@ -75,6 +75,12 @@ def make_mesh(asked: MeshConfig, config: BertConfig, devices: Sequence[Any] | No
                 f"Legal sizes: {_divisors(math.gcd(dimension, len(devices)))}."
             )
     count = math.prod(sizes.values())
+    left_out = {d.process_index for d in devices} - {d.process_index for d in devices[:count]}
+    if left_out:
+        raise ConfigError(
+            f"config.mesh: {sizes} uses {count} of {len(devices)} devices and none of process "
+            f"{min(left_out)}. Use all of them, or start fewer processes."
+        )
     grid = np.asarray(devices[:count]).reshape([sizes[axis] for axis in AXES])
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 

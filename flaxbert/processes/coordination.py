@@ -12,18 +12,19 @@ import ctypes
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from flaxbert.errors import PeerLostError
-from flaxbert.processes.found import Peers
+from flaxbert.errors import ConfigError, ModelFileError, PeerLostError
+from flaxbert.processes.found import COORDINATOR, COUNT, INDEX, Peers
 
 _SPACE = "flaxbert/"
-_SLICE = 10_000  # milliseconds of one wait; it is repeated for as long as it takes
+_SLICE = 2_000  # milliseconds of one wait; it is repeated for as long as it takes
 _CONNECT = 300  # seconds for all processes to come
 _SHUTDOWN = 60
-# JAX's own sign of life. Ours comes first: JAX can only abort.
-_HEARTBEAT = 100
+_HEARTBEAT = 100  # at least
+_BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 
 
 class Table:
@@ -33,9 +34,9 @@ class Table:
         self._client = client
         self.index, self.count, self.address = index, count, address
 
-    def put(self, key: str, value: str) -> None:
-        """Writes a value, in place of one that is there."""
-        self._client.key_value_set(_SPACE + key, value, allow_overwrite=True)
+    def put(self, key: str, value: str, *, again: bool = True) -> None:
+        """Writes a value, in place of one that is there; or raises what JAX does, unless `again`."""
+        self._client.key_value_set(_SPACE + key, value, allow_overwrite=again)
 
     def look(self, key: str) -> str | None:
         """Returns a value, None if there is none."""
@@ -46,13 +47,21 @@ class Table:
                 return None
             raise
 
-    def get(self, key: str) -> str:
-        """Returns a value once it is there."""
+    def get(self, key: str, *, unless: str = "") -> str:
+        """Returns a value once it is there.
+
+        Raises:
+          PeerLostError: the coordinator does not answer.
+          ModelFileError: there is one at `unless`, a reason not to wait any longer.
+        """
         while True:
             try:
                 return self._client.blocking_key_value_get(_SPACE + key, _SLICE)
             except Exception as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
+                if "DEADLINE_EXCEEDED" in str(error):
+                    if unless and (reason := self.look(unless)):
+                        raise ModelFileError(reason) from error
+                else:
                     raise PeerLostError(
                         f"the coordinator {self.address} does not answer any more: "
                         f"{str(error).splitlines()[0]}"
@@ -66,15 +75,14 @@ class Table:
             for name, value in self._client.key_value_dir_get(prefix)
         }
 
-    def delete(self, key: str) -> None:
-        """Deletes a key and all below it."""
-        self._client.key_value_delete(_SPACE + key)
 
-
-def connect(peers: Peers) -> Table:
+def connect(peers: Peers, lost_after: float) -> Table:
     """Starts jax.distributed and waits for all processes.
 
+    `lost_after` are the seconds after which we take a silent process for lost.
+
     Raises:
+      ConfigError: JAX does not find out where they are.
       PeerLostError: they do not all come.
     """
     import jax
@@ -90,13 +98,22 @@ def connect(peers: Peers) -> Table:
             "process_id": peers.index,
             "cluster_detection_method": "deactivate",
         }
+        if _is_loopback(peers.coordinator) and _BIND not in os.environ:
+            # It asks nobody who they are: not on all interfaces without need.
+            explicit["coordinator_bind_address"] = peers.coordinator
     try:
         jax.distributed.initialize(
             **explicit,
             initialization_timeout=_CONNECT,
-            heartbeat_timeout_seconds=_HEARTBEAT,
+            # JAX can only abort: ours comes first.
+            heartbeat_timeout_seconds=max(_HEARTBEAT, round(3 * lost_after)),
             shutdown_timeout_seconds=_SHUTDOWN,
         )
+    except ValueError as error:
+        raise ConfigError(
+            f"JAX does not find the processes of this run ({str(error).splitlines()[0]}). Set "
+            f"{COORDINATOR}, {COUNT} and {INDEX} in each of them."
+        ) from error
     except RuntimeError as error:
         where = peers.coordinator or "the coordinator"
         raise PeerLostError(
@@ -127,7 +144,9 @@ def answer_abort(address: str, lost: Callable[[], None]) -> None:
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def aborted(number: int) -> None:
-        # abort() raises the signal in its own thread: Python can run there.
+        # abort() raises the signal in its own thread: Python can run there. Not if that thread
+        # holds what Python needs; then the alarm ends it.
+        c.alarm(10)
         if not _answers(address):
             lost()
         c.signal(signal.SIGABRT, None)  # SIG_DFL: abort() raises it once more
@@ -137,6 +156,10 @@ def answer_abort(address: str, lost: Callable[[], None]) -> None:
 
 
 _on_abort: Any = None
+
+
+def _is_loopback(address: str) -> bool:
+    return address.rpartition(":")[0].strip("[]") in ("localhost", "127.0.0.1", "::1")
 
 
 def _answers(address: str) -> bool:
@@ -149,8 +172,10 @@ def _answers(address: str) -> bool:
 
 
 def machine() -> str:
-    """Identifies this machine, or this container on it."""
+    """Identifies this machine, or this container on it: where files can be handed over."""
     boot = ""
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         boot = file.read().strip()
-    return f"{socket.gethostname()} {boot} {os.getuid() if hasattr(os, 'getuid') else ''}".strip()
+    folder = os.stat(tempfile.gettempdir())
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    return f"{socket.gethostname()} {boot} {user} {folder.st_dev} {folder.st_ino}"

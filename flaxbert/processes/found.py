@@ -76,10 +76,11 @@ def _has_tpu() -> bool:
 
 
 def _tpu_hosts(environment: Mapping[str, str]) -> int:
-    """Returns how many hosts the TPU slice of this machine has; 1 where there is none."""
+    """Returns how many hosts the TPU slices of this run have; 1 where there is none."""
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):  # GKE
         if environment.get(name):
-            return len(environment[name].split(","))
+            slices = environment.get("MEGASCALE_NUM_SLICES", "1")
+            return len(environment[name].split(",")) * int(slices if slices.isdecimal() else 1)
     if not _has_tpu():
         return 1
     try:  # Compute Engine: its metadata server knows, and JAX knows how to ask

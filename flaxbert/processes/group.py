@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from flaxbert.processes.coordination import Table, machine
@@ -37,6 +37,16 @@ class Alone:
     def all_of(self, value: Any) -> list[Any]:
         """Returns what every process says, in their order; waits for all."""
         return [json.loads(json.dumps(value))]
+
+    def meet(self, key: str, broken: str) -> None:
+        """Waits until all processes have come here, in whatever thread.
+
+        Raises:
+          ModelFileError: one of them has put a reason at `broken`.
+        """
+
+    def put(self, key: str, text: str) -> None:
+        """Tells all processes something, unless one has said something there already."""
 
     def beat(self) -> None:
         """Tells that something was finished: an update, a batch of an evaluation."""
@@ -76,6 +86,17 @@ class Group(Alone):
             self._table.put(f"calls/{call}/all", json.dumps([json.loads(text) for text in said]))
         return json.loads(self._table.get(f"calls/{call}/all"))
 
+    def meet(self, key: str, broken: str) -> None:
+        self._table.put(f"{key}/{self.index}", "here")
+        if self.first:
+            for index in range(self.count):
+                self._table.get(f"{key}/{index}", unless=broken)
+            self._table.put(f"{key}/all", "here")
+        self._table.get(f"{key}/all", unless=broken)
+
+    def put(self, key: str, text: str) -> None:
+        self._table.put(key, text, again=False)
+
     def beat(self) -> None:
         self._watch.beat()
 
@@ -94,10 +115,3 @@ class Group(Alone):
     def _next_call(self) -> int:
         self._calls += 1
         return self._calls
-
-
-@contextlib.contextmanager
-def waiting_for_all(group: Alone) -> Iterator[None]:
-    """Lets nobody leave the block before all have come to its end."""
-    yield
-    group.all_of(None)

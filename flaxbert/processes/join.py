@@ -6,7 +6,6 @@ the others in JAX, and they may be gone.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 from collections.abc import Iterator
@@ -32,9 +31,9 @@ def joined(limits: Processes, stop: interrupt.StopSignal) -> Iterator[Alone]:
     if peers is None:
         yield Alone()
         return
-    table = coordination.connect(peers)
+    table = coordination.connect(peers, limits.lost_after)
     watch = Watch(table, limits, stop)
-    stop.on_leaving(lambda: watch.ended(InterruptedRun.exit_code, "stopped by a signal"))
+    stop.on_leaving(lambda: watch.ended(*interrupt.leaving()))
     watch.start()
     terminal.speak_as(table.index)
     coordination.answer_abort(table.address, watch.coordinator_lost)
@@ -49,8 +48,8 @@ def joined(limits: Processes, stop: interrupt.StopSignal) -> Iterator[Alone]:
         if code == INTERNAL_ERROR:
             # Where another process is gone anything may be raised here.
             watch.wait_for_verdict()
+        interrupt.leave_at_the_end()
         watch.ended(code, terminal.printable(str(error).partition("\n")[0]))
-        atexit.register(interrupt.leave, code)
         raise
     _leave_together(group, watch, stop)
 
@@ -59,4 +58,5 @@ def _leave_together(group: Alone, watch: Watch, stop: interrupt.StopSignal) -> N
     stop.settle()  # before: whoever is asked to stop later than that has nothing to add
     group.all_of("done")
     watch.close()
-    coordination.disconnect()
+    with contextlib.suppress(Exception):  # one that has gone since: the outcome stands
+        coordination.disconnect()

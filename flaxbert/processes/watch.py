@@ -37,7 +37,7 @@ class Watch:
         self._first = table.index == 0
         self._turn = 0
         self._busy = "starting"
-        self._since = time.monotonic()
+        self._idle = 0.0  # seconds since something was finished, in own turns
         self._end: tuple[int, str] | None = None  # what ended this process
         self._verdict: dict[str, Any] | None = None  # what ends all
         self._told = threading.Event()  # everybody knows what ended this process
@@ -66,23 +66,23 @@ class Watch:
 
     def beat(self) -> None:
         """Something was finished: an update, a batch of an evaluation."""
-        self._since = time.monotonic()
+        self._idle = 0.0
 
     @contextlib.contextmanager
     def busy(self, what: str) -> Iterator[None]:
         """Around what may take long without anything being wrong."""
-        before, self._busy = self._busy, what
         self.beat()
+        before, self._busy = self._busy, what
         try:
             yield
         finally:
-            self._busy = before
             self.beat()
+            self._busy = before
 
     def training(self) -> None:
         """From here on `beat` is due every `stuck_after` seconds."""
-        self._busy = ""
         self.beat()
+        self._busy = ""
 
     def ended(self, code: int, text: str) -> None:
         """Tells the others what ended this process; returns when they know, or soon."""
@@ -110,6 +110,7 @@ class Watch:
 
     def _take_turn(self) -> None:
         self._turn += 1
+        self._idle += _TURN
         self._table.put(f"status/{self._table.index}", json.dumps(self._status()))
         if self._first:
             self._judge()
@@ -121,7 +122,7 @@ class Watch:
         return {
             "turn": self._turn,
             "host": socket.gethostname(),
-            "idle": time.monotonic() - self._since,
+            "idle": self._idle,
             "busy": self._busy,
             "stop": self._stop.requested,
             "end": self._end,

@@ -38,21 +38,33 @@ _STATE, _RUN = "state", "run.json"
 class Group(Protocol):
     """What a checkpoint needs of the processes that write it together."""
 
+    index: int
     first: bool
+    count: int
 
     def of_first(self, function: Callable[[], Any]) -> Any: ...
 
     def all_of(self, value: Any) -> list[Any]: ...
 
+    def meet(self, key: str, broken: str) -> None: ...
+
+    def put(self, key: str, text: str) -> None: ...
+
 
 class _Alone:
-    first = True
+    index, first, count = 0, True, 1
 
     def of_first(self, function: Callable[[], Any]) -> Any:
         return function()
 
     def all_of(self, value: Any) -> list[Any]:
         return [value]
+
+    def meet(self, key: str, broken: str) -> None:
+        pass
+
+    def put(self, key: str, text: str) -> None:
+        pass
 
 
 # What a file system answers for files that are damaged or gone. Anything else (no permission, no
@@ -134,8 +146,13 @@ class Checkpoints:
             # Weights and moments are noise to a compressor, which takes its time from training on
             # a machine of few cores.
             ocp.PyTreeCheckpointHandler(use_compression=False),
-            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            async_options=ocp.options.AsyncOptions(
+                create_directories_asynchronously=False,
+                # Orbax's own waits twenty minutes for a process whose disk has failed.
+                barrier_sync_fn=self._meet if self._group.count > 1 else None,
+            ),
         )
+        self._saves = 0  # tries, as every process counts them
         self._commit: threading.Thread | None = None
         self._outstanding = False  # a save of which nobody knows yet how it went
         self._error: BaseException | None = None
@@ -223,6 +240,7 @@ class Checkpoints:
           what `wait` does, of the save before.
         """
         self.wait()
+        self._saves += 1
         path = self._directory / str(step)
         started = time.monotonic()
         found = self._group.of_first(lambda: self._begin(path))
@@ -238,6 +256,8 @@ class Checkpoints:
                     self._store.for_orbax(begun / _STATE), args=ocp.args.PyTreeSave(state)
                 )
         except (OSError, StorageError) as error:
+            if self._group.count > 1:
+                raise  # the others are in the middle of it: they end with this process
             self._error, self._litter = error, True
             return True
         self._commit = threading.Thread(
@@ -286,7 +306,7 @@ class Checkpoints:
         self._outstanding = False
         error, self._error = self._error, None
         mine = dataclasses.astuple(self.last_commit) if self.last_commit else None
-        said = self._group.all_of([str(error) if error else "", mine])
+        said = self._group.all_of([(str(error) or repr(error)) if error else "", mine])
         if error is not None:
             raise error
         for process, (text, _) in enumerate(said):
@@ -321,6 +341,17 @@ class Checkpoints:
             give_back_memory()
         except BaseException as error:  # raised again in the training thread, by wait()
             self._error, self._litter = error, True
+            with contextlib.suppress(Exception):  # the first reason counts
+                reason = str(error) or repr(error)
+                self._group.put(self._broken, f"process {self._group.index}: {reason}")
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Waits for the other processes, in Orbax's thread; until a save that failed is told."""
+        self._group.meet(f"save/{self._saves}/{key}", self._broken)
+
+    @property
+    def _broken(self) -> str:
+        return f"save/{self._saves}/broken"
 
     def _check_number(self, step: int) -> None:
         """A checkpoint copied to another number verifies, and is not that update's."""

@@ -37,8 +37,12 @@ _EVENTS = {
 _counts: collections.Counter[str] = collections.Counter()
 
 
-def keep() -> None:
+def keep(*, several: bool = False) -> None:
     """Makes this process take programs from the cache and put new ones there; for commands only.
+
+    Of `several` processes of a run JAX writes those of the first alone. On GPUs they choose kernels
+    together, and would wait for one that found its program: only a place that was named, for all of
+    them, is used there.
 
     A cache that cannot be used costs time and nothing else: it is said, and programs are compiled.
     """
@@ -50,6 +54,8 @@ def keep() -> None:
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        if several and jax.default_backend() == "gpu":
+            return
         folder, reason = place()
         if folder is None:
             say(f"flaxbert: compiled programs are not kept: {reason}")

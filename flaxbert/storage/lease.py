@@ -303,10 +303,7 @@ def _now() -> float:
 
 def _end_at_once(why: str) -> None:
     """Ends the process: threads of Orbax may be writing, and no exception reaches them."""
-    try:
-        _tell(f"error: {why}")
-    finally:
-        os._exit(StorageError.exit_code)
+    interrupt.leave(StorageError.exit_code, printable(f"error: {why}"))
 
 
 def _tell(line: str) -> None:

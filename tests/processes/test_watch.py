@@ -59,7 +59,7 @@ def turns(watches, number=1):
 
 
 def age(watch, seconds):
-    watch._since -= seconds
+    watch._idle += seconds
 
 
 def test_nobody_is_lost_or_stuck(left):
@@ -174,5 +174,8 @@ def test_news_end_the_silence(left):
     assert watches[1]._silent == 0
     stale = json.loads(watches[0]._table.look("news") or "")
     watches[1]._silent = 3
-    watches[1]._take_turn()  # the same news are none
-    assert watches[1]._silent in (0, 3) and stale["verdict"] is None
+    watches[1]._take_turn()
+    assert watches[1]._silent == 0 and stale["verdict"] is None  # read for the first time
+    watches[1]._silent = 3
+    watches[1]._take_turn()
+    assert watches[1]._silent == 3

@@ -1,6 +1,6 @@
 """Several real processes on this machine: what one of them meets, all answer with one code.
 
-A few cases of each kind; `make soak` does all (tests/soak/several.py).
+A few cases of each kind; `make soak` does many: lost.py, agreed.py, elastic.py, links.py.
 """
 
 from __future__ import annotations
@@ -219,3 +219,37 @@ def test_the_doctor_asks_what_connects_them(tmp_path):
         assert run.codes() == [0, 0], run.said()
     for process in range(2):
         assert "over 4 devices of 2 processes" in run.text(process)
+
+
+def test_all_try_again_to_save_what_one_could_not(tiny_bert, reviews, tmp_path, whole):
+    """In Orbax's own thread: the others are at its barrier."""
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+    env = staying("none", 0, 0) | {"FLAXBERT_TEST_SAVE": "1:1"}
+    with started(tmp_path, 2, 1, train(flags), env=env) as run:
+        assert run.codes() == [0, 0], run.said()
+    assert "process 1: saving" in run.text(0) and "No space left on device" in run.text(0)
+    assert "Trying once more" in run.text(0)
+    assert compare(whole, tmp_path / "run") == []
+
+
+def test_a_save_that_fails_again_ends_all(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+    env = staying("none", 0, 0) | {"FLAXBERT_TEST_SAVE": "1:9"}
+    with started(tmp_path, 2, 1, train(flags), env=env) as run:
+        assert run.codes() == [4, 4], run.said()
+    assert "Traceback" not in run.text(0) + run.text(1)
+
+
+def test_other_weights_on_one_machine_are_refused(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+    env = staying("none", 0, 0) | {"FLAXBERT_TEST_WEIGHTS": "1"}
+    with started(tmp_path, 2, 1, train(flags), env=env) as run:
+        assert run.codes() == [4, 4], run.said()
+    assert "has read other weights" in run.text(0) + run.text(1)
+
+
+def test_a_mesh_that_leaves_a_process_out_is_refused(tiny_bert, reviews, tmp_path):
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", mesh__data=2)
+    with started(tmp_path, 2, 2, train(flags)) as run:
+        assert run.codes() == [2, 2], run.said()
+    assert "none of process 1" in run.text(0)

@@ -55,6 +55,37 @@ def _break(collective: str) -> None:
     setattr(jax.lax, collective, lambda *arguments, **named: real(*arguments, **named) + 1)
 
 
+def _fail_saves(module) -> None:
+    """FLAXBERT_TEST_SAVE=PROCESS:TIMES: that one's disk fails, in Orbax's thread."""
+    process, times = os.environ["FLAXBERT_TEST_SAVE"].split(":")
+    if process != os.environ.get("JAX_PROCESS_ID", "0"):
+        return
+    left = [int(times)]
+    real = module.Checkpoints._meet
+
+    def meet(self, **named):
+        if left[0]:
+            left[0] -= 1
+            raise OSError(28, os.strerror(28), "a file")
+        real(self, **named)
+
+    module.Checkpoints._meet = meet
+
+
+def _change_weights(module) -> None:
+    """FLAXBERT_TEST_WEIGHTS=PROCESS: that one reads other numbers."""
+    if os.environ["FLAXBERT_TEST_WEIGHTS"] != os.environ.get("JAX_PROCESS_ID", "0"):
+        return
+    real = module.Start.load_params
+
+    def load_params(self, bert):
+        params = real(self, bert)
+        params["classifier"]["bias"] = params["classifier"]["bias"] + 1
+        return params
+
+    module.Start.load_params = load_params
+
+
 def _told(function, phase: str):
     def entered(*arguments, **named):
         _enter(phase, named.get("step") if phase == "training" else None)
@@ -78,6 +109,10 @@ class _Finder:
             execute(module)
             if name == "flaxbert.prepare" and "FLAXBERT_TEST_WRONG" in os.environ:
                 _break(os.environ["FLAXBERT_TEST_WRONG"])
+            if name == "flaxbert.prepare" and "FLAXBERT_TEST_WEIGHTS" in os.environ:
+                _change_weights(module)
+            if name == "flaxbert.storage.checkpoint" and "FLAXBERT_TEST_SAVE" in os.environ:
+                _fail_saves(module)
             for attribute, phase in PHASES[name].items():
                 *owner, last = attribute.split(".")
                 holder = getattr(module, owner[0]) if owner else module
