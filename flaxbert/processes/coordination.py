@@ -35,7 +35,7 @@ class Table:
         self.index, self.count, self.address = index, count, address
 
     def put(self, key: str, value: str, *, again: bool = True) -> None:
-        """Writes a value, in place of one that is there; or raises what JAX does, unless `again`."""
+        """Writes a value, in place of one that is there if it may be written `again`."""
         self._client.key_value_set(_SPACE + key, value, allow_overwrite=again)
 
     def look(self, key: str) -> str | None:
