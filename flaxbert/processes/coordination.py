@@ -133,10 +133,10 @@ def disconnect() -> None:
     jax.distributed.shutdown()
 
 
-def answer_abort(address: str, lost: Callable[[], None]) -> None:
-    """From here on `lost` is called where an abort finds nobody at the coordinator's address.
-
-    Any other abort ends the process as ever.
+def answer_abort(address: str, silent: Callable[[], bool], lost: Callable[[], None]) -> None:
+    """From here on `lost` is called where an abort finds nobody at the coordinator's address, or
+    nothing was heard from there (`silent`), whoever takes connections. Any other abort ends the
+    process as ever.
     """
     global _on_abort
     c = ctypes.CDLL(None)
@@ -147,7 +147,7 @@ def answer_abort(address: str, lost: Callable[[], None]) -> None:
         # abort() raises the signal in its own thread: Python can run there. Not if that thread
         # holds what Python needs; then the alarm ends it.
         c.alarm(10)
-        if not _answers(address):
+        if silent() or not _answers(address):
             lost()
         c.signal(signal.SIGABRT, None)  # SIG_DFL: abort() raises it once more
 

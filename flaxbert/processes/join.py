@@ -36,7 +36,7 @@ def joined(limits: Processes, stop: interrupt.StopSignal) -> Iterator[Alone]:
     stop.on_leaving(lambda: watch.ended(*interrupt.leaving()))
     watch.start()
     terminal.speak_as(table.index)
-    coordination.answer_abort(table.address, watch.coordinator_lost)
+    coordination.answer_abort(table.address, watch.hears_nothing, watch.coordinator_lost)
     group = Group(table, watch)
     try:
         yield group

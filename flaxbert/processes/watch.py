@@ -25,6 +25,8 @@ from flaxbert.processes.coordination import Table
 _TURN = 1.0  # seconds
 # Until a process that ends has told all others: what leaving may take, see interrupt.py.
 _PATIENCE = 2.5
+# Turns without news after which an abort is put down to them.
+_SILENT = 4
 # What may take long (compiling, storage) is stuck after so many times `stuck_after`.
 _BUSY = 12
 
@@ -247,6 +249,9 @@ class Watch:
             self._silent += 1
             if self._silent * _TURN >= self._limits.lost_after + 2 * _TURN:
                 self._lost_to_us(f"no answer from the coordinator for {self._silent * _TURN:.0f} s")
+
+    def hears_nothing(self) -> bool:
+        return self._silent >= _SILENT
 
     def coordinator_lost(self) -> None:
         self._lost_to_us("the coordinator is gone: process 0, or its machine")
