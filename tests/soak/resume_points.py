@@ -47,7 +47,7 @@ class StopAfter:
         return self.sent >= self._update
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self, agreed: Any) -> Iterator[None]:
         yield
 
     def check(self) -> None:
@@ -77,6 +77,7 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
 
     from flaxbert import cli, train
     from flaxbert.errors import InterruptedRun
+    from flaxbert.processes.group import Alone
     from flaxbert.storage.workdir import open_workdir
 
     values = absl_flags.FlagValues()
@@ -99,7 +100,7 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
         contextlib.redirect_stderr(io.StringIO()),
     ):
         try:
-            train.run(config, workdir, stop)  # type: ignore[arg-type]
+            train.run(config, workdir, Alone(), stop)  # type: ignore[arg-type]
         except InterruptedRun:
             return True
     return False
