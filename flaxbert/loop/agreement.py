@@ -34,7 +34,7 @@ class Agreement:
         everywhere = NamedSharding(mesh, P())
         self._all = jax.jit(all_said, out_shardings=everywhere)
         self._array = functools.cache(self._make)
-        self._asked_before: jax.Array | None = None
+        self._unread: jax.Array | None = None
 
     def said(self) -> Said:
         """Returns the argument of the next program."""
@@ -46,7 +46,7 @@ class Agreement:
         Raises:
           InterruptedRun: one of them was asked to stop; the same in all.
         """
-        answer, self._asked_before = self._asked_before, self._all(self.said())
+        answer, self._unread = self._unread, self._all(self.said())
         if answer is not None and np.asarray(answer)[STOP]:
             raise InterruptedRun("stopped by a signal")
 

@@ -113,23 +113,24 @@ class Watch:
     def _take_turn(self) -> None:
         self._turn += 1
         self._idle += _TURN
-        self._table.put(f"status/{self._table.index}", json.dumps(self._status()))
+        self._publish()
         if self._first:
             self._judge()
             self._silent = 0
         else:
             self._read_news()
 
-    def _status(self) -> dict[str, Any]:
-        return {
+    def _publish(self) -> None:
+        status = {
             "turn": self._turn,
             "host": socket.gethostname(),
             "idle": self._idle,
             "busy": self._busy,
             "stop": self._stop.requested,
             "end": self._end,
-            "left": self._verdict is not None,
+            "left": self._verdict is not None,  # process 0 waits for it before it goes
         }
+        self._table.put(f"status/{self._table.index}", json.dumps(status))
 
     def _judge(self) -> None:
         """Process 0: what do the others say?"""
@@ -172,16 +173,11 @@ class Watch:
         self._news, self._silent = news["turn"], 0
         if news["verdict"]:
             self._learn(news["verdict"])
-            self._tell_that_we_know()
+            with contextlib.suppress(Exception):
+                self._publish()
             self._act(news["verdict"])
         elif news["stop"]:
             self._pass_on_stop()
-
-    def _tell_that_we_know(self) -> None:
-        """Process 0 waits for it before it goes, and the coordinator with it."""
-        status = {**self._status(), "left": True, "stop": False, "end": None}
-        with contextlib.suppress(Exception):
-            self._table.put(f"status/{self._table.index}", json.dumps(status))
 
     def _ended(self, found: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
         for index, status in found.items():
