@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import os
 import threading
 import time
@@ -27,32 +26,19 @@ import orbax.checkpoint as ocp
 from flaxbert.errors import ModelFileError, StorageError, is_out_of_memory
 from flaxbert.glibc import give_back_memory
 from flaxbert.storage.declared import declared, unreadable
-from flaxbert.storage.manifest import verify_manifest, write_manifest
-from flaxbert.storage.store import DamagedError, is_step, location, store_for
-from flaxbert.storage.workdir import read_json, write_json
+from flaxbert.storage.manifest import write_manifest
+from flaxbert.storage.standing import RUN, STATE, newest_valid, read_run, steps_in
+from flaxbert.storage.store import location, store_for
+from flaxbert.storage.workdir import write_json
 from flaxbert.terminal import say
-
-_STATE, _RUN = "state", "run.json"
 
 
 class Group(Protocol):
-    """What a checkpoint needs of the processes that write it together."""
+    """What a checkpoint needs of the processes that write it together; this one writes alone."""
 
-    index: int
-    first: bool
-    count: int
-
-    def of_first(self, function: Callable[[], Any]) -> Any: ...
-
-    def all_of(self, value: Any) -> list[Any]: ...
-
-    def meet(self, key: str, broken: str) -> None: ...
-
-    def put(self, key: str, text: str) -> None: ...
-
-
-class _Alone:
-    index, first, count = 0, True, 1
+    index: int = 0
+    first: bool = True
+    count: int = 1
 
     def of_first(self, function: Callable[[], Any]) -> Any:
         return function()
@@ -67,68 +53,14 @@ class _Alone:
         pass
 
 
-# What a file system answers for files that are damaged or gone. Anything else (no permission, no
-# memory, no handle left, a server that does not answer) may be in order a minute later.
-_DAMAGE = {
-    errno.EIO,
-    errno.EILSEQ,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    *(getattr(errno, name, errno.EIO) for name in ("EBADMSG", "ENODATA", "EREMOTEIO", "EUCLEAN")),
-}
+class _Alone(Group):
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
     step: int
     seconds: float  # from the start of the copy to the commit
-
-
-@dataclasses.dataclass(frozen=True)
-class Examined:
-    """A checkpoint, compared with its manifest."""
-
-    step: int
-    size: int  # bytes
-    damage: str  # "" = valid
-    seconds: float  # what reading it took
-
-
-def examine(directory: PurePath) -> list[Examined]:
-    """Verifies every checkpoint of a run, oldest first; changes nothing and takes no lock.
-
-    One that the run deletes meanwhile is left out.
-    """
-    store = store_for(directory)
-    if not store.is_directory(directory):
-        return []
-    found = []
-    for step in steps_in(directory):
-        path, start = directory / str(step), time.perf_counter()
-        damage, size = "", 0
-        try:
-            size = sum(store.sizes(path).values())
-            verify_manifest(path)
-        except (DamagedError, OSError) as error:
-            damage = str(error)
-            if not store.is_committed(path):
-                continue
-        found.append(Examined(step, size, damage, time.perf_counter() - start))
-    return found
-
-
-def read_run(directory: PurePath, step: int) -> dict[str, Any]:
-    """Returns what a run recorded about itself in its checkpoint at `step`."""
-    return read_json(directory / str(step) / _RUN)
-
-
-def steps_in(directory: PurePath) -> list[int]:
-    """Returns the steps of the checkpoints in a run's `checkpoints/`, oldest first."""
-    return sorted(int(name) for name in store_for(directory).names(directory) if is_step(name))
 
 
 class Checkpoints:
@@ -163,38 +95,10 @@ class Checkpoints:
         return self._directory / str(step)
 
     def newest_valid(self) -> int | None:
-        """Returns the newest step whose manifest verifies, or None if there never was a checkpoint.
-
-        For the first process. Removes the litter of saves that were cut off, and sets damaged
-        checkpoints aside as `damaged-<step>` with a line on stderr.
-
-        Raises:
-          ModelFileError: there are checkpoints and none is valid: never a silent restart. Or one
-            cannot be read for now, which does not make it damaged.
-        """
+        """`standing.newest_valid`, for the first process; what was cut off is removed before."""
         self._store.make_directory(self._directory)
         self._store.sweep(self._directory)
-        present = self._store.names(self._directory)
-        damaged = [name for name in present if name.startswith("damaged-")]
-        for step in reversed(self._steps()):
-            try:
-                verify_manifest(self._directory / str(step))
-                self._check_number(step)
-                return step
-            except (DamagedError, OSError) as error:
-                if passing := _passing(error):
-                    raise ModelFileError(
-                        f"{passing.filename or self.path_of(step)}: cannot be read: "
-                        f"{passing.strerror}. Nothing was changed; once that is in order the same "
-                        "command goes on."
-                    ) from error
-                damaged.append(self._set_aside(step, error))
-        if damaged:
-            raise ModelFileError(
-                f"{self._directory}: no checkpoint is valid ({', '.join(sorted(damaged))}). Bring "
-                "one back from a copy, or start again in another workdir."
-            )
-        return None
+        return newest_valid(self._directory)
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """Returns the state, laid out as the abstract one says.
@@ -203,10 +107,10 @@ class Checkpoints:
           ModelFileError: the checkpoint holds other arrays, shapes or types than asked for.
         """
         directory = self._directory / str(step)
-        path = self._store.for_orbax(directory / _STATE)
+        path = self._store.for_orbax(directory / STATE)
         # Compared first: Orbax casts other types in silence, and reads on in the background after
         # it has raised for a shape.
-        stored = _layout(declared(self._orbax, directory / _STATE))
+        stored = _layout(declared(self._orbax, directory / STATE))
         asked = _layout(abstract_state)
         names = sorted(stored.keys() | asked.keys())
         different = [name for name in names if stored.get(name) != asked.get(name)]
@@ -253,7 +157,7 @@ class Checkpoints:
         try:
             with self._store.telling(f"saving {path}"):
                 self._orbax.save(
-                    self._store.for_orbax(begun / _STATE), args=ocp.args.PyTreeSave(state)
+                    self._store.for_orbax(begun / STATE), args=ocp.args.PyTreeSave(state)
                 )
         except (OSError, StorageError) as error:
             if self._group.count > 1:
@@ -331,11 +235,11 @@ class Checkpoints:
                 self._orbax.wait_until_finished()
                 if not self._group.first:
                     return
-                write_json(begun / _RUN, run)
+                write_json(begun / RUN, run)
                 write_manifest(begun)
                 self._store.commit(begun, path)
             self.last_commit = Commit(step, time.monotonic() - started)
-            for old in self._steps()[: -self._keep]:
+            for old in steps_in(self._directory)[: -self._keep]:
                 self._delete(old)
             self._sweep()
             give_back_memory()
@@ -353,13 +257,6 @@ class Checkpoints:
     def _broken(self) -> str:
         return f"save/{self._saves}/broken"
 
-    def _check_number(self, step: int) -> None:
-        """A checkpoint copied to another number verifies, and is not that update's."""
-        run = self.read_run(step)
-        held = run.get("step", step) if isinstance(run, dict) else None
-        if held != step:
-            raise DamagedError(f"it holds the state after update {held}")
-
     def _delete(self, step: int) -> None:
         try:
             self._store.discard(self._directory / str(step))
@@ -374,27 +271,6 @@ class Checkpoints:
             with contextlib.suppress(OSError, StorageError):
                 self._store.sweep(self._directory)
                 self._litter = False
-
-    def _steps(self) -> list[int]:
-        return steps_in(self._directory)
-
-    def _set_aside(self, step: int, reason: Exception) -> str:
-        name = f"damaged-{step}"
-        target = self._directory / name
-        self._store.set_aside(self._directory / str(step), target)
-        say(
-            f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, going "
-            "back to an older one"
-        )
-        return name
-
-
-def _passing(error: Exception) -> OSError | None:
-    """Returns the disk's error if it says nothing about the checkpoint, but about the moment."""
-    cause = error.__cause__ if isinstance(error, ModelFileError) else error
-    if not isinstance(cause, OSError) or cause.errno is None or cause.errno in _DAMAGE:
-        return None
-    return cause
 
 
 def _as(abstract_state: Any) -> ocp.args.PyTreeRestore:
