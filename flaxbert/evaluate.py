@@ -140,7 +140,7 @@ def _read(
             on_bad_row=data.on_bad_row,
             on_empty=data.on_empty,
         )
-        if recorded.get(suffix) not in (None, made[suffix].examples.digest()):
+        if recorded.get(suffix) not in (None, made[suffix].examples.digest):
             raise DataError(
                 f"--split={name}: the data differ from those that {values.workdir} was trained "
                 "with. Restore them, or give a file by --data."
@@ -215,4 +215,4 @@ def _write_predictions(path: PurePath, classifier: Classifier, logits: np.ndarra
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__, processes="one")

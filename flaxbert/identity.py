@@ -60,8 +60,8 @@ def run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> dic
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
     versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
     return {
-        "training": {"": prepared.train.digest()},
-        "validation": {name: split.digest() for name, split in prepared.validation.items()},
+        "training": {"": prepared.train.digest},
+        "validation": {name: split.digest for name, split in prepared.validation.items()},
         "dtype": stored.get("dtype") or resolve_dtype(config.model.dtype),
         "labels": list(prepared.bert.id2label),
         "model": config.model.path,

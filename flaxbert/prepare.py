@@ -216,7 +216,7 @@ def prepare_together(
         return own
     sets, told = handoff.hand_over(group, own.sets if own else None, own.facts if own else None)
     prepared = own or _prepared_from(sets, told)
-    digests = group.all_of([split.digest() for split in own.sets.values()] if own else None)
+    digests = group.all_of([split.digest for split in own.sets.values()] if own else None)
     for process, digest in enumerate(digests):
         if digest not in (None, digests[0]):
             raise DataError(

@@ -49,6 +49,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @functools.cached_property
     def digest(self) -> str:
         """Identifies the data: a resume with other rows is refused."""
         labels = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes()).hexdigest()

@@ -330,13 +330,13 @@ def test_empty_batch_has_the_shapes_to_compile_for(problem):
 def test_digest_covers_tokens_and_labels():
     examples = examples_of([4, 5, 6])
     tokens, labels = examples.tokens, examples.labels
-    assert examples.digest() == Examples(tokens, labels.copy()).digest()
+    assert examples.digest == Examples(tokens, labels.copy()).digest
     others = [
         Examples(tokens, labels[::-1].copy()),
         Examples(dataclasses.replace(tokens, input_ids=tokens.input_ids[::-1]), labels),
         Examples(dataclasses.replace(tokens, offsets=np.array([0, 5, 9, 15])), labels),
     ]
-    assert len({examples.digest(), *(other.digest() for other in others)}) == 4
+    assert len({examples.digest, *(other.digest for other in others)}) == 4
 
 
 # --- inference ----------------------------------------------------------------------------------
