@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from flaxbert.config import Optim
@@ -75,6 +76,35 @@ def norm_together(gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, 
     # Not before: XLA would write out the quotients. Class weights are bounded (config.py), so that
     # no square leaves float32.
     return norm / normalizer
+
+
+def norm_spread(shardings: Any, gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns the same for gradients that are spread over devices as the shardings say.
+
+    Each device adds up its parts of all gradients that are spread alike, and that one sum is
+    exchanged: a scalar of each gradient, as optax takes them, is a message of each.
+    """
+    flat, leaves = jax.tree.leaves(shardings), jax.tree.leaves(gradients)
+    specs = [sharding.spec for sharding in flat]
+    spread_over = [tuple(sorted(_axes_of(spec))) for spec in specs]
+
+    def local(parts: list[jax.Array]) -> jax.Array:
+        sums: dict[tuple[str, ...], Any] = {}
+        for axes, part in zip(spread_over, parts, strict=True):
+            sums[axes] = sums.get(axes, 0) + jnp.sum(jnp.square(part))
+        totals = [jax.lax.psum(total, axes) if axes else total for axes, total in sums.items()]
+        return jnp.sum(jnp.stack(totals))
+
+    over_all = jax.shard_map(
+        local, mesh=flat[0].mesh, in_specs=(specs,), out_specs=P(), check_vma=False
+    )
+    return jnp.sqrt(over_all(leaves)) / normalizer
+
+
+def _axes_of(spec: P) -> set[str]:
+    """Returns the mesh axes that an array is spread over."""
+    names = [axes if isinstance(axes, tuple) else (axes,) for axes in spec if axes]
+    return {name for axes in names for name in axes}
 
 
 def apply_gradients(

@@ -12,12 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from flaxbert.config import Loss, Optim
 from flaxbert.loop.agreement import all_said, said_sharding
-from flaxbert.loop.optim import Schedule, apply_gradients, init_optimizer, norm_together
+from flaxbert.loop.optim import (
+    Schedule,
+    apply_gradients,
+    init_optimizer,
+    norm_spread,
+    norm_together,
+)
 from flaxbert.loop.sharding import (
     batch_sharding,
     gather_tables,
@@ -143,7 +148,7 @@ def make_train_step(
             if mesh.size == 1:
                 norm = norm_together(gradients, normalizer)
             else:
-                norm = optax.tree.norm(jax.tree.map(lambda g: g / normalizer, gradients))
+                norm = norm_spread(shardings["optimizer"]["mu"], gradients, normalizer)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         # As a float: schedules divide, and an int32 step would make that float32 even under x64.
         rate = jnp.asarray(schedule(step.astype(norm.dtype)), norm.dtype)
