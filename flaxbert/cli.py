@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from absl import flags
 from ml_collections import config_flags
@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, exit_code_of
 from flaxbert.interrupt import StopSignal, end, install
+from flaxbert.processes.join import joined, refuse_several
 from flaxbert.quiet import be_quiet, leave_out_torch
 from flaxbert.terminal import complain, say
 
@@ -32,9 +33,11 @@ CONFIG_FLAG = "config"
 
 
 def run(
-    main: Callable[[Any, StopSignal], None],
+    main: Callable[..., None],
     define: Callable[[flags.FlagValues], None],
     description: str | None,
+    *,
+    processes: Literal["each", "one", "together"] = "each",
 ) -> None:
     """Parses the command line, calls `main(flags, stop)` and exits with the contract's code.
 
@@ -42,15 +45,27 @@ def run(
       main: does the work; raises the package's errors.
       define: adds the command's flags to the FlagValues it is given.
       description: printed by --help.
+      processes: what several of them, started by Slurm or on a TPU pod, are to each other.
+        "each": nothing; "one": the command refuses them; "together": they join, whatever the
+        command line of each says, and `main(flags, stop, group)` is called.
     """
     # transformers tells everybody without PyTorch that models will not be available: not ours.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     be_quiet()
-    stop = install()
+    stop: StopSignal = install()
     try:
-        values = _parse(define, description)
-        leave_out_torch()  # now: a config file is the user's, it may need anything
-        main(values, stop)
+        if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
+            _help(define, description)
+            return
+        with contextlib.ExitStack() as stack:
+            group = []
+            if processes == "one":
+                refuse_several()
+            elif processes == "together":
+                group.append(stack.enter_context(joined(stop)))
+            values = _parse(define)
+            leave_out_torch()  # now: a config file is the user's, it may need anything
+            main(values, stop, *group)
     except (Exception, InterruptedRun) as error:
         stop.settle()
         code = exit_code_of(error)
@@ -173,12 +188,13 @@ def config_name(argv: list[str]) -> str:
     return "run"
 
 
-def _parse(define: Callable[[flags.FlagValues], None], description: str | None) -> Any:
-    if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
-        values = flags.FlagValues()
-        define(values)
-        print(f"{description}\nFlags:\n{values.get_help()}")
-        end(0)
+def _help(define: Callable[[flags.FlagValues], None], description: str | None) -> None:
+    values = flags.FlagValues()
+    define(values)
+    print(f"{description}\nFlags:\n{values.get_help()}")
+
+
+def _parse(define: Callable[[flags.FlagValues], None]) -> Any:
     # config_flags reads overrides from sys.argv itself, so the file that is found stands there.
     sys.argv[1:] = _with_found_config(sys.argv[1:])
     values = flags.FlagValues()
@@ -186,12 +202,13 @@ def _parse(define: Callable[[flags.FlagValues], None], description: str | None) 
         define(values)
         rest = values(sys.argv)
         # Reading the value runs get_config and applies overrides: errors show here, not later.
+        # An OSError in get_config shows when the config is used.
         if CONFIG_FLAG in values:
-            _ = values[CONFIG_FLAG].value
+            hasattr(values[CONFIG_FLAG].value, "to_dict")
     except ConfigError:
         raise
     except Exception as error:  # config_flags lets errors of many kinds through
-        raise ConfigError(_readable(error)) from error
+        raise ConfigError(_readable(error.__cause__ or error)) from error
     if len(rest) > 1:
         raise ConfigError(
             f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help."
@@ -241,7 +258,7 @@ def _shipped_configs() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def _readable(error: Exception) -> str:
+def _readable(error: BaseException) -> str:
     """One message of a flag or config file error, with the place in the user's own file.
 
     config_flags wraps what a config file raised into the text of a traceback: its last line is the

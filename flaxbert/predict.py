@@ -185,4 +185,4 @@ def _open_writers(
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__, processes="one")

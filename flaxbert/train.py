@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from flaxbert.data.batches import Batch, Examples, Share
     from flaxbert.data.pack import Plan
     from flaxbert.loop.cadence import Cadence
+    from flaxbert.loop.progress import Progress
+    from flaxbert.loop.step import State
+    from flaxbert.model.config import BertConfig
     from flaxbert.prepare import Plans, Prepared
     from flaxbert.processes.group import Alone
     from flaxbert.storage.checkpoint import Checkpoints
@@ -46,15 +49,13 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
-    from flaxbert.processes.join import joined
-
+def main(values: flags.FlagValues, stop: cli.StopSignal, group: Alone) -> None:
     config = cli.read_config(values)
+    together.check_same(config, group)
+    group.limit(config.processes)
     path = values.workdir or Path("runs") / cli.config_name(sys.argv[1:])
-    with joined(config.processes, stop) as group:
-        together.check_same(config, group)
-        with together.opened(path, group) as workdir:
-            run(config, workdir, group, stop)
+    with together.opened(path, group) as workdir:
+        run(config, workdir, group, stop)
 
 
 def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) -> None:
@@ -65,17 +66,14 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
         cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
         return
 
-    from flaxbert.export import export_model, restore_model, write_results
+    from flaxbert.export import export_model, write_results
     from flaxbert.loop import control
     from flaxbert.loop.agreement import Agreement
     from flaxbert.loop.flops import Utilisation, peak_of
     from flaxbert.loop.optim import make_schedule
     from flaxbert.loop.predict import make_forward
-    from flaxbert.loop.progress import Progress
     from flaxbert.loop.sharding import make_mesh
-    from flaxbert.loop.step import abstract_state, init_state
     from flaxbert.loop.writer import Silent, Writer
-    from flaxbert.model.heads import abstract_params
     from flaxbert.prepare import best_metric_of, plan, prepare_together
     from flaxbert.programs import compile_evaluation, compile_update, share_of, train_step_of
     from flaxbert.storage import compiled
@@ -107,14 +105,10 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
 
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
-        params = prepared.start.load_params(bert)
-        together.check_params(params, group)
-        state, progress = init_state(params, mesh), Progress()
+        state, progress = _fresh_state(prepared, mesh, group)
         facts = group.of_first(lambda: identity.start_workdir(config, workdir, prepared, facts))
     else:
-        state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
-        restored = group.of_first(lambda: restore_model(workdir, Progress.from_dict(stored)))
-        progress = Progress.from_dict(restored)
+        state, progress = _stored_state(workdir, checkpoints, newest, stored, bert, mesh, group)
         cli.say(f"resuming {workdir.root} after update {newest} of {plans.total}")
 
     learning_rate = make_schedule(config.optim, plans.total)
@@ -190,6 +184,34 @@ def _facts(
     return facts
 
 
+def _fresh_state(prepared: Prepared, mesh: Mesh, group: Alone) -> tuple[State, Progress]:
+    from flaxbert.loop.progress import Progress
+    from flaxbert.loop.step import init_state
+
+    params = prepared.start.load_params(prepared.bert)
+    together.check_params(params, group)
+    return init_state(params, mesh), Progress()
+
+
+def _stored_state(
+    workdir: Workdir,
+    checkpoints: Checkpoints,
+    newest: int,
+    stored: dict[str, Any],
+    bert: BertConfig,
+    mesh: Mesh,
+    group: Alone,
+) -> tuple[State, Progress]:
+    from flaxbert.export import restore_model
+    from flaxbert.loop.progress import Progress
+    from flaxbert.loop.step import abstract_state
+    from flaxbert.model.heads import abstract_params
+
+    state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
+    restored = group.of_first(lambda: restore_model(workdir, Progress.from_dict(stored)))
+    return state, Progress.from_dict(restored)
+
+
 def _cadence(config: Config, plans: Plans, best_metric: str) -> Cadence:
     from flaxbert.loop.cadence import Cadence
 
@@ -261,4 +283,4 @@ def _train_batch(
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(main, define_flags, __doc__, processes="together")

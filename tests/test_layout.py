@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "diagnose": {"child", "interrupt", "loop", "model", "processes", "storage"},
     "planning": {"child", "data", "loop", "model", "prepare", "programs"},
     "quiet": set(),
-    "cli": {"interrupt", "quiet"},
+    "cli": {"interrupt", "processes", "quiet"},
 }
 
 ONLY_IN = {

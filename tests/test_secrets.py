@@ -47,7 +47,7 @@ def broken(*args, step, **kwargs):
         raise RuntimeError("provoked")
     return real(*args, step=step, **kwargs)
 batches.train_batch = broken
-cli.run(train.main, train.define_flags, train.__doc__)
+cli.run(train.main, train.define_flags, train.__doc__, processes="together")
 """
 
 

@@ -13,7 +13,6 @@ import sys
 from typing import Any
 
 from flaxbert import interrupt
-from flaxbert.config import Processes
 from flaxbert.processes.join import joined
 
 # The doctor has given up long before. Should it have been killed, nobody else ends this process.
@@ -25,7 +24,7 @@ def main() -> None:
     signal.alarm(_LAST_SECONDS)
     found: dict[str, Any] = {"devices": [], "wrong": [], "error": "", "processes": 1}
     try:
-        with joined(Processes(), interrupt.install()) as group:
+        with joined(interrupt.install()) as group:
             found["processes"] = group.count
             look(found)
             if group.count > 1:

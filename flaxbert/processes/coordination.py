@@ -23,7 +23,8 @@ _SPACE = "flaxbert/"
 _SLICE = 2_000  # milliseconds of one wait; it is repeated for as long as it takes
 _CONNECT = 300  # seconds for all processes to come
 _SHUTDOWN = 60
-_HEARTBEAT = 100  # at least
+# JAX can only abort where it hears nothing for so long: watch.py comes first.
+_HEARTBEAT = 3600
 _BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 
 
@@ -76,13 +77,11 @@ class Table:
         }
 
 
-def connect(peers: Peers, lost_after: float) -> Table:
+def connect(peers: Peers) -> Table:
     """Starts jax.distributed and waits for all processes.
 
-    `lost_after` are the seconds after which we take a silent process for lost.
-
     Raises:
-      ConfigError: JAX does not find out where they are.
+      ConfigError: JAX does not find out where they are, or their port is in use.
       PeerLostError: they do not all come.
     """
     import jax
@@ -101,12 +100,13 @@ def connect(peers: Peers, lost_after: float) -> Table:
         if _is_loopback(peers.coordinator) and _BIND not in os.environ:
             # It asks nobody who they are: not on all interfaces without need.
             explicit["coordinator_bind_address"] = peers.coordinator
+        if peers.index == 0:
+            _refuse_taken(peers.coordinator)
     try:
         jax.distributed.initialize(
             **explicit,
             initialization_timeout=_CONNECT,
-            # JAX can only abort: ours comes first.
-            heartbeat_timeout_seconds=max(_HEARTBEAT, round(3 * lost_after)),
+            heartbeat_timeout_seconds=_HEARTBEAT,
             shutdown_timeout_seconds=_SHUTDOWN,
         )
     except ValueError as error:
@@ -156,6 +156,17 @@ def answer_abort(address: str, silent: Callable[[], bool], lost: Callable[[], No
 
 
 _on_abort: Any = None
+
+
+def _refuse_taken(address: str) -> None:
+    """Raises ConfigError if something listens at the coordinator's port: JAX would crash."""
+    try:
+        socket.create_server(("", int(address.rpartition(":")[2]))).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{COORDINATOR}={address}: process 0 cannot listen there ({error.strerror}): another "
+            "process does. Choose a free port, or end the run that has it."
+        ) from error
 
 
 def _is_loopback(address: str) -> bool:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from flaxbert.config import Processes
 from flaxbert.processes.coordination import Table, machine
 from flaxbert.processes.watch import Watch
 
@@ -57,6 +58,9 @@ class Alone:
 
     def training(self) -> None:
         """From here on `beat` is due."""
+
+    def limit(self, limits: Processes) -> None:
+        """Sets what every process has been told of how long to wait for a sign of life."""
 
 
 class Group(Alone):
@@ -105,6 +109,9 @@ class Group(Alone):
 
     def training(self) -> None:
         self._watch.training()
+
+    def limit(self, limits: Processes) -> None:
+        self._watch.limits = limits
 
     def _of(self, speaker: int, function: Callable[[], Any]) -> Any:
         key = f"calls/{self._next_call()}/{speaker}"

@@ -1,7 +1,8 @@
 """Joining the other processes of a run, and leaving them: with what code, and what they are told.
 
-The surprising thing: an error here ends the process without Python's own end. That would wait for
-the others in JAX, and they may be gone.
+The surprising thing: this comes before the command line is read, so that a config file which one
+machine lacks ends the run on all. And an error ends the process without Python's own end, which
+would wait for the others in JAX: they may be gone.
 """
 
 from __future__ import annotations
@@ -11,28 +12,27 @@ import os
 from collections.abc import Iterator
 
 from flaxbert import interrupt, terminal
-from flaxbert.config import Processes
-from flaxbert.errors import INTERNAL_ERROR, InterruptedRun, exit_code_of
+from flaxbert.errors import INTERNAL_ERROR, ConfigError, InterruptedRun, exit_code_of
 from flaxbert.processes import coordination
-from flaxbert.processes.found import find_peers
+from flaxbert.processes.found import COUNT, INDEX, find_peers
 from flaxbert.processes.group import Alone, Group
 from flaxbert.processes.watch import Watch
 
 
 @contextlib.contextmanager
-def joined(limits: Processes, stop: interrupt.StopSignal) -> Iterator[Alone]:
+def joined(stop: interrupt.StopSignal) -> Iterator[Alone]:
     """Joins the other processes of this run while the block runs, where there are any.
 
     Raises:
-      ConfigError: the environment names them, but not fully.
+      ConfigError: the environment names them, but not fully; or others use their address.
       PeerLostError: they do not all come.
     """
     peers = find_peers(os.environ)
     if peers is None:
         yield Alone()
         return
-    table = coordination.connect(peers, limits.lost_after)
-    watch = Watch(table, limits, stop)
+    table = coordination.connect(peers)
+    watch = Watch(table, stop)
     stop.on_leaving(lambda: watch.ended(*interrupt.leaving()))
     watch.start()
     terminal.speak_as(table.index)
@@ -52,6 +52,16 @@ def joined(limits: Processes, stop: interrupt.StopSignal) -> Iterator[Alone]:
         watch.ended(code, terminal.printable(str(error).partition("\n")[0]))
         raise
     _leave_together(group, watch, stop)
+
+
+def refuse_several() -> None:
+    """Raises ConfigError if this is one of several processes: each would do all of the work."""
+    if find_peers(os.environ) is not None:
+        raise ConfigError(
+            "this command runs in one process, and several were started. Start it once: without "
+            f"{COUNT} and {INDEX}, under Slurm in a step of one task; on one host of a TPU pod "
+            "set JAX_PLATFORMS=cpu, its chips work in all hosts or in none."
+        )
 
 
 def _leave_together(group: Alone, watch: Watch, stop: interrupt.StopSignal) -> None:

@@ -34,8 +34,9 @@ _BUSY = 12
 class Watch:
     """This process's eye on the others; two threads of its own."""
 
-    def __init__(self, table: Table, limits: Processes, stop: interrupt.StopSignal) -> None:
-        self._table, self._limits, self._stop = table, limits, stop
+    def __init__(self, table: Table, stop: interrupt.StopSignal) -> None:
+        self._table, self._stop = table, stop
+        self.limits = Processes()  # until a config says more
         self._first = table.index == 0
         self._turn = 0
         self._busy = "starting"
@@ -98,7 +99,7 @@ class Watch:
 
         What broke a connection is known once silence has lasted.
         """
-        if self._told.wait(self._limits.lost_after + 5 * _TURN):
+        if self._told.wait(self.limits.lost_after + 5 * _TURN):
             threading.Event().wait()  # the thread that knows ends the process
 
     # The threads
@@ -190,7 +191,7 @@ class Watch:
 
     def _lost(self, found: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
         for index, (_, silent) in self._seen.items():
-            if silent * _TURN >= self._limits.lost_after:
+            if silent * _TURN >= self.limits.lost_after:
                 host = found.get(index, {}).get("host", "?")
                 text = f"no sign of life from process {index} on {host} for {silent * _TURN:.0f} s"
                 return {
@@ -202,7 +203,7 @@ class Watch:
         return None
 
     def _stuck(self, found: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
-        limit = self._limits.stuck_after
+        limit = self.limits.stuck_after
         if not limit or len(found) < self._table.count:
             return None
         # While one is busy the others may be waiting for it.
@@ -243,7 +244,7 @@ class Watch:
     def _listen_for_silence(self) -> None:
         while not self._over.wait(_TURN):
             self._silent += 1
-            if self._silent * _TURN >= self._limits.lost_after + 2 * _TURN:
+            if self._silent * _TURN >= self.limits.lost_after + 2 * _TURN:
                 self._lost_to_us(f"no answer from the coordinator for {self._silent * _TURN:.0f} s")
 
     def hears_nothing(self) -> bool:

@@ -49,11 +49,10 @@ def computed(mesh: str) -> dict[str, list[float]]:
 
 
 def main(mesh: str, output: str) -> None:
-    from flaxbert.config import Processes
     from flaxbert.interrupt import install
     from flaxbert.processes.join import joined
 
-    with joined(Processes(), install()) as group:
+    with joined(install()) as group:
         found = computed(mesh)
         if group.first:
             Path(output).write_text(json.dumps(found))

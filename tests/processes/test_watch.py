@@ -46,9 +46,11 @@ def group(count=3, limits=LIMITS):
     values: dict[str, str] = {}
     stops = [interrupt.StopSignal() for _ in range(count)]
     watches = [
-        Watch(Table(index, count, values), limits, stop)  # pyright: ignore[reportArgumentType]
+        Watch(Table(index, count, values), stop)  # pyright: ignore[reportArgumentType]
         for index, stop in enumerate(stops)
     ]
+    for watch in watches:
+        watch.limits = limits
     return watches, stops
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 
 import numpy as np
@@ -192,6 +193,42 @@ def test_an_error_in_one_process_ends_all_with_its_code(tiny_bert, reviews, tmp_
     assert "Traceback" not in run.text(0) + run.text(1)
     assert run.text(0).count("flaxbert: error:") == 1
     assert "because of process 0" in run.text(1)
+
+
+def test_a_config_that_fails_on_one_machine_ends_all(tmp_path):
+    """Before anything else has been read; nobody waits for those who never come."""
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "import os\n"
+        "from configs import text\n"
+        "def get_config(arg=''):\n"
+        "    if os.environ['JAX_PROCESS_ID'] == '1':\n"
+        "        raise FileNotFoundError('labels.txt')\n"
+        "    return text.get_config()\n"
+    )
+    begun = time.monotonic()
+    with started(tmp_path / "logs", 2, 1, train([f"--config={config}"])) as run:
+        assert run.codes() == [2, 2], run.said()
+    assert time.monotonic() - begun <= _GRACE
+    assert "mine.py:5: labels.txt" in run.text(1)
+    assert "because of process 1" in run.text(0)
+    assert "Traceback" not in run.text(0) + run.text(1)
+
+
+def test_a_taken_port_is_told(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [other.getsockname()[1]] * 2
+        with started(tmp_path, 2, 1, train(["--config=configs/text.py"]), ports=ports) as run:
+            run.children[0].wait(60)
+    assert run.children[0].returncode == 2, run.said()
+    assert f"127.0.0.1:{ports[0]}" in run.text(0) and "another process" in run.text(0)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_commands_of_one_process_refuse_several(command, tmp_path):
+    with started(tmp_path, 2, 1, ["-m", f"flaxbert.{command}", "--model=model"]) as run:
+        assert run.codes() == [2, 2], run.said()
+    assert "runs in one process" in run.text(0)
 
 
 def test_a_workdir_in_use_and_different_configs(tiny_bert, reviews, tmp_path):

@@ -54,11 +54,10 @@ def main() -> None:
 
 
 def exchange(size: int, times: int, output: str) -> None:
-    from flaxbert.config import Processes
     from flaxbert.interrupt import install
     from flaxbert.processes.join import joined
 
-    with joined(Processes(), install()) as group:
+    with joined(install()) as group:
         from flaxbert.loop.collectives import wrong_collectives
 
         found = group.all_of(wrong_collectives((size,), times))
