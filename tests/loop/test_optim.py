@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxbert.config import Optim
+from flaxbert.config import Mesh, Optim
 from flaxbert.loop.optim import (
     apply_gradients,
     init_optimizer,
     is_decayed,
     make_schedule,
+    norm_spread,
 )
+from flaxbert.loop.sharding import AXES, make_mesh
+from flaxbert.loop.step import abstract_state
 from flaxbert.model.heads import abstract_params
 from flaxbert.weights.table import entries, flatten
 from tests.loop.cases import SCHEDULE_STEPS, SCHEDULES, UPDATES
@@ -35,6 +38,28 @@ def test_schedules_are_those_of_transformers(name):
     for step, rate in enumerate(theirs):
         # float32 keeps 7 digits of a rate near 3e-5.
         assert float(ours(step)) == pytest.approx(rate, rel=1e-5, abs=1e-11)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)])
+def test_the_norm_of_what_is_spread_is_one_message(sizes):
+    mesh = make_mesh(Mesh(*sizes), BERT)
+    shapes = abstract_state(abstract_params(BERT), mesh)["optimizer"]["mu"]
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    random = np.random.default_rng(0)
+    gradients = jax.tree.map(
+        lambda leaf: jax.device_put(
+            random.normal(size=leaf.shape).astype(np.float32), leaf.sharding
+        ),
+        shapes,
+    )
+    norm = jax.jit(functools.partial(norm_spread, shardings)).lower(gradients, 3.0).compile()
+    squares = [np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(gradients)]
+    assert float(norm(gradients, 3.0)) == pytest.approx(np.sqrt(sum(squares)) / 3, rel=1e-6)
+    # One for all that are spread over the same axes.
+    specs = [str(sharding.spec) for sharding in jax.tree.leaves(shardings)]
+    spread_over = {tuple(axis for axis in AXES if axis in spec) for spec in specs} - {()}
+    assert norm.as_text().count(" all-reduce(") <= len(spread_over) < len(specs)
+    assert "all-gather" not in norm.as_text()
 
 
 def test_decay_is_chosen_by_name():

@@ -2,8 +2,8 @@
 
     python -m tests.soak.exchanges --iterations=1000 --output=tests/results/exchanges.json
 
-Each case is one layout and one size: psum, psum_scatter, all_gather, all_to_all and ppermute, so
-many times, with new numbers each time.
+Each case is one layout and one size: psum, psum_scatter, all_gather, all_to_all and ppermute, with
+new numbers each time. The iterations of a layout are divided among the sizes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ SIZES = tuple(2**n for n in range(10, 25, 2))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--iterations", type=int, default=1000, help="of each layout")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    times = -(-arguments.iterations // len(SIZES))
     record = Record(arguments.output, __doc__.splitlines()[0], command_line("exchanges", arguments))
     with workplace() as folder:
 
@@ -39,7 +40,7 @@ def main() -> None:
                 "tests.soak.exchanges",
                 "--exchange",
                 size.split()[0],
-                arguments.iterations,
+                times,
                 output,
             ]
             begun = time.monotonic()
@@ -50,7 +51,7 @@ def main() -> None:
 
         record.run([f"{layout}, {size} bytes" for layout in LAYOUTS for size in SIZES], case)
     wrong = {name: case["wrong"] for name, case in record.cases.items() if case["wrong"]}
-    record.finish(right=not wrong, iterations_of_each=arguments.iterations, wrong=wrong)
+    record.finish(right=not wrong, iterations_of_each_layout=times * len(SIZES), wrong=wrong)
 
 
 def exchange(size: int, times: int, output: str) -> None:

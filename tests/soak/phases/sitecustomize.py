@@ -8,9 +8,10 @@ all processes of a run or in one. FLAXBERT_TEST_WRONG=COLLECTIVE makes this one 
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import os
-import sys
+
+from tests.soak.importing import after_import
 
 # module: {attribute: phase}
 PHASES = {
@@ -94,32 +95,17 @@ def _told(function, phase: str):
     return entered
 
 
-class _Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name not in PHASES:
-            return None
-        sys.meta_path.remove(self)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            sys.meta_path.insert(0, self)
-        execute = spec.loader.exec_module
-
-        def exec_module(module):
-            execute(module)
-            if name == "flaxbert.prepare" and "FLAXBERT_TEST_WRONG" in os.environ:
-                _break(os.environ["FLAXBERT_TEST_WRONG"])
-            if name == "flaxbert.prepare" and "FLAXBERT_TEST_WEIGHTS" in os.environ:
-                _change_weights(module)
-            if name == "flaxbert.storage.checkpoint" and "FLAXBERT_TEST_SAVE" in os.environ:
-                _fail_saves(module)
-            for attribute, phase in PHASES[name].items():
-                *owner, last = attribute.split(".")
-                holder = getattr(module, owner[0]) if owner else module
-                setattr(holder, last, _told(getattr(holder, last), phase))
-
-        spec.loader.exec_module = exec_module
-        return spec
+def _change(name: str, module) -> None:
+    if name == "flaxbert.prepare" and "FLAXBERT_TEST_WRONG" in os.environ:
+        _break(os.environ["FLAXBERT_TEST_WRONG"])
+    if name == "flaxbert.prepare" and "FLAXBERT_TEST_WEIGHTS" in os.environ:
+        _change_weights(module)
+    if name == "flaxbert.storage.checkpoint" and "FLAXBERT_TEST_SAVE" in os.environ:
+        _fail_saves(module)
+    for attribute, phase in PHASES[name].items():
+        *owner, last = attribute.split(".")
+        holder = getattr(module, owner[0]) if owner else module
+        setattr(holder, last, _told(getattr(holder, last), phase))
 
 
-sys.meta_path.insert(0, _Finder())
+after_import({name: functools.partial(_change, name) for name in PHASES})

@@ -8,10 +8,10 @@ any bit of what its devices hold.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import sys
+
+from tests.soak.importing import after_import
 
 _FOLDER = os.environ["FLAXBERT_TEST_WITNESS"]
 
@@ -60,29 +60,9 @@ def _of_checkpoints(module) -> None:
     module.Checkpoints.restore = restore
 
 
-_WATCHED = {
-    "flaxbert.data.batches": _of_batches,
-    "flaxbert.storage.checkpoint": _of_checkpoints,
-}
-
-
-class _Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name not in _WATCHED:
-            return None
-        sys.meta_path.remove(self)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            sys.meta_path.insert(0, self)
-        execute = spec.loader.exec_module
-
-        def exec_module(module):
-            execute(module)
-            _WATCHED[name](module)
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-sys.meta_path.insert(0, _Finder())
+after_import(
+    {
+        "flaxbert.data.batches": _of_batches,
+        "flaxbert.storage.checkpoint": _of_checkpoints,
+    }
+)
