@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,20 @@ class Table:
                         f"the coordinator {self.address} does not answer any more: "
                         f"{str(error).splitlines()[0]}"
                     ) from error
+
+    def is_broken(self) -> bool:
+        """Whether the service answers with an error, or not within seconds."""
+        fine = threading.Event()
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):
+                self.look("news")
+                fine.set()
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(3.0)
+        return not fine.is_set()
 
     def below(self, key: str) -> dict[str, str]:
         """Returns what stands below `key/`, by the rest of the names."""
@@ -133,10 +148,13 @@ def disconnect() -> None:
     jax.distributed.shutdown()
 
 
-def answer_abort(address: str, silent: Callable[[], bool], lost: Callable[[], None]) -> None:
-    """From here on `lost` is called where an abort finds nobody at the coordinator's address, or
-    nothing was heard from there (`silent`), whoever takes connections. Any other abort ends the
-    process as ever.
+def answer_abort(
+    table: Table, silent: Callable[[], bool], gone: Callable[[], None], broken: Callable[[], None]
+) -> None:
+    """From here on `gone` is called where an abort finds nobody at the coordinator's address, or
+    nothing was heard from there (`silent`), whoever takes connections; `broken` where the service
+    answers with an error, as after a process that was started again alone. Any other abort ends
+    the process as ever.
     """
     global _on_abort
     c = ctypes.CDLL(None)
@@ -147,8 +165,10 @@ def answer_abort(address: str, silent: Callable[[], bool], lost: Callable[[], No
         # abort() raises the signal in its own thread: Python can run there. Not if that thread
         # holds what Python needs; then the alarm ends it.
         c.alarm(10)
-        if silent() or not _answers(address):
-            lost()
+        if silent() or not _answers(table.address):
+            gone()
+        elif table.is_broken():
+            broken()
         c.signal(signal.SIGABRT, None)  # SIG_DFL: abort() raises it once more
 
     _on_abort = aborted  # C holds no reference

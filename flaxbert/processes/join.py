@@ -36,7 +36,9 @@ def joined(stop: interrupt.StopSignal) -> Iterator[Alone]:
     stop.on_leaving(lambda: watch.ended(*interrupt.leaving()))
     watch.start()
     terminal.speak_as(table.index)
-    coordination.answer_abort(table.address, watch.hears_nothing, watch.coordinator_lost)
+    coordination.answer_abort(
+        table, watch.hears_nothing, watch.coordinator_lost, watch.connection_broken
+    )
     group = Group(table, watch)
     try:
         yield group

@@ -253,6 +253,9 @@ class Watch:
     def coordinator_lost(self) -> None:
         self._lost_to_us("the coordinator is gone: process 0, or its machine")
 
+    def connection_broken(self) -> None:
+        self._lost_to_us("the processes are not connected any more: one was started again alone?")
+
     def _lost_to_us(self, why: str) -> None:
         """Ends this process: nobody is there any more."""
         known, self._verdict = self._verdict, self._verdict or {"text": why}

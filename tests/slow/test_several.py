@@ -17,7 +17,7 @@ import pytest
 from tests.commands import ROOT, train_flags
 from tests.processes import parity
 from tests.processes.cut import Link
-from tests.processes.several import free_port, started, train
+from tests.processes.several import environment, free_port, started, train
 from tests.soak.resume import compare
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -87,6 +87,19 @@ def test_a_killed_process_ends_the_others(victim, tiny_bert, reviews, tmp_path, 
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 71, run.said()
     assert f"process {1 - victim}" in run.text(1 - victim)
     goes_on(tmp_path, flags, whole, tmp_path / "run")
+
+
+@pytest.mark.both_lines
+def test_one_that_is_started_again_alone_ends_the_others(tiny_bert, reviews, tmp_path):
+    """Before anybody has missed it: JAX's coordinator takes that for an error and aborts all."""
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
+    port = free_port()
+    with started(tmp_path / "logs", 2, 1, train(flags), ports=[port, port]) as run:
+        run.wait_for("update 5/")
+        run.signal(signal.SIGKILL, [1])
+        with started(tmp_path / "again", 1, 1, train(flags), env=environment(2, 1, 1, port)):
+            assert run.children[0].wait(_GRACE) == 71, run.said()
+    assert "started again alone" in run.text(0)
 
 
 @pytest.mark.parametrize(
