@@ -1,6 +1,6 @@
 """What several processes cost beside one, on the same cores and for the same updates.
 
-    python benchmarks/processes.py [--rounds=3] [--updates=30] [--batch_size=64]
+    python benchmarks/processes.py [--rounds=3] [--updates=12] [--batch_sizes=64,256]
 
 Trains the quickstart's model and sentences on four CPU devices of this machine: in one process, in
 two with two devices each, and in four with one each, taking turns. Compares the steady state of
@@ -84,30 +84,36 @@ def host_work(batch_size: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=30)
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--updates", type=int, default=12)
+    parser.add_argument("--batch_sizes", default="64,256", help="sequences of an update")
     arguments = parser.parse_args()
-    speeds: dict[int, list[float]] = {count: [] for count in LAYOUTS}
+    sizes = [int(size) for size in arguments.batch_sizes.split(",")]
+    speeds: dict[int, dict[int, list[float]]] = {
+        size: {count: [] for count in LAYOUTS} for size in sizes
+    }
     with workplace():
         for _ in range(arguments.rounds):
-            for count in LAYOUTS:
-                with tempfile.TemporaryDirectory() as folder:
-                    sizes = (arguments.updates, arguments.batch_size)
-                    speeds[count].append(speed(Path(folder), count, *sizes))
-                    print(f"{count} processes: {speeds[count][-1]:.1f} sequences/s", flush=True)
+            for size, found in speeds.items():
+                for count, values in found.items():
+                    with tempfile.TemporaryDirectory() as folder:
+                        values.append(speed(Path(folder), count, arguments.updates, size))
+                    print(f"{size} in {count} processes: {values[-1]:.1f} sequences/s", flush=True)
     # Of each round, since the machine may be faster in one than in another.
     overhead = {
-        count: statistics.median(
-            one / several - 1 for one, several in zip(speeds[1], speeds[count], strict=True)
-        )
-        for count in LAYOUTS
+        size: {
+            count: statistics.median(
+                one / several - 1 for one, several in zip(found[1], values, strict=True)
+            )
+            for count, values in found.items()
+        }
+        for size, found in speeds.items()
     }
     record = {
         "what": "training on four CPU devices in one, two and four processes of one machine",
         "command": f"python benchmarks/processes.py --rounds={arguments.rounds} "
-        f"--updates={arguments.updates} --batch_size={arguments.batch_size}",
-        "sequences_per_second": {str(count): values for count, values in speeds.items()},
-        "overhead": {str(count): value for count, value in overhead.items()},
+        f"--updates={arguments.updates} --batch_sizes={arguments.batch_sizes}",
+        "sequences_per_second_by_batch_size_and_processes": speeds,
+        "overhead_by_batch_size_and_processes": overhead,
         "host_milliseconds_of_an_update": {
             str(size): host_work(size) for size in (512, 4096, 16_384)
         },
@@ -116,7 +122,7 @@ def main() -> None:
         "versions": versions(),
     }
     OUTPUT.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps({name: record[name] for name in ("overhead",)}, indent=1))
+    print(json.dumps(overhead, indent=1))
 
 
 if __name__ == "__main__":

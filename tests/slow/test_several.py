@@ -14,10 +14,11 @@ import time
 import numpy as np
 import pytest
 
-from tests.commands import ROOT, train_flags
+from tests.commands import ROOT
 from tests.processes import parity
 from tests.processes.cut import Link
 from tests.processes.several import environment, free_port, started, train
+from tests.soak.lost import flags_for
 from tests.soak.resume import compare
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -28,15 +29,12 @@ _GRACE = 30.0
 
 def flags_of(model, files, workdir, **fields):
     values = {
-        "data__validation": files["dev"],
         "train__steps": 40,
+        "train__accumulate": 1,
         "train__eval_every": 20,
         "checkpoint__every": 10,
-        "log__every": 5,
-        "data__row_length": 256,  # one shape to compile
-        "mesh__data": -1,
     }
-    return train_flags(model, files["train"], workdir, **(values | fields))
+    return flags_for(model, files, workdir, **(values | fields))
 
 
 def staying(phase: str, seconds: float, process: int) -> dict[str, str]:
