@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
@@ -85,8 +86,8 @@ def norm_spread(shardings: Any, gradients: Any, normalizer: Float[Array, ""]) ->
     exchanged: a scalar of each gradient, as optax takes them, is a message of each.
     """
     flat, leaves = jax.tree.leaves(shardings), jax.tree.leaves(gradients)
-    specs = [sharding.spec for sharding in flat]
-    spread_over = [tuple(sorted(_axes_of(spec))) for spec in specs]
+    mesh, specs = flat[0].mesh, [sharding.spec for sharding in flat]
+    spread_over = [_axes_of(mesh, spec) for spec in specs]
 
     def local(parts: list[jax.Array]) -> jax.Array:
         sums: dict[tuple[str, ...], Any] = {}
@@ -95,16 +96,15 @@ def norm_spread(shardings: Any, gradients: Any, normalizer: Float[Array, ""]) ->
         totals = [jax.lax.psum(total, axes) if axes else total for axes, total in sums.items()]
         return jnp.sum(jnp.stack(totals))
 
-    over_all = jax.shard_map(
-        local, mesh=flat[0].mesh, in_specs=(specs,), out_specs=P(), check_vma=False
-    )
+    over_all = jax.shard_map(local, mesh=mesh, in_specs=(specs,), out_specs=P(), check_vma=False)
     return jnp.sqrt(over_all(leaves)) / normalizer
 
 
-def _axes_of(spec: P) -> set[str]:
-    """Returns the mesh axes that an array is spread over."""
+def _axes_of(mesh: Mesh, spec: P) -> tuple[str, ...]:
+    """Returns the mesh axes that an array is spread over, in the mesh's order."""
     names = [axes if isinstance(axes, tuple) else (axes,) for axes in spec if axes]
-    return {name for axes in names for name in axes}
+    named = {name for axes in names for name in axes}
+    return tuple(axis for axis, size in mesh.shape.items() if size > 1 and axis in named)
 
 
 def apply_gradients(

@@ -238,7 +238,7 @@ def _command(define: Callable[[Any], None], arguments: list[str]) -> None:
 
     before, sys.argv = sys.argv, ["flaxbert.train", *arguments]
     try:
-        cli._parse(define, "")
+        cli._parse(define)
     finally:
         sys.argv = before
 
