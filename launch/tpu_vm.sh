@@ -164,12 +164,18 @@ follow() { # until the run or the TPU ends, or the connection
   set -m
   on_worker 0 'bash flaxbert-launch/tpu_worker.sh follow' &
   follower=$!
-  (while sleep "$poll"; do
+  (: >"$scratch/watching" && while sleep "$poll"; do
     now=$(resource_state) || continue
     [[ $now == ACTIVE ]] || kill -- "-$follower"
   done) 2>/dev/null &
   set +m
   wait "$follower" 2>/dev/null || true
+  # A job that is killed before its first command runs the trap above, as if it were this shell.
+  for _ in $(seq 100); do
+    [[ -f $scratch/watching ]] && break
+    sleep 0.05
+  done
+  rm -f "$scratch/watching"
   quit_following
   wait "$!" 2>/dev/null || true
 }
