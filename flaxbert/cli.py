@@ -202,18 +202,27 @@ def _parse(define: Callable[[flags.FlagValues], None]) -> Any:
         define(values)
         rest = values(sys.argv)
         # Reading the value runs get_config and applies overrides: errors show here, not later.
-        # An OSError in get_config shows when the config is used.
         if CONFIG_FLAG in values:
-            hasattr(values[CONFIG_FLAG].value, "to_dict")
+            _raise_what_was_put_off(values[CONFIG_FLAG].value)
     except ConfigError:
         raise
     except Exception as error:  # config_flags lets errors of many kinds through
-        raise ConfigError(_readable(error.__cause__ or error)) from error
+        raise ConfigError(_readable(error)) from error
     if len(rest) > 1:
         raise ConfigError(
             f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help."
         )
     return values
+
+
+def _raise_what_was_put_off(config: Any) -> None:
+    """Raises the OSError of a get_config: config_flags keeps it until a field is asked for."""
+    try:
+        hasattr(config, "to_dict")
+    except OSError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
 
 
 def _with_found_config(argv: list[str]) -> list[str]:
@@ -258,7 +267,7 @@ def _shipped_configs() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def _readable(error: BaseException) -> str:
+def _readable(error: Exception) -> str:
     """One message of a flag or config file error, with the place in the user's own file.
 
     config_flags wraps what a config file raised into the text of a traceback: its last line is the

@@ -128,6 +128,19 @@ def test_predict_needs_a_trained_classifier(minilm, tmp_path, capsys):
     assert "no trained classifier" in done.err
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("FileNotFoundError('labels.txt')", "mine.py:2: labels.txt"),
+        ("RuntimeError('no labels: see the wiki') from KeyError('a')", "no labels: see the wiki"),
+    ],
+)
+def test_what_a_config_raises_is_told(error, said, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(f"def get_config():\n    raise {error}\n")
+    done = call("train", f"--config={tmp_path / 'mine.py'}", capsys=capsys)
+    assert done.code == 2 and said in done.err and "Traceback" not in done.err
+
+
 def test_help_names_the_flags(capsys):
     for command in ("train", "evaluate", "predict", "convert"):
         done = call(command, "--help", capsys=capsys)

@@ -65,8 +65,7 @@ def norm_together(gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, 
     """Returns the norm of all gradients over the normalizer, for one device.
 
     Columns first, and their sums of all gradients at once: a scalar of each, as optax takes them,
-    is two launches for each on a GPU, a quarter of those of a small update. Of gradients that are
-    spread over devices the scalars are less to exchange.
+    is two launches for each on a GPU, a quarter of those of a small update.
     """
     columns = [
         jnp.sum(jnp.square(leaf), axis=0) if leaf.ndim > 1 else jnp.square(leaf)
@@ -80,7 +79,7 @@ def norm_together(gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, 
 
 
 def norm_spread(shardings: Any, gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, ""]:
-    """Returns the same for gradients that are spread over devices as the shardings say.
+    """Returns the same for gradients that are spread over several devices as the shardings say.
 
     Each device adds up its parts of all gradients that are spread alike, and that one sum is
     exchanged: a scalar of each gradient, as optax takes them, is a message of each.

@@ -60,7 +60,7 @@ def _explicit(given: Mapping[str, str]) -> Peers | None:
             f"(host:port of process 0), {COUNT} and {INDEX}; a single one needs none of them."
         )
     host, _, port = given[COORDINATOR].rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ConfigError(f"{COORDINATOR}: expected HOST:PORT, got {given[COORDINATOR]!r}.")
     for name in (COUNT, INDEX):
         if not given[name].isdecimal():

@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax writes the arrays, this file decides what counts as one.
+"""Checkpoints: Orbax writes the arrays, this file commits them; standing.py tells what counts.
 
 A save goes to `<step>.tmp/state`; once Orbax has finalised it, run.json and then manifest.json are
 written and the directory is renamed to `<step>`. Only after that are older ones deleted. The

@@ -95,6 +95,8 @@ def test_a_gradient_is_exchanged_once(planned):
     exchanges = found["update"]["program"]["exchanges"]
     assert all(exchange["axes"] == ["data"] for exchange in exchanges)
     sizes = {exchange["kind"]: exchange["bytes"] for exchange in exchanges}
+    # The norm is one number: a scalar of each gradient kept gradients from being sent together.
+    assert next(each["count"] for each in exchanges if each["kind"] == "all-reduce") <= 6
     # With the gradients two sums of the loss. A table's gradient may be computed by parts instead:
     # then tokens are exchanged.
     assert 0 < sizes.pop("all-reduce") <= memory["parameters"] + 64

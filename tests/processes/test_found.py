@@ -61,6 +61,7 @@ def test_a_pod_of_compute_engine(count, found, monkeypatch):
         ({"JAX_PROCESS_ID": ""}, "JAX_PROCESS_ID: not set"),
         ({"JAX_COORDINATOR_ADDRESS": ""}, "JAX_COORDINATOR_ADDRESS: not set"),
         ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "expected HOST:PORT, got '10.0.0.1'"),
+        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:70000"}, "expected HOST:PORT"),
         ({"JAX_NUM_PROCESSES": "many"}, "expected a number, got 'many'"),
         ({"JAX_PROCESS_ID": "4"}, "JAX_PROCESS_ID=4: expected 0 to 3"),
     ],
