@@ -98,5 +98,10 @@ def _summary(read: Loaded) -> str:
     return f"without {', '.join(read.fresh)}, as the source: train it before it predicts"
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs `python -m flaxbert.convert` on sys.argv."""
     cli.run(main, define_flags, __doc__)
+
+
+if __name__ == "__main__":
+    command()

@@ -56,5 +56,10 @@ def main(values: Any, stop: cli.StopSignal) -> None:
         sys.exit(code)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs `python -m flaxbert.doctor` on sys.argv."""
     cli.run(main, define_flags, __doc__)
+
+
+if __name__ == "__main__":
+    command()

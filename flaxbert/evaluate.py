@@ -214,5 +214,10 @@ def _write_predictions(path: PurePath, classifier: Classifier, logits: np.ndarra
         Numbered(file, classifier.labels).write(classifier.readable(logits))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs `python -m flaxbert.evaluate` on sys.argv."""
     cli.run(main, define_flags, __doc__, processes="one")
+
+
+if __name__ == "__main__":
+    command()

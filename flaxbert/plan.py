@@ -116,5 +116,10 @@ def _check(values: Any) -> None:
         chip_of(name)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs `python -m flaxbert.plan` on sys.argv."""
     cli.run(main, define_flags, __doc__)
+
+
+if __name__ == "__main__":
+    command()

@@ -184,5 +184,10 @@ def _open_writers(
     return writers
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs `python -m flaxbert.predict` on sys.argv."""
     cli.run(main, define_flags, __doc__, processes="one")
+
+
+if __name__ == "__main__":
+    command()

@@ -282,5 +282,10 @@ def _train_batch(
     return batch, batches.count_update(examples, **which, computed=computed)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs `python -m flaxbert.train` on sys.argv."""
     cli.run(main, define_flags, __doc__, processes="together")
+
+
+if __name__ == "__main__":
+    command()

@@ -8,15 +8,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from flaxbert import cli
-
 ROOT = Path(__file__).parent.parent
-PROCESSES: dict[str, Any] = {"train": "together", "evaluate": "one", "predict": "one"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +29,7 @@ def call(command: str, *arguments: object, capsys: pytest.CaptureFixture[str]) -
     before, code = sys.argv, 0
     sys.argv = [f"flaxbert.{command}", *map(str, arguments)]
     try:
-        processes = PROCESSES.get(command, "each")
-        cli.run(module.main, module.define_flags, module.__doc__, processes=processes)
+        module.command()
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flaxbert import cli, convert
+from flaxbert import convert
 from flaxbert.model.config import BertConfig
 from tests import folders
 from tests.folders import CONFIG, HALVES, VARIANTS, assert_same_bits, write_folder
@@ -34,7 +34,7 @@ def run(monkeypatch, capsys):
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
         try:
-            cli.run(convert.main, convert.define_flags, convert.__doc__)
+            convert.command()
         except SystemExit as end:
             code = end.code or 0
         else:

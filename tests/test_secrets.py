@@ -38,7 +38,7 @@ NAMES = (
 # A run whose third batch raises: its traceback passes through frames that hold everything.
 CRASH = """
 import os, sys
-from flaxbert import cli, train
+from flaxbert import train
 from flaxbert.data import batches
 real = batches.train_batch
 def broken(*args, step, **kwargs):
@@ -47,7 +47,7 @@ def broken(*args, step, **kwargs):
         raise RuntimeError("provoked")
     return real(*args, step=step, **kwargs)
 batches.train_batch = broken
-cli.run(train.main, train.define_flags, train.__doc__, processes="together")
+train.command()
 """
 
 

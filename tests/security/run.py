@@ -133,14 +133,12 @@ class _Runs:
 
 def _call(command: str, arguments: list[str]) -> tuple[int, str]:
     """Runs a command in this process; returns its exit code and what it said."""
-    from flaxbert import cli
-
     module = importlib.import_module(f"flaxbert.{command}")
     before, said, code = sys.argv, io.StringIO(), 0
     sys.argv = [f"flaxbert.{command}", *arguments]
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            cli.run(module.main, module.define_flags, module.__doc__)
+            module.command()
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:
