@@ -49,14 +49,19 @@ def _running(pid: int) -> bool:
         return False
 
 
+def _wait_until_ended(pids: list[int]) -> None:
+    """Waits for processes that were killed: the kernel ends them, but not at once."""
+    until = time.monotonic() + 20
+    while left := [pid for pid in pids if _running(pid)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.01)
+
+
 def test_a_child_that_takes_too_long_ends_with_its_own_children(tmp_path):
     listed = tmp_path / "pid"
     with pytest.raises(subprocess.TimeoutExpired):
         child.run(["sh", "-c", f"sleep 60 & echo $! > {listed}; wait"], seconds=0.5)
-    until = time.monotonic() + 20  # the kernel ends it, but not at once
-    while _running(int(listed.read_text())):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    _wait_until_ended([int(listed.read_text())])
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def _stop(process: subprocess.Popen[str], number: int, children: list[int]) -> N
     try:
         out, told = process.communicate(timeout=30)
         assert process.returncode == 75 and not out and "Traceback" not in told, told
-        assert not [pid for pid in children if _running(pid)]
+        _wait_until_ended(children)
     finally:
         for pid in filter(_running, children):
             os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,8 @@ from flaxbert.config import Config, flatten, to_dict
 from tests.commands import call, train_flags
 
 # field: (value, fields that this case needs besides). The base run has validation data, 12 updates
-# of 16 sequences over 96 rows, and is compared with a run under the same extra fields.
+# of 16 sequences over 96 rows, one a row (packed, each run would compile four shapes for one), and
+# is compared with a run under the same extra fields.
 CASES: dict[str, tuple[object, dict[str, object]]] = {
     "seed": (1, {}),
     "seeds.init": (5, {}),
@@ -30,8 +31,8 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "data.problem": ("multi_label", {}),
     "data.label_separator": ("i", {}),
     "data.max_length": (10, {}),
-    "data.packing": ("pad", {}),
-    "data.row_length": (200, {}),
+    "data.packing": ("pack", {}),
+    "data.row_length": (200, {"data.packing": "pack"}),
     "train.batch_size": (8, {}),
     "train.epochs": (1.0, {"train.steps": 0}),
     "train.steps": (7, {}),
@@ -86,6 +87,7 @@ def _flags(tiny_bert, reviews, workdir, fields):
         "data.validation": reviews["dev"],
         "train.steps": 12,
         "data.max_length": 64,
+        "data.packing": "pad",
         **{name: reviews["test"] if v == "TEST" else v for name, v in fields.items()},
     }
     return train_flags(
