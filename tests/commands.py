@@ -56,6 +56,7 @@ def train_flags(model: Path, train: Path, workdir: Path, **fields: object) -> li
     values = {
         "model__path": model,
         "data__train": train,
+        "data__row_length": 640,  # one row for most batches: one shape to compile
         "train__batch_size": 16,
         "train__steps": 6,
         "optim__learning_rate": 1e-3,

@@ -10,6 +10,11 @@ import signal
 import tempfile
 from pathlib import Path
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process
+# that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # No test may reach past this machine; the embedded wheels were fetched before (`make test`).
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

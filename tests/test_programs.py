@@ -35,7 +35,7 @@ def trained(tiny_bert, reviews, tmp_path, capsys):
             tiny_bert,
             reviews["train"],
             tmp_path / name,
-            **{"train__batch_size": 32, "train__steps": 3, **fields},
+            **{"train__batch_size": 32, "train__steps": 3, "data__row_length": 0, **fields},
         )
         return call("train", *flags, capsys=capsys), tmp_path / name
 

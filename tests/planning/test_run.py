@@ -27,6 +27,7 @@ def planned(tiny_bert, reviews, tmp_path, capsys):
             reviews["train"],
             tmp_path / "none",
             data__validation=reviews["test"],
+            data__row_length=0,  # planned too
             **fields,
         )
         config.remove(f"--workdir={tmp_path / 'none'}")
