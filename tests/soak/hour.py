@@ -116,6 +116,7 @@ def main() -> None:
             files["train"],
             workdir,
             data__validation=files["dev"],
+            data__row_length=0,  # planned: updates of several shapes
             train__steps=10_000_000,
             train__eval_every=500,
             checkpoint__every=20,

@@ -49,6 +49,7 @@ def flags_for(model: Path, train: Path, dev: Path, workdir: Path) -> list[str]:
         train,
         workdir,
         data__validation=dev,
+        data__row_length=0,  # planned: updates of several shapes
         train__steps=UPDATES,
         train__accumulate=2,
         train__eval_every=50,
