@@ -88,6 +88,7 @@ def _flags(tiny_bert, reviews, workdir, fields):
         "train.steps": 12,
         "data.max_length": 64,
         "data.packing": "pad",
+        "data.row_length": 0,
         **{name: reviews["test"] if v == "TEST" else v for name, v in fields.items()},
     }
     return train_flags(
