@@ -68,6 +68,7 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak.agreed --signals=40 --output=tests/results/agreed.json
 	$(BIN)/python -m tests.soak.elastic --output=tests/results/elastic.json
 	$(BIN)/python -m tests.soak.links --cases=20 --output=tests/results/links.json
+	$(BIN)/python -m tests.soak.evaluation --output=tests/results/evaluation.json
 	$(BIN)/python -m tests.soak.exchanges --iterations=1000 --output=tests/results/exchanges.json
 	$(BIN)/python -m tests.soak.parity --output=tests/results/parity.json
 	$(BIN)/python -m tests.soak.fuzz_data --files=100000 --commands=200 --output=tests/results/fuzz_data.json

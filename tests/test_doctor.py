@@ -169,6 +169,7 @@ def the_tpus():
     return tpu.kernels_of(lambda function, *_: functools.partial(function, 0), 1, interpret=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", [the_gpus, the_tpus])
 def test_the_canary_compares_the_kernels(kernels, monkeypatch):
     assert canary.kernels_here() is None  # so they run as plain JAX

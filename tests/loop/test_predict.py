@@ -95,5 +95,5 @@ def test_scores_use_the_training_objective():
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("packing", ["pack", "pad"])
 def test_evaluation_is_exact(devices, packing):
-    """A part of the grid; all of it is in tests/slow/test_exact_evaluation.py."""
+    """A part of the grid; all of it is in tests/soak/evaluation.py."""
     assert grid.check([1, 2, 17, 33, 130], [1, 5, 17], devices, packing) == 15

@@ -196,6 +196,7 @@ def test_slices_need_a_topology(planned):
     assert done.code == 2 and "--slices needs --topology" in done.err
 
 
+@pytest.mark.slow
 def test_the_largest_update_is_compiled(planned, monkeypatch):
     limit = 2**25
     monkeypatch.setattr(memory, "limit_of", lambda device: limit)
@@ -213,6 +214,7 @@ def test_the_largest_update_is_compiled(planned, monkeypatch):
     assert abs(largest["sequences"] / largest["rows"] - update["sequences"] / update["rows"]) < 0.1
 
 
+@pytest.mark.slow
 def test_the_largest_update_has_no_micro_batches(planned, monkeypatch):
     monkeypatch.setattr(memory, "limit_of", lambda device: 2**25)
     whole, _ = planned("--largest", train__batch_size=16)
