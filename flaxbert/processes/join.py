@@ -12,7 +12,14 @@ import os
 from collections.abc import Iterator
 
 from flaxbert import interrupt, terminal
-from flaxbert.errors import INTERNAL_ERROR, ConfigError, InterruptedRun, exit_code_of
+from flaxbert.errors import (
+    INTERNAL_ERROR,
+    ConfigError,
+    FlaxbertError,
+    InterruptedRun,
+    PeerLostError,
+    exit_code_of,
+)
 from flaxbert.processes import coordination
 from flaxbert.processes.found import COUNT, INDEX, find_peers
 from flaxbert.processes.group import Alone, Group
@@ -47,11 +54,13 @@ def joined(stop: interrupt.StopSignal) -> Iterator[Alone]:
         raise
     except BaseException as error:
         code = exit_code_of(error)
-        if code == INTERNAL_ERROR:
-            # Where another process is gone anything may be raised here.
+        others = code
+        if code == INTERNAL_ERROR and not isinstance(error, FlaxbertError):
+            # Where another process is gone anything may be raised here, but not by us.
             watch.wait_for_verdict()
+            others = PeerLostError.exit_code  # a defect here is none of theirs
         interrupt.leave_at_the_end()
-        watch.ended(code, terminal.printable(str(error).partition("\n")[0]))
+        watch.ended(code, terminal.printable(str(error).partition("\n")[0]), others=others)
         raise
     _leave_together(group, watch, stop)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from flaxbert import interrupt
 from flaxbert.config import Processes
-from flaxbert.errors import InterruptedRun, PeerLostError, StuckError
+from flaxbert.errors import PeerLostError, StuckError
 from flaxbert.processes.coordination import Table
 
 _TURN = 1.0  # seconds
@@ -41,7 +41,7 @@ class Watch:
         self._turn = 0
         self._busy = "starting"
         self._idle = 0.0  # seconds since something was finished, in own turns
-        self._end: tuple[int, str] | None = None  # what ended this process
+        self._end: tuple[int, str, int] | None = None  # what ended this process; others' code
         self._verdict: dict[str, Any] | None = None  # what ends all
         self._told = threading.Event()  # everybody knows what ended this process
         self._silent = 0  # turns without news
@@ -87,10 +87,13 @@ class Watch:
         self.beat()
         self._busy = ""
 
-    def ended(self, code: int, text: str) -> None:
-        """Tells the others what ended this process; returns when they know, or soon."""
+    def ended(self, code: int, text: str, *, others: int | None = None) -> None:
+        """Tells the others what ended this process; returns when they know, or soon.
+
+        They end with the same code, or with `others`.
+        """
         if self._verdict is None and self._end is None:
-            self._end = code, text
+            self._end = code, text, code if others is None else others
             self._hurry.set()
             self._told.wait(_PATIENCE)
 
@@ -183,10 +186,8 @@ class Watch:
     def _ended(self, found: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
         for index, status in found.items():
             if status["end"]:
-                code, text = status["end"]
-                # A defect of another process is none of ours: to us it is lost.
-                others = PeerLostError.exit_code if code == StuckError.exit_code else code
-                return {"code": others, "by": index, "text": text, "dump": False}
+                _, text, code = status["end"]
+                return {"code": code, "by": index, "text": text, "dump": False}
         return None
 
     def _lost(self, found: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
@@ -231,10 +232,9 @@ class Watch:
         self._told.set()
         if self._end is not None:
             return
-        code, me, by = verdict["code"], self._table.index, verdict["by"]
-        goes_on = ". The same command goes on." if code == InterruptedRun.exit_code else ""
+        me, by = self._table.index, verdict["by"]
         cause = verdict["text"] if by == me else f"because of process {by}: {verdict['text']}"
-        interrupt.leave(code, f"process {me} ends: {cause}{goes_on}")
+        interrupt.leave(verdict["code"], f"process {me} ends: {cause}")
 
     def _pass_on_stop(self) -> None:
         if not self._stop.requested:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import jax
 import orbax.checkpoint as ocp
 
-from flaxbert.errors import ModelFileError, StorageError, is_out_of_memory
+from flaxbert.errors import ModelFileError, StorageError
 from flaxbert.glibc import give_back_memory
 from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import write_manifest
@@ -123,9 +123,9 @@ class Checkpoints:
             )
         try:
             return self._orbax.restore(path, args=_as(abstract_state))
+        except jax.errors.JaxRuntimeError:
+            raise  # the device's memory, or a process that has gone: nothing of the file's
         except Exception as error:
-            if is_out_of_memory(error):
-                raise  # the device's memory
             raise unreadable(directory, error) from error
 
     def read_run(self, step: int) -> dict[str, Any]:

@@ -428,6 +428,20 @@ def test_a_refusal_names_the_array_and_both_shapes(checkpoints):
     assert said in str(caught.value)
 
 
+def test_what_the_devices_say_is_not_put_down_to_the_file(checkpoints, monkeypatch):
+    """Another process that has gone, for one: not 4."""
+    state = _state(layers=2)
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+
+    def gone(*arguments, **named):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo failed: Connection closed by peer")
+
+    monkeypatch.setattr(checkpoints._orbax, "restore", gone)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="closed by peer"):
+        checkpoints.restore(1, _abstract(state))
+
+
 def test_memory_of_a_save_is_given_back(checkpoints, monkeypatch):
     saved = []
     call = lambda: saved.append(checkpoints.last_commit.step)  # noqa: E731
