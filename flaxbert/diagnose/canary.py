@@ -2,17 +2,20 @@
 
 Prints one JSON object. A process of its own, because a device that somebody else holds can make
 JAX wait for ever, and the doctor must not. The surprising thing: of several processes each has its
-own doctor, and the canaries of all join each other, because what connects them is asked too.
+own doctor, and the canaries of all join each other, because what connects them is asked too; not
+where a run of theirs would.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from typing import Any
 
 from flaxbert import interrupt
+from flaxbert.processes.found import beside
 from flaxbert.processes.join import joined
 
 # The doctor has given up long before. Should it have been killed, nobody else ends this process.
@@ -22,6 +25,7 @@ _LAST_SECONDS = 600
 def main() -> None:
     """Looks at the devices and prints {"devices": [...], "wrong": [...], "error": ""}."""
     signal.alarm(_LAST_SECONDS)
+    os.environ.update(beside(os.environ))
     found: dict[str, Any] = {"devices": [], "wrong": [], "error": "", "processes": 1}
     try:
         with joined(interrupt.install()) as group:

@@ -6,6 +6,7 @@ holds can make it wait, and a broken driver can end the process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from typing import Any
 
 from flaxbert import child
 from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
+from flaxbert.errors import ConfigError
+from flaxbert.processes.found import find_peers
 
 SUBJECT = "devices"
 SECONDS = 180.0  # a first start on a big TPU slice takes more than a minute
@@ -43,10 +46,7 @@ def check(
     """Yields what the canary found; `gpu` and `tpu` say what the machine has."""
     found = look(command, seconds)
     if found["error"]:
-        advice = "See the versions above."
-        if tpu:
-            advice = "Another process may hold the TPU: `sudo lsof -w /dev/accel* /dev/vfio/*`."
-        yield Finding(SUBJECT, FAILURE, f"JAX cannot be used: {found['error']}", advice)
+        yield Finding(SUBJECT, FAILURE, f"JAX cannot be used: {found['error']}", _advice(tpu))
         return
     devices = found["devices"]
     first = devices[0]
@@ -81,6 +81,16 @@ def look(command: tuple[str, ...], seconds: float) -> dict[str, Any]:
     except ValueError:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return {"error": f"its process ended: {last[0][:300]}"}
+
+
+def _advice(tpu: bool) -> str:
+    advice = []
+    if tpu:
+        advice.append("Another process may hold the TPU: `sudo lsof -w /dev/accel* /dev/vfio/*`.")
+    with contextlib.suppress(ConfigError):  # it is the error
+        if find_peers(os.environ):
+            advice.append("Several processes need a doctor each: they wait for each other.")
+    return " ".join(advice) or "See the versions above."
 
 
 def _unused(extra: str, what: str) -> Finding:

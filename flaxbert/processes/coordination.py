@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flaxbert.errors import ConfigError, ModelFileError, PeerLostError
-from flaxbert.processes.found import COORDINATOR, COUNT, INDEX, Peers
+from flaxbert.processes.found import BIND, COORDINATOR, COUNT, INDEX, Peers
 
 _SPACE = "flaxbert/"
 _SLICE = 2_000  # milliseconds of one wait; it is repeated for as long as it takes
@@ -26,7 +26,6 @@ _CONNECT = 300  # seconds for all processes to come
 _SHUTDOWN = 60
 # JAX can only abort where it hears nothing for so long: watch.py comes first.
 _HEARTBEAT = 3600
-_BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 
 
 class Table:
@@ -112,7 +111,7 @@ def connect(peers: Peers) -> Table:
             "process_id": peers.index,
             "cluster_detection_method": "deactivate",
         }
-        if _is_loopback(peers.coordinator) and _BIND not in os.environ:
+        if _is_loopback(peers.coordinator) and BIND not in os.environ:
             # It asks nobody who they are: not on all interfaces without need.
             explicit["coordinator_bind_address"] = peers.coordinator
         if peers.index == 0:

@@ -15,6 +15,7 @@ from pathlib import Path
 from flaxbert.errors import ConfigError
 
 COORDINATOR = "JAX_COORDINATOR_ADDRESS"
+BIND, PORT = "JAX_COORDINATOR_BIND_ADDRESS", "JAX_COORDINATOR_PORT"
 COUNT, INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 # (how many processes a launcher started, what JAX needs of it besides)
@@ -50,6 +51,30 @@ def find_peers(environment: Mapping[str, str]) -> Peers | None:
     if (not platforms or "tpu" in platforms) and _tpu_hosts(environment) > 1:
         return Peers()
     return None
+
+
+def beside(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns what to set so that these processes meet at another port than the run's.
+
+    A run that is going on takes whoever comes to its own for one of its processes, started again,
+    and ends.
+    """
+    changed = {
+        name: f"{host}:{_next_port(port)}"
+        for name in (COORDINATOR, BIND)
+        for host, _, port in [environment.get(name, "").rpartition(":")]
+        if port.isdecimal()
+    }
+    # Where JAX finds the coordinator by itself: on TPUs at 8482, under Slurm and Open MPI at a port
+    # of the job, from 61440 on.
+    given, job = environment.get(PORT, ""), environment.get("SLURM_JOB_ID", "")
+    if given.isdecimal():
+        return changed | {PORT: _next_port(given)}
+    return changed | {PORT: str(57_344 + int(job) % 4096 if job.isdecimal() else 8483)}
+
+
+def _next_port(port: str) -> str:
+    return str(int(port) + 1 if int(port) < 65_535 else int(port) - 1)
 
 
 def _explicit(given: Mapping[str, str]) -> Peers | None:

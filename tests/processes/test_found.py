@@ -6,7 +6,7 @@ import pytest
 
 from flaxbert.errors import ConfigError
 from flaxbert.processes import found as module
-from flaxbert.processes.found import Peers, find_peers
+from flaxbert.processes.found import Peers, beside, find_peers
 
 EXPLICIT = {
     "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
@@ -69,3 +69,28 @@ def test_a_pod_of_compute_engine(count, found, monkeypatch):
 def test_half_of_the_variables(change, said):
     with pytest.raises(ConfigError, match=said):
         find_peers(EXPLICIT | change)
+
+
+@pytest.mark.parametrize(
+    ("environment", "changed"),
+    [
+        (EXPLICIT, {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1235", "JAX_COORDINATOR_PORT": "8483"}),
+        (
+            {
+                "JAX_COORDINATOR_ADDRESS": "[::1]:65535",
+                "JAX_COORDINATOR_BIND_ADDRESS": "0.0.0.0:65535",
+            },
+            {
+                "JAX_COORDINATOR_ADDRESS": "[::1]:65534",
+                "JAX_COORDINATOR_BIND_ADDRESS": "0.0.0.0:65534",
+                "JAX_COORDINATOR_PORT": "8483",
+            },
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, {"JAX_COORDINATOR_PORT": "8483"}),
+        ({"JAX_COORDINATOR_PORT": "5000"}, {"JAX_COORDINATOR_PORT": "5001"}),
+        (SLURM, {"JAX_COORDINATOR_PORT": "57351"}),
+        ({"JAX_COORDINATOR_ADDRESS": "nowhere"}, {"JAX_COORDINATOR_PORT": "8483"}),
+    ],
+)
+def test_another_port_than_the_runs(environment, changed):
+    assert beside(environment) == changed
