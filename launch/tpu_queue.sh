@@ -39,15 +39,22 @@ look() { # sets state; once it has answered gcloud may fail for a while, as when
   fail "gcloud does not answer: check gcloud auth login, --project and --zone. What runs there goes on, and costs" 4
 }
 
-delete_resource() {
-  tpus queued-resources delete "$name" --force --quiet || fail \
-    "$name could not be deleted and may still cost money: run delete again, or delete queued resource and TPU at https://console.cloud.google.com/compute/tpus" 4
+delete_resource() { # tries so often
+  local attempt
+  for ((attempt = 1; attempt <= $1; attempt++)); do
+    if tpus queued-resources delete "$name" --force --quiet; then return; fi
+    [[ $attempt -lt $1 ]] || break
+    back_off
+    look
+    [[ $state != GONE ]] || return 0
+  done
+  fail "$name could not be deleted and may still cost money: run delete again, or delete queued resource and TPU at https://console.cloud.google.com/compute/tpus" 4
 }
 
 # How often it was created again, whether it was ever seen, what was said last, whether it is gone by
-# our own doing, restarts on this TPU.
+# our own doing, restarts on this TPU; failures in a row to reach its workers, and to create it.
 # shellcheck disable=SC2034
-created=0 seen=0 said="" fresh=0 started=0
+created=0 seen=0 said="" fresh=0 started=0 lost=0 refused=0
 ready() { # waits until the TPU is there; creates it, and again where it was taken away
   while :; do
     look
@@ -55,7 +62,7 @@ ready() { # waits until the TPU is there; creates it, and again where it was tak
     said=$state
     case $state in
       ACTIVE)
-        seen=1
+        seen=1 fresh=0 refused=0
         return
         ;;
       GONE)
@@ -64,10 +71,16 @@ ready() { # waits until the TPU is there; creates it, and again where it was tak
         say "creating $name: $accelerator in $zone$([[ $spot == 0 ]] || echo ', spot')"
         local tier=()
         [[ $spot == 0 ]] || tier=(--spot)
-        tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$accelerator" \
-          --runtime-version="$runtime" ${tier[@]+"${tier[@]}"} ||
-          fail "$name could not be created; gcloud says why above (type, runtime, zone, quota)" 4
-        seen=1 fresh=0
+        if tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$accelerator" \
+          --runtime-version="$runtime" ${tier[@]+"${tier[@]}"}; then
+          seen=1 fresh=0
+        else
+          # It was created before with the same flags: it may be there although gcloud failed.
+          refused=$((refused + 1))
+          [[ $fresh -eq 1 && $refused -lt 8 ]] ||
+            fail "$name could not be created; gcloud says why above (type, runtime, zone, quota)" 4
+          back_off
+        fi
         ;;
       SUSPENDED | FAILED)
         again
@@ -85,7 +98,7 @@ again() { # removes a TPU that cannot be used, so that ready creates it anew
   created=$((created + 1))
   say "$name is lost${why:+ ($why)}; re-creation $created of $recreations"
   back_off
-  delete_resource
+  delete_resource 8
   # shellcheck disable=SC2034  # read by tpu_vm.sh
-  fresh=1 started=0 said=""
+  fresh=1 started=0 said="" lost=0
 }

@@ -99,6 +99,9 @@ check_run() {
   if [[ $workdir != gs://?* && $spot != 0 ]]; then
     fail "--workdir=$workdir: a spot machine's disk goes with it; give gs://BUCKET/FOLDER"
   fi
+  # Training runs in the folder of the checkout, which the next setup replaces.
+  [[ $workdir == gs://?* || $workdir == /* ]] ||
+    fail "--workdir=$workdir: give gs://BUCKET/FOLDER, or with --on-demand the worker's own /PATH"
   [[ $config == configs/* && -f $root/${config%%:*} ]] ||
     fail "--config=$config: no such file; expected one in $root/configs (put yours there)"
 }
@@ -134,13 +137,31 @@ start() {
   on_all start
 }
 
-survey() { # prints every worker's KIND CODE; fails unless all answer
-  local found workers
+survey() { # prints every worker's KIND CODE; fails unless all answer. $scratch/answered: one did
+  local found workers status=0
+  rm -f "$scratch/answered"
   workers=$(tpus tpu-vm describe "$name" --format='value(networkEndpoints.len())') || return
   found=$(on_worker all 'if [ -f flaxbert-launch/tpu_worker.sh ]; then bash flaxbert-launch/tpu_worker.sh state; else echo "flaxbert-state none 0"; fi' |
-    sed -n 's/^flaxbert-state //p') || return
-  [[ -n $found && $(wc -l <<<"$found") -ge $workers ]] || return
+    sed -n 's/^flaxbert-state //p') || status=1
+  [[ -n $found ]] || return
+  : >"$scratch/answered"
+  [[ $status -eq 0 && $(wc -l <<<"$found") -ge $workers ]] || return
   printf '%s\n' "$found"
+}
+
+# Prints what is to blame that workers do not answer. The TPU where some do, or where the cloud says
+# so; else it may be ssh from here, an agent or a network that is gone, and the training goes on.
+blamed() { # tpu, here or unknown
+  local health
+  if [[ -f $scratch/answered ]]; then
+    echo tpu
+  elif ! health=$(tpus tpu-vm describe "$name" --format='value(state,health)'); then
+    echo unknown
+  elif [[ $health =~ ^READY([[:space:]]+HEALTHY)?[[:space:]]*$ ]]; then
+    echo here
+  else
+    echo tpu
+  fi
 }
 
 # 2, 3, 4, 5 and unknown codes say why a run ended, then 75, 70, death by a signal, 71; as local.py.
@@ -212,14 +233,14 @@ begin() { # starts the run on every worker, unless it runs already; 1 without an
 }
 
 run() {
-  local how code begun lost=0 failed=0
+  local how code begun failed=0
   while :; do
     ready
     begun=0
     begin || begun=$?
     how=lost code=""
     if [[ $begun -eq 0 ]]; then
-      failed=0
+      failed=0 lost=0 tries=0
       follow
       read -r how code <<<"$(judge)"
     elif [[ $begun -eq 2 ]]; then
@@ -231,8 +252,10 @@ run() {
       look
       say "workers do not answer ($lost of 5; the TPU is $state). Several workers need: ssh-add ~/.ssh/google_compute_engine"
       if [[ $state == ACTIVE && $lost -ge 5 ]]; then
-        again
-        lost=0
+        case $(blamed) in
+          tpu) again ;;
+          here) fail "no worker answers ssh from here, and the cloud finds the TPU healthy: what trains there goes on, and costs. Look at ssh-agent, network and firewall; run takes over again, delete gives the TPU back" 4 ;;
+        esac
       fi
       back_off
       continue
@@ -288,7 +311,7 @@ case $command in
     if [[ $state == GONE ]]; then
       say "$name: there is none in $zone, nothing costs"
     else
-      delete_resource
+      delete_resource 1
       say "$name is deleted. Only the bucket costs now"
     fi
     ;;

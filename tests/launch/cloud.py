@@ -45,9 +45,12 @@ for happening in ("SUSPENDED", "GONE"):
         os.remove(f"{cloud}/{happening}")
         state["state"] = happening
         take_away(); save()
-if os.path.exists(f"{cloud}/UNLISTED"):
-    os.remove(f"{cloud}/UNLISTED")
-    state["broken"]["queued-resources list"] = 3; save()
+for happening, call, times in (
+    ("UNLISTED", "queued-resources list", 3), ("UNREACHED", "tpu-vm ssh", 3)
+):
+    if os.path.exists(f"{cloud}/{happening}"):
+        os.remove(f"{cloud}/{happening}")
+        state["broken"][call] = times; save()
 group, verb = words[2:4]
 broken = state["broken"].get(f"{group} {verb}", 0)
 if broken:
@@ -69,11 +72,11 @@ elif verb == "create":
     if state["state"] != "GONE": sys.exit("ERROR: (gcloud) ALREADY_EXISTS")
     state |= {"state": "WAITING_FOR_RESOURCES", "name": words[4]}; save()
 elif verb == "delete":
-    take_away(); state["state"] = "GONE"; save()
+    take_away(); state |= {"state": "GONE", "health": "READY\tHEALTHY", "silent": []}; save()
 elif state["state"] != "ACTIVE":
     sys.exit("ERROR: (gcloud) the node is not READY")
 elif verb == "describe":
-    print(state["workers"])
+    print(state["health"] if "health" in flags["--format"] else state["workers"])
 else:
     which = flags["--worker"]
     homes = [f"{cloud}/{i}" for i in range(state["workers"]) if which in ("all", str(i))]
@@ -87,8 +90,9 @@ else:
         path = f"{cloud}/remote:{os.environ['PATH']}"
         here = {"CLOUD": cloud, "PATH": path}  # nothing else of this machine is known there
         command = ["bash", "-c", flags["--command"]]
-        run = [subprocess.Popen(command, cwd=home, env={**here, "HOME": home}) for home in homes]
-        codes = [process.wait() for process in run]
+        answer = [home for home in homes if int(home.rpartition("/")[2]) not in state["silent"]]
+        run = [subprocess.Popen(command, cwd=home, env={**here, "HOME": home}) for home in answer]
+        codes = [process.wait() for process in run] + [255] * (len(homes) - len(answer))
         code = next((c for c in codes if c), 0)
 sys.exit(code)
 """
@@ -112,7 +116,7 @@ if isinstance(does, str):
     signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
     if index == 0 and does != "wait":
         open(f"{cloud}/{does}", "w").close()
-    if does == "UNLISTED":
+    if does in ("UNLISTED", "UNREACHED"):
         sys.exit(71)
     time.sleep(60)
 sys.exit(does)
@@ -154,6 +158,8 @@ class Cloud:
     workers: int = 2
     state: str = "GONE"
     broken: dict[str, int] = dataclasses.field(default_factory=dict)
+    health: str = "READY\tHEALTHY"
+    silent: list[int] = dataclasses.field(default_factory=list)  # workers that do not answer
     clone: Path | None = None  # a small one with the same scripts, unless one is given
 
     def __post_init__(self):
@@ -168,8 +174,10 @@ class Cloud:
         write_program(self.folder / "remote" / "python3", _PYTHON3)
         write_program(self.folder / "uv", _UV)
         write_program(self.folder / "train", _TRAIN)
-        state = {"state": self.state, "name": "bert", "workers": self.workers}
-        (self.folder / "state").write_text(json.dumps({**state, "broken": self.broken}))
+        state = {"name": "bert"} | {
+            name: getattr(self, name) for name in ("state", "workers", "broken", "health", "silent")
+        }
+        (self.folder / "state").write_text(json.dumps(state))
         (self.folder / "plan").write_text(json.dumps(self.plan))
         if self.state == "ACTIVE":
             for index in range(self.workers):

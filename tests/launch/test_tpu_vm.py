@@ -191,11 +191,57 @@ def test_a_worker_that_does_not_end_is_ended(cloud):
 
 
 def test_workers_that_never_answer_are_replaced(cloud):
-    here = cloud(state="ACTIVE", workers=1, broken={"tpu-vm ssh": 5})
+    sick = "READY\tUNHEALTHY_MAINTENANCE"
+    here = cloud(state="ACTIVE", workers=1, broken={"tpu-vm ssh": 5}, health=sick)
+    done = here.call("run")
+    assert done.code == 0, done.err
+    assert here.verbs()[:14] == [*SURVEY * 5, "tpu-vm describe", *AGAIN]
+    assert "ssh-add" in done.err
+
+
+def test_a_worker_that_does_not_answer_while_others_do_is_replaced(cloud):
+    here = cloud(state="ACTIVE", silent=[1])
     done = here.call("run")
     assert done.code == 0, done.err
     assert here.verbs()[:13] == [*SURVEY * 5, *AGAIN]
-    assert "ssh-add" in done.err
+
+
+def test_a_healthy_tpu_that_cannot_be_reached_from_here_is_left_alone(cloud):
+    here = cloud(state="ACTIVE", broken={"tpu-vm ssh": 99})
+    done = here.call("run")
+    assert done.code == 4 and "Look at ssh-agent" in done.err
+    assert "queued-resources delete" not in here.verbs()
+
+
+def test_preemptions_do_not_add_up_to_a_tpu_that_does_not_answer(cloud):
+    here = cloud([*["SUSPENDED"] * 4, "UNREACHED"], state="ACTIVE", workers=1)
+    done = here.call("run")
+    assert done.code == 0, done.err
+    assert "workers do not answer (2 of 5; the TPU is ACTIVE)" in done.err
+    assert here.verbs().count("queued-resources create") == 4
+
+
+def test_a_re_creation_is_tried_again(cloud):
+    fails = {"queued-resources delete": 2, "queued-resources create": 2}
+    here = cloud(["SUSPENDED"], state="ACTIVE", workers=1, broken=fails)
+    done = here.call("run")
+    assert done.code == 0, done.err
+    for what in fails:
+        assert here.verbs().count(what) == 3
+
+
+@pytest.mark.parametrize("what", ["delete", "create"])
+def test_a_re_creation_is_not_tried_for_ever(what, cloud):
+    here = cloud(["SUSPENDED"], state="ACTIVE", broken={f"queued-resources {what}": 99})
+    done = here.call("run")
+    assert done.code == 4 and f"could not be {what}d" in done.err
+    assert here.verbs().count(f"queued-resources {what}") == 8
+
+
+def test_what_cannot_be_created_at_first_is_told_at_once(cloud):
+    here = cloud(broken={"queued-resources create": 1})
+    done = here.call("run")
+    assert done.code == 4 and "could not be created" in done.err
 
 
 def test_a_failing_setup_ends_the_run(cloud):
@@ -266,6 +312,7 @@ def test_a_cloud_that_does_not_answer_for_a_while(cloud):
     ("arguments", "message"),
     [
         (["run", "--workdir=/tmp/run"], "a spot machine's disk goes with it"),
+        (["run", "--on-demand", "--workdir=runs/a"], "the worker's own /PATH"),
         (["run", "--workdir="], "run needs --workdir=gs://BUCKET/FOLDER"),
         (["run", "--config=configs/none.py"], "no such file"),
         (["run", "--config=/etc/passwd"], "expected one in"),
