@@ -7,6 +7,8 @@ is computed in more micro-batches; it stays the same update.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +113,8 @@ def compile_update(
     # The least of all machines: the plan is one for all. Processes share the memory of a host.
     sharing = group.here if device.platform == "cpu" else 1
     limit = min(group.all_of(memory.limit_of(device) // sharing))
-    plans, largest, found = fitting(compiled_by_all, config, prepared, plans, mesh, limit)
+    fit = functools.partial(fit_of_all, group, limit)
+    plans, largest, found = fitting(compiled_by_all, fit, config, prepared, plans, mesh)
     *smaller, rows = plans.train.row_counts
     # Accelerators' compilers leave cores idle: a GPU's times kernels to choose among them, half a
     # minute for each shape. A CPU's takes more memory than training does.
@@ -131,6 +134,14 @@ def compile_update(
     return plans, update
 
 
+def fit_of_all(group: Alone, limit: int, program: Any) -> memory.Fit:
+    """Returns the fit of the process whose compiler needs the most: they have one plan."""
+    found = memory.fit(program, limit)
+    said = group.all_of([found.needed, found.fixed])
+    needed, fixed = map(max, zip(*said, strict=True))
+    return dataclasses.replace(found, needed=needed, fixed=fixed)
+
+
 def _each(function: Callable[[int], Any], values: Sequence[int], at_once: int) -> list[Any]:
     if at_once < 2:
         return [function(value) for value in values]
@@ -140,16 +151,16 @@ def _each(function: Callable[[int], Any], values: Sequence[int], at_once: int) -
 
 def fitting(
     compiled: Callable[[Plans, int], Any],
+    fit: Callable[[Any], memory.Fit],
     config: Config,
     prepared: Prepared,
     plans: Plans,
     mesh: Mesh,
-    limit: int,
 ) -> tuple[Plans, Any, memory.Fit]:
     """Returns plans that fit, the program of their most rows, and its memory.
 
-    `compiled(plans, rows)` compiles the update of so many rows; `limit` is what programs may take
-    of a device (0 = unknown).
+    `compiled(plans, rows)` compiles the update of so many rows; `fit(program)` says what it needs
+    of a device, and may take.
 
     Raises:
       ConfigError: not even the smallest micro-batch fits.
@@ -170,7 +181,7 @@ def fitting(
             # TPUs refuse such a program while it is compiled and do not say by how much.
             plans = _smaller(config, prepared, plans, mesh, None)
             continue
-        found = memory.fit(largest, limit)
+        found = fit(largest)
         if found.fits:
             return plans, largest, found
         if config.train.accumulate:

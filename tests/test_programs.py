@@ -10,6 +10,7 @@ import pytest
 from flaxbert import programs, train
 from flaxbert.errors import InterruptedRun
 from flaxbert.loop import memory
+from flaxbert.processes.group import Alone
 from tests.commands import call, final_state, metrics_without_times, train_flags
 
 # Each test trains several times, in shapes of its own.
@@ -47,6 +48,16 @@ def needed(err: str) -> float:
     found = re.search(r"memory of an update: ([0-9.]+)", err)
     assert found, err
     return float(found[1])
+
+
+def test_the_process_that_needs_the_most_counts_for_all(monkeypatch):
+    class Two(Alone):
+        def all_of(self, value):
+            return [value, [900, 30]]
+
+    monkeypatch.setattr(memory, "fit", lambda program, limit: memory.Fit(800, limit, 40))
+    assert programs.fit_of_all(Two(), 850, None) == memory.Fit(900, 850, 40)
+    assert programs.fit_of_all(Alone(), 850, None).fits
 
 
 def test_as_few_micro_batches_as_fit(trained, limited):

@@ -148,7 +148,9 @@ def plan_run(
                 raise
             return None
 
-    plans, fullest, _ = fitting(compiled, config, prepared, plans, mesh, limit)
+    plans, fullest, _ = fitting(
+        compiled, lambda program: memory.fit(program, limit), config, prepared, plans, mesh
+    )
     program = describe(fullest, mesh, state, limit, plans.train.accumulate, target.kernel_cycles)
     update = _update(config, prepared, plans, program, chip, taken)
     del fullest
