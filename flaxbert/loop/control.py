@@ -148,7 +148,9 @@ class _Run:
             return
         results = evaluate(self.state["params"])
         self.clock.restart()
-        if judge(results, self.progress, self.cadence, self.writer):
+        with self.hooks.busy("saving"):  # metrics.jsonl
+            better = judge(results, self.progress, self.cadence, self.writer)
+        if better:
             self.check_parameters()
             self.export(results)
 
@@ -232,7 +234,8 @@ class _Run:
         progress = self.progress
         self.settle()
         self.check_parameters()
-        self.writer.sync()
+        with self.hooks.busy("saving"):
+            self.writer.sync()
         self.clock.wall()
         begun = time.perf_counter()
         facts = {**self.hooks.run_facts, **dataclasses.asdict(progress)}

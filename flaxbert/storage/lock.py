@@ -57,6 +57,7 @@ def locked(path: Path) -> Iterator[None]:
             file.truncate()
             file.write(f"pid {os.getpid()}{_ON}{socket.gethostname()}\n")
             file.flush()
+            os.fsync(file.fileno())  # NFS shows it to other machines half a minute later
         yield
     finally:
         # What it says was flushed, and the kernel drops the lock whatever a disk answers: nothing
