@@ -109,7 +109,7 @@ def check_params(params: Any, group: Alone) -> None:
     """
     if group.count == 1:
         return
-    import jax  # here, as below: errors of the command line should not wait for it
+    import jax  # here, as elsewhere: errors of the command line should not wait for it
     import numpy as np
 
     found = 0
@@ -128,7 +128,10 @@ def check_collectives(group: Alone) -> None:
     """Raises WrongNumbersError if what connects the processes gives wrong sums."""
     if group.count == 1:
         return
+    import jax
+
     from flaxbert.loop.collectives import wrong_collectives
+    from flaxbert.processes import gloo
 
     found = group.all_of(wrong_collectives(_SIZES, _TIMES))
     wrong = sorted({name for names in found for name in names})
@@ -138,6 +141,8 @@ def check_collectives(group: Alone) -> None:
             "here: install another version of jax, or run on one process. `python -m "
             "flaxbert.doctor`, started in all of them, looks again."
         )
+    if jax.default_backend() == "cpu":
+        gloo.give_way()
 
 
 def begin_training(group: Alone, stop: StopSignal) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,27 @@ def test_one_that_is_started_again_alone_ends_the_others(tiny_bert, reviews, tmp
         with started(tmp_path / "again", 1, 1, train(flags), env=environment(2, 1, 1, port)):
             assert run.children[0].wait(_GRACE) == 71, run.said()
     assert "started again alone" in run.text(0)
+
+
+def lowered(pid: int) -> int:
+    """How many threads of a process have the lowest priority: gloo's."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return sum(stat.rpartition(")")[2].split()[16] == "19" for stat in stats)
+
+
+def test_a_doctor_beside_one_process_is_not_noticed(tiny_bert, reviews, tmp_path):
+    """It waits for the others' doctors, not at the port of the run."""
+    flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
+    port = free_port()
+    with started(tmp_path / "logs", 2, 1, train(flags), ports=[port, port]) as run:
+        run.wait_for("update 5/")
+        assert [lowered(child.pid) for child in run.children] == [1, 1]
+        doctor = ["-m", "flaxbert.diagnose.canary"]
+        with started(tmp_path / "doctor", 1, 1, doctor, env=environment(2, 1, 1, port)) as asked:
+            time.sleep(15)  # it has long been where the other test's process has ended the run
+            assert asked.children[0].poll() is None, asked.said()
+        run.signal(signal.SIGTERM, [0])
+        assert run.codes() == [75, 75], run.said()
 
 
 @pytest.mark.parametrize(
