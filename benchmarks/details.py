@@ -1,10 +1,11 @@
-"""The parts of README.md that are no comparison of sides: the floor of an update, packing, growth.
+"""The parts of README.md that are no comparison of sides: an update's floor, packing, processes.
 
 Each function takes the record of one file in results/ and returns its section.
 """
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 Record = dict[str, Any]
@@ -84,4 +85,41 @@ the work, on {record["machine"]["cores"]} cores of {record["machine"]["cpu"]}
 {table(titles, lines)}"""
 
 
-SECTIONS = {"floor.json": of_floor, "packing.json": of_packing, "growth.json": of_growth}
+def of_processes(record: Record) -> str:
+    speeds = record["sequences_per_second_by_batch_size_and_processes"]
+    overheads = record["overhead_by_batch_size_and_processes"]
+    rows = [
+        [
+            size,
+            *(f"{statistics.median(found[count]):.1f}" for count in ("1", "2", "4")),
+            *(f"{100 * overheads[size][count]:.0f} %" for count in ("2", "4")),
+        ]
+        for size, found in speeds.items()
+    ]
+    titles = ["sequences an update", "one process", "two", "four", "two take longer by", "four by"]
+    placing = [
+        [f"{int(size):,}", *(f"{milliseconds:.2f}" for milliseconds in found.values())]
+        for size, found in record["host_milliseconds_of_an_update"].items()
+    ]
+    counts = next(iter(record["host_milliseconds_of_an_update"].values()))
+    return f"""
+## Several processes on one machine
+
+The quickstart's model and sentences on four CPU devices of {record["cores"]} cores of
+{record["machine"]}: in one process, in two with two devices each, and in four with one each, by
+turns ([processes.py](processes.py)). Sequences/s, and how much longer an update takes than in one
+process. What they exchange goes through sockets, as between machines.
+
+{table(titles, rows)}
+What one of several processes does on the host for an update, in milliseconds: placing all
+sequences, and laying out the rows of its own devices.
+
+{table(["sequences an update", *(f"one of {count}" for count in counts)], placing)}"""
+
+
+SECTIONS = {
+    "floor.json": of_floor,
+    "packing.json": of_packing,
+    "growth.json": of_growth,
+    "processes.json": of_processes,
+}

@@ -1,6 +1,6 @@
 """What several processes cost beside one, on the same cores and for the same updates.
 
-    python benchmarks/processes.py [--rounds=3] [--updates=12] [--batch_sizes=64,256]
+    python benchmarks/processes.py [--rounds=3] [--sequences=2048] [--batch_sizes=64,256]
 
 Trains the quickstart's model and sentences on four CPU devices of this machine: in one process, in
 two with two devices each, and in four with one each, taking turns. Compares the steady state of
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -84,7 +85,7 @@ def host_work(batch_size: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=12)
+    parser.add_argument("--sequences", type=int, default=2048, help="of a run")
     parser.add_argument("--batch_sizes", default="64,256", help="sequences of an update")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.batch_sizes.split(",")]
@@ -96,7 +97,7 @@ def main() -> None:
             for size, found in speeds.items():
                 for count, values in found.items():
                     with tempfile.TemporaryDirectory() as folder:
-                        values.append(speed(Path(folder), count, arguments.updates, size))
+                        values.append(speed(Path(folder), count, arguments.sequences // size, size))
                     print(f"{size} in {count} processes: {values[-1]:.1f} sequences/s", flush=True)
     # Of each round, since the machine may be faster in one than in another.
     overhead = {
@@ -111,13 +112,14 @@ def main() -> None:
     record = {
         "what": "training on four CPU devices in one, two and four processes of one machine",
         "command": f"python benchmarks/processes.py --rounds={arguments.rounds} "
-        f"--updates={arguments.updates} --batch_sizes={arguments.batch_sizes}",
+        f"--sequences={arguments.sequences} --batch_sizes={arguments.batch_sizes}",
         "sequences_per_second_by_batch_size_and_processes": speeds,
         "overhead_by_batch_size_and_processes": overhead,
         "host_milliseconds_of_an_update": {
             str(size): host_work(size) for size in (512, 4096, 16_384)
         },
         "machine": cpu_name(),
+        "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": versions(),
     }
