@@ -39,7 +39,7 @@ LAYOUTS = {1: 4, 2: 2, 4: 1}  # processes: devices of each
 def speed(folder: Path, count: int, updates: int, batch_size: int) -> float:
     """Returns the median of an update's sequences a second in a run of so many processes.
 
-    Of the first updates none: they warm up. The one save is at the end.
+    Without the first two, which warm up. The one save is at the end.
     """
     workdir = folder / "run"
     flags = [

@@ -39,7 +39,7 @@ look() { # sets state; once it has answered gcloud may fail for a while, as when
   fail "gcloud does not answer: check gcloud auth login, --project and --zone. What runs there goes on, and costs" 4
 }
 
-delete_resource() { # tries so often
+delete_resource() { # $1: how many tries
   local attempt
   for ((attempt = 1; attempt <= $1; attempt++)); do
     if tpus queued-resources delete "$name" --force --quiet; then return; fi

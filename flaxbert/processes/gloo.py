@@ -24,7 +24,7 @@ def give_way() -> int | None:
     For Linux, after exchanges; where the thread is not found it does nothing.
     """
     waiting: set[int] = set()
-    for _ in range(_LOOKS):  # in one it may just be moving something
+    for _ in range(_LOOKS if _TASKS.is_dir() else 0):  # in one it may just be moving something
         waiting |= _waiting_for_sockets()
         time.sleep(_PAUSE)
     # gRPC's threads wait there too, and have had next to nothing to do.
@@ -38,20 +38,21 @@ def give_way() -> int | None:
 def _waiting_for_sockets() -> set[int]:
     """Returns the threads without a name of their own that wait in epoll, and are not Python's."""
     found: set[int] = set()
-    if not _TASKS.is_dir():
-        return found
-    ours = {thread.native_id for thread in threading.enumerate()}
-    name = (_TASKS / str(os.getpid()) / "comm").read_text()
-    for task in _TASKS.iterdir():
-        with contextlib.suppress(OSError):  # it has ended
-            waits = (task / "wchan").read_text()
-            if ("epoll" in waits or "ep_poll" in waits) and (task / "comm").read_text() == name:
-                found.add(int(task.name))
-    return found - ours
+    name = _said(os.getpid(), "comm")
+    for task in map(int, os.listdir(_TASKS)):
+        waits = _said(task, "wchan")
+        if ("epoll" in waits or "ep_poll" in waits) and _said(task, "comm") == name:
+            found.add(task)
+    return found - {thread.native_id for thread in threading.enumerate()}
 
 
 def _worked(thread: int) -> int:
     """Returns the nanoseconds that a thread has computed; 0 where that is not known."""
+    return int((_said(thread, "schedstat").split() or ["0"])[0])
+
+
+def _said(thread: int, what: str) -> str:
+    """Returns what Linux says of a thread; nothing of one that has ended, or that it hides."""
     with contextlib.suppress(OSError):
-        return int((_TASKS / str(thread) / "schedstat").read_text().split()[0])
-    return 0
+        return (_TASKS / str(thread) / what).read_text()
+    return ""

@@ -114,7 +114,10 @@ def tells_where_threads_wait(pid: int) -> bool:
 
 
 def test_a_doctor_beside_one_process_is_not_noticed(tiny_bert, reviews, tmp_path):
-    """It waits for the others' doctors, not at the port of the run."""
+    """It waits for the others' doctors, not at the port of the run.
+
+    Of which gloo's thread in each process has the lowest priority by then (test_gloo.py).
+    """
     flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
     port = free_port()
     with started(tmp_path / "logs", 2, 1, train(flags), ports=[port, port]) as run:
