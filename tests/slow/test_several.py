@@ -144,6 +144,8 @@ def test_one_signal_stops_all(phase, asked, tiny_bert, reviews, tmp_path, whole)
         begun = time.monotonic()
         assert run.codes() == [75, 75], run.said()
         assert time.monotonic() - begun <= _GRACE
+        if phase == "compiling":  # nothing is saved: the other one is told by this one
+            assert all(run.text(i).count("The same command goes on.") == 1 for i in range(2))
     goes_on(tmp_path, flags, whole, tmp_path / "run")
 
 
