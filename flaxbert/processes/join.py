@@ -21,8 +21,9 @@ from flaxbert.errors import (
     exit_code_of,
 )
 from flaxbert.processes import coordination
-from flaxbert.processes.found import COUNT, INDEX, find_peers
+from flaxbert.processes.found import COUNT, INDEX, Peers, find_peers
 from flaxbert.processes.group import Alone, Group
+from flaxbert.processes.place import held
 from flaxbert.processes.watch import Watch
 
 
@@ -31,13 +32,20 @@ def joined(stop: interrupt.StopSignal) -> Iterator[Alone]:
     """Joins the other processes of this run while the block runs, where there are any.
 
     Raises:
-      ConfigError: the environment names them, but not fully; or others use their address.
+      ConfigError: the environment names them, but not fully; or others use their address; or this
+        machine has this process of the run already.
       PeerLostError: they do not all come.
     """
     peers = find_peers(os.environ)
     if peers is None:
         yield Alone()
         return
+    with held(os.environ), _joined(peers, stop) as group:
+        yield group
+
+
+@contextlib.contextmanager
+def _joined(peers: Peers, stop: interrupt.StopSignal) -> Iterator[Group]:
     table = coordination.connect(peers)
     watch = Watch(table, stop)
     stop.on_leaving(lambda: watch.ended(*interrupt.leaving()))

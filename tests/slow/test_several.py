@@ -113,10 +113,11 @@ def tells_where_threads_wait(pid: int) -> bool:
     return any(place not in ("", "0") for place in places)
 
 
-def test_a_doctor_beside_one_process_is_not_noticed(tiny_bert, reviews, tmp_path):
-    """It waits for the others' doctors, not at the port of the run.
+def test_what_is_started_beside_one_process_does_not_end_the_run(tiny_bert, reviews, tmp_path):
+    """A doctor waits for the others' doctors, not at the port of the run; and the same command,
+    typed once more, is refused.
 
-    Of which gloo's thread in each process has the lowest priority by then (test_gloo.py).
+    In each process of the run gloo's thread has the lowest priority by then (test_gloo.py).
     """
     flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
     port = free_port()
@@ -128,6 +129,10 @@ def test_a_doctor_beside_one_process_is_not_noticed(tiny_bert, reviews, tmp_path
         with started(tmp_path / "doctor", 1, 1, doctor, env=environment(2, 1, 1, port)) as asked:
             time.sleep(15)  # it has long been where the other test's process has ended the run
             assert asked.children[0].poll() is None, asked.said()
+        with started(tmp_path / "typed", 1, 1, train(flags), env=environment(2, 1, 1, port)) as it:
+            assert it.codes() == [2], it.said()
+        assert f"pid {run.children[1].pid} on this machine has this process's place" in it.text(0)
+        assert "Traceback" not in it.text(0)
         run.signal(signal.SIGTERM, [0])
         assert run.codes() == [75, 75], run.said()
 
