@@ -107,8 +107,9 @@ def of_processes(record: Record) -> str:
 
 The quickstart's model and sentences on four CPU devices of {record["cores"]} cores of
 {record["machine"]}: in one process, in two with two devices each, and in four with one each, by
-turns ([processes.py](processes.py)). Sequences/s, and how much longer an update takes than in one
-process. What they exchange goes through sockets, as between machines.
+turns of seconds ([processes.py](processes.py)). Medians of sequences/s, and of how much longer the
+same update takes than in one process. What they exchange, parameters and gradients, goes through
+sockets, as between machines, and is the same for a small update as for a large one.
 
 {table(titles, rows)}
 What one of several processes does on the host for an update, in milliseconds: placing all

@@ -1,11 +1,15 @@
 """What several processes cost beside one, on the same cores and for the same updates.
 
-    python benchmarks/processes.py [--rounds=3] [--sequences=2048] [--batch_sizes=64,256]
+    python benchmarks/processes.py [--turns=10] [--batch_sizes=64,256]
 
 Trains the quickstart's model and sentences on four CPU devices of this machine: in one process, in
-two with two devices each, and in four with one each, taking turns. Compares the updates as the run
-itself tells them, without the save at the end, and on the host what a process does for an update:
-placing all sequences, and laying out its rows. For a quiet machine; writes results/processes.json.
+two with two devices each, and in four with one each. Compares the updates as the runs themselves
+tell them; and on the host what a process does for an update: placing all sequences, and laying out
+its rows. For a quiet machine; writes results/processes.json.
+
+The surprising thing: the three runs are there at once, and all but one are stopped (SIGSTOP). They
+take turns of seconds, because the speed of a shared machine drifts within minutes by more than what
+is to be measured.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +35,86 @@ from quickstart import cpu_name
 
 from flaxbert.data.batches import Examples, Share, count_update, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
-from tests.processes.several import started, train
+from tests.processes.several import Several, started, train
 from tests.soak.record import versions, workplace
 
 OUTPUT = Path(__file__).parent / "results" / "processes.json"
 LAYOUTS = {1: 4, 2: 2, 4: 1}  # processes: devices of each
+WARM_UP = 4  # updates before the first turn, of which one more may be told while it ends
+BEGUN, COUNTED = 2, 4  # updates of a turn: those that were begun before it do not count
+
+# Who is stopped is not lost, stuck, or too late for an exchange.
+_PATIENCE = 3600
+_FLAGS = [
+    "--config=configs/quickstart.py",
+    "--config.train.steps=100_000",
+    "--config.train.eval_every=100_000",
+    "--config.checkpoint.every=100_000",
+    "--config.log.every=1",
+    "--config.mesh.data=-1",
+    f"--config.processes.lost_after={_PATIENCE}",
+    f"--config.processes.stuck_after={_PATIENCE}",
+]
+_XLA_FLAGS = f"--xla_cpu_collective_call_terminate_timeout_seconds={_PATIENCE}"
 
 
-def speed(folder: Path, count: int, updates: int, batch_size: int) -> float:
-    """Returns the median of an update's sequences a second in a run of so many processes.
+class Turns:
+    """One run, which trains in its turns only."""
 
-    Without the first two, which warm up. The one save is at the end.
-    """
-    workdir = folder / "run"
-    flags = [
-        "--config=configs/quickstart.py",
-        f"--workdir={workdir}",
-        f"--config.train.steps={updates}",
-        f"--config.train.batch_size={batch_size}",
-        f"--config.train.eval_every={updates}",
-        f"--config.checkpoint.every={updates}",
-        "--config.log.every=1",
-        "--config.mesh.data=-1",
-    ]
-    as_usual = {"XLA_FLAGS": ""}
-    with started(folder, count, LAYOUTS[count], train(flags), env=as_usual) as run:
-        assert run.codes(3600) == [0] * count, run.said()
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    told = [x["value"] for x in lines if (x["split"], x["name"]) == ("train", "samples_per_second")]
-    return statistics.median(told[2:])
+    def __init__(self, processes: Several, workdir: Path) -> None:
+        self._processes = processes
+        self._all = range(len(processes.children))
+        self._metrics = workdir / "metrics.jsonl"
+
+    def told(self) -> list[float]:
+        """Returns the sequences a second of each update so far."""
+        if not self._metrics.exists():
+            return []
+        # The last line may be half written.
+        lines = self._metrics.read_text().rpartition("\n")[0].splitlines()
+        names = ("train", "samples_per_second")
+        return [x["value"] for x in map(json.loads, lines) if (x["split"], x["name"]) == names]
+
+    def pause_at(self, update: int) -> None:
+        """Waits for an update and stops the run."""
+        while len(self.told()) < update:
+            codes = [child.poll() for child in self._processes.children]
+            assert codes == [None] * len(codes), (codes, self._processes.said())
+            time.sleep(0.02)
+        self._processes.signal(signal.SIGSTOP, self._all)
+
+    def train_to(self, update: int) -> None:
+        self._processes.signal(signal.SIGCONT, self._all)
+        self.pause_at(update)
+
+
+def speeds_of(batch_size: int, turns: int) -> dict[int, list[float]]:
+    """Returns {processes: sequences a second of each update}; the same updates of all runs."""
+    with ExitStack() as stack:
+        runs = {}
+        for count, devices in LAYOUTS.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            flags = [
+                *_FLAGS,
+                f"--workdir={folder / 'run'}",
+                f"--config.train.batch_size={batch_size}",
+            ]
+            env = {"XLA_FLAGS": _XLA_FLAGS}
+            processes = stack.enter_context(started(folder, count, devices, train(flags), env=env))
+            runs[count] = Turns(processes, folder / "run")
+            runs[count].pause_at(WARM_UP)
+        updates = WARM_UP + 1
+        found: dict[int, list[float]] = {count: [] for count in runs}
+        for turn in range(turns):
+            counts = slice(updates + BEGUN, updates + BEGUN + COUNTED)
+            updates = counts.stop
+            for count, run in runs.items():
+                run.train_to(updates)
+                found[count] += run.told()[counts]
+            medians = (statistics.median(values[-COUNTED:]) for values in found.values())
+            told = ", ".join(f"{value:.1f}" for value in medians)
+            print(f"{batch_size} an update, turn {turn + 1}: {told} sequences/s", flush=True)
+    return found
 
 
 def host_work(batch_size: int) -> dict[str, float]:
@@ -89,22 +146,13 @@ def host_work(batch_size: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sequences", type=int, default=2048, help="of a run")
+    parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--batch_sizes", default="64,256", help="sequences of an update")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.batch_sizes.split(",")]
-    speeds: dict[int, dict[int, list[float]]] = {
-        size: {count: [] for count in LAYOUTS} for size in sizes
-    }
     with workplace():
-        for _ in range(arguments.rounds):
-            for size, found in speeds.items():
-                for count, values in found.items():
-                    with tempfile.TemporaryDirectory() as folder:
-                        values.append(speed(Path(folder), count, arguments.sequences // size, size))
-                    print(f"{size} in {count} processes: {values[-1]:.1f} sequences/s", flush=True)
-    # Of each round, since the machine may be faster in one than in another.
+        speeds = {size: speeds_of(size, arguments.turns) for size in sizes}
+    # Of each update, since some are more work than others.
     overhead = {
         size: {
             count: statistics.median(
@@ -116,8 +164,8 @@ def main() -> None:
     }
     record = {
         "what": "training on four CPU devices in one, two and four processes of one machine",
-        "command": f"python benchmarks/processes.py --rounds={arguments.rounds} "
-        f"--sequences={arguments.sequences} --batch_sizes={arguments.batch_sizes}",
+        "command": f"python benchmarks/processes.py --turns={arguments.turns} "
+        f"--batch_sizes={arguments.batch_sizes}",
         "sequences_per_second_by_batch_size_and_processes": speeds,
         "overhead_by_batch_size_and_processes": overhead,
         "host_milliseconds_of_an_update": {
