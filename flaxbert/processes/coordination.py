@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flaxbert.errors import ConfigError, ModelFileError, PeerLostError
-from flaxbert.processes.found import BIND, COORDINATOR, COUNT, INDEX, Peers
+from flaxbert.processes.found import BIND, COORDINATOR, COUNT, INDEX, Peers, is_loopback
 
 _SPACE = "flaxbert/"
 _SLICE = 2_000  # milliseconds of one wait; it is repeated for as long as it takes
@@ -111,7 +111,7 @@ def connect(peers: Peers) -> Table:
             "process_id": peers.index,
             "cluster_detection_method": "deactivate",
         }
-        if _is_loopback(peers.coordinator) and BIND not in os.environ:
+        if is_loopback(peers.coordinator.rpartition(":")[0]) and BIND not in os.environ:
             # It asks nobody who they are: not on all interfaces without need.
             explicit["coordinator_bind_address"] = peers.coordinator
         if peers.index == 0:
@@ -186,10 +186,6 @@ def _refuse_taken(address: str) -> None:
             f"{COORDINATOR}={address}: process 0 cannot listen there ({error.strerror}): another "
             "process does. Choose a free port, or end the run that has it."
         ) from error
-
-
-def _is_loopback(address: str) -> bool:
-    return address.rpartition(":")[0].strip("[]") in ("localhost", "127.0.0.1", "::1")
 
 
 def _answers(address: str) -> bool:

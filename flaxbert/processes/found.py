@@ -9,6 +9,7 @@ nothing is started for it.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,11 +29,16 @@ _LAUNCHERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Peers:
-    """How JAX is to find the processes: all by itself where `coordinator` is empty."""
+    """How JAX is to find the processes: all by itself where `coordinator` is empty.
+
+    `place` tells this process from the others that may run on its machine: JAX takes two with the
+    same one for one process, started again.
+    """
 
     coordinator: str = ""
     count: int = 0
     index: int = 0
+    place: str = dataclasses.field(default="", compare=False)
 
 
 def find_peers(environment: Mapping[str, str]) -> Peers | None:
@@ -46,10 +52,11 @@ def find_peers(environment: Mapping[str, str]) -> Peers | None:
         return _explicit(given)
     for count, index in _LAUNCHERS.values():
         if environment.get(count, "").isdecimal() and environment.get(index, "").isdecimal():
-            return Peers() if int(environment[count]) > 1 else None
+            several = int(environment[count]) > 1
+            return Peers(place=_detected_place(environment)) if several else None
     platforms = environment.get("JAX_PLATFORMS", "")
     if (not platforms or "tpu" in platforms) and _tpu_hosts(environment) > 1:
-        return Peers()
+        return Peers(place=_detected_place(environment))
     return None
 
 
@@ -93,7 +100,29 @@ def _explicit(given: Mapping[str, str]) -> Peers | None:
     count, index = int(given[COUNT]), int(given[INDEX])
     if not index < count:
         raise ConfigError(f"{INDEX}={index}: expected 0 to {count - 1}, for {COUNT}={count}.")
-    return Peers(given[COORDINATOR], count, index) if count > 1 else None
+    # However it is spelled, as JAX meets: nothing else counts where all three are given.
+    place = f"{'127.0.0.1' if is_loopback(host) else host}:{int(port)} {index}"
+    return Peers(given[COORDINATOR], count, index, place) if count > 1 else None
+
+
+def is_loopback(host: str) -> bool:
+    return host.strip("[]") in ("localhost", "127.0.0.1", "::1")
+
+
+def _detected_place(environment: Mapping[str, str]) -> str:
+    """Returns what JAX makes of a launcher's variables, where and as which process: their values.
+
+    On a Compute Engine host of a TPU pod there are none: it has one process.
+    """
+    hosts = environment.get("SLURM_STEP_NODELIST", "")
+    first = re.match(r"[^,\[]*\[?[^,\-\]]*", hosts)  # where the coordinator is: n[1-2] or n1,n2
+    variables = (
+        *(COORDINATOR, PORT, "SLURM_JOB_ID", "SLURM_PROCID"),
+        *("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK"),
+        *("MEGASCALE_SLICE_ID", "TPU_WORKER_ID", "CLOUD_TPU_TASK_ID"),
+    )
+    values = [environment.get(variable, "") for variable in variables]
+    return " ".join([*values, first[0] if first else ""])
 
 
 def _has_tpu() -> bool:

@@ -40,7 +40,7 @@ def joined(stop: interrupt.StopSignal) -> Iterator[Alone]:
     if peers is None:
         yield Alone()
         return
-    with held(os.environ), _joined(peers, stop) as group:
+    with held(peers.place), _joined(peers, stop) as group:
         yield group
 
 

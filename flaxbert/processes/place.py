@@ -2,7 +2,7 @@
 
 The surprising thing: JAX takes whoever comes with a process's number for that process, started
 again, and ends the run on all machines. So a command typed a second time must not get that far. The
-place is a name in the kernel (an abstract socket) that goes with its process: nothing stays behind.
+place is a name in the kernel (an abstract socket) that goes with its process, however it ends.
 """
 
 from __future__ import annotations
@@ -13,51 +13,55 @@ import hashlib
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 
 from flaxbert.errors import ConfigError
-from flaxbert.processes.found import COORDINATOR, INDEX, PORT
+from flaxbert.terminal import say
 
-# What tells apart the processes that may run on one machine, of one run or of several. On a host of
-# a TPU pod nothing needs to: it has one.
-_TOLD_APART_BY = (
-    COORDINATOR,
-    PORT,
-    INDEX,
-    *("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"),
-    *("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK"),
-    *("MEGASCALE_SLICE_ID", "TPU_WORKER_ID", "CLOUD_TPU_TASK_ID"),
-)
+# Seconds: one that has lost the others takes up to 22 to end, and may be started again before.
+_PATIENCE = 30.0
+_ASKING = 4096  # how many may ask whose it is: nobody answers them, the kernel does
 
 
 @contextlib.contextmanager
-def held(environment: Mapping[str, str]) -> Iterator[None]:
-    """Holds this process's place while the block runs. For Linux; elsewhere it holds nothing.
+def held(place: str) -> Iterator[None]:
+    """Holds a place (found.Peers) while the block runs. For Linux; elsewhere it holds nothing.
+
+    Waits a little for another process on this machine that has it.
 
     Raises:
-      ConfigError: another process on this machine has it; names its pid.
+      ConfigError: that one goes on; names its pid.
     """
-    with contextlib.ExitStack() as stack:
-        if sys.platform == "linux":
-            place = stack.enter_context(socket.socket(socket.AF_UNIX))
-            name = _name(environment)
-            try:
-                place.bind(name)
-                place.listen()  # so that a second one can ask whose it is
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise ConfigError(
-                        f"{_holder(name)} on this machine has this process's place in the same "
-                        "run. It was left as it is: wait for it to end, or stop it and run the "
-                        f"command again. Another run needs another {COORDINATOR}."
-                    ) from error
-                # A sandbox that has no such names: then as it would be without.
+    if sys.platform != "linux":
+        yield
+        return
+    with socket.socket(socket.AF_UNIX) as mine:
+        _take(mine, "\0flaxbert-" + hashlib.sha256(place.encode()).hexdigest())
         yield
 
 
-def _name(environment: Mapping[str, str]) -> str:
-    told = "\n".join(environment.get(name, "") for name in _TOLD_APART_BY)
-    return "\0flaxbert-" + hashlib.sha256(told.encode()).hexdigest()
+def _take(mine: socket.socket, name: str) -> None:
+    begun = time.monotonic()
+    told = False
+    while True:
+        try:
+            mine.bind(name)
+            mine.listen(_ASKING)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return  # a sandbox that has no such names: then as it would be without
+            who = f"{_holder(name)} on this machine is this process of the run already"
+            if time.monotonic() - begun >= _PATIENCE:
+                raise ConfigError(
+                    f"{who}: the command was started a second time. The first was left as it is: "
+                    "wait for it to end, or stop it and run the command again."
+                ) from error
+        if not told:
+            say(f"{who}: waiting up to {_PATIENCE:.0f} s for its end")
+            told = True
+        time.sleep(0.2)
 
 
 def _holder(name: str) -> str:
@@ -65,7 +69,7 @@ def _holder(name: str) -> str:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
         asking.setblocking(False)
         asking.connect(name)
-        size = struct.calcsize("3i")  # pid, user, group: 0 is one in another container
+        size = struct.calcsize("3i")  # pid, user, group: pid 0 is one in another container
         pid, _, _ = struct.unpack(
             "3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         )

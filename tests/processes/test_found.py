@@ -94,3 +94,55 @@ def test_half_of_the_variables(change, said):
 )
 def test_another_port_than_the_runs(environment, changed):
     assert beside(environment) == changed
+
+
+OTHER_RUN = EXPLICIT | {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1235"}
+STEP = SLURM | {"SLURM_STEP_NUM_TASKS": "4"}
+POD = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}
+
+
+def place(environment):
+    return find_peers(environment).place
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (EXPLICIT, EXPLICIT | {"JAX_PROCESS_ID": "03"}),
+        (EXPLICIT, EXPLICIT | SLURM),  # in an allocation, and over ssh
+        (EXPLICIT, EXPLICIT | {"JAX_COORDINATOR_PORT": "7"}),  # not asked for
+        (EXPLICIT | beside(EXPLICIT), OTHER_RUN),  # a doctor of one run at the port of another
+        *(
+            (
+                EXPLICIT | {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:7"},
+                EXPLICIT | {"JAX_COORDINATOR_ADDRESS": f"{host}:7"},
+            )
+            for host in ("localhost", "[::1]")
+        ),
+        (STEP, STEP | {"SLURM_STEP_NODELIST": "n[1-4]", "SLURM_STEP_ID": "2"}),
+        (STEP, STEP | {"SLURM_STEP_NODELIST": "n[1,3]"}),
+        (POD, POD | {"TPU_WORKER_HOSTNAMES": "a,b,c"}),
+    ],
+)
+def test_who_would_be_taken_for_the_same_process(one, other):
+    assert place(one) == place(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (EXPLICIT, EXPLICIT | {"JAX_PROCESS_ID": "2"}),
+        (EXPLICIT, OTHER_RUN),
+        (EXPLICIT, EXPLICIT | beside(EXPLICIT)),  # the doctor
+        (STEP, STEP | {"SLURM_PROCID": "0"}),
+        (STEP, STEP | {"SLURM_JOB_ID": "8"}),
+        (STEP, STEP | {"SLURM_STEP_NODELIST": "n[2-3]"}),
+        (STEP, STEP | {"SLURM_STEP_NODELIST": "n-a,n-b"}),
+        (STEP, STEP | beside(STEP)),
+        (POD, POD | {"TPU_WORKER_ID": "0"}),
+        (POD, POD | {"MEGASCALE_SLICE_ID": "1"}),
+        (POD, POD | beside(POD)),
+    ],
+)
+def test_who_is_another_process(one, other):
+    assert place(one) != place(other)

@@ -11,86 +11,78 @@ import sys
 import pytest
 
 from flaxbert.errors import ConfigError
-from flaxbert.processes.found import beside
+from flaxbert.processes import place as module
 from flaxbert.processes.place import held
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a guard that Linux alone has")
 
-EXPLICIT = {"JAX_COORDINATOR_ADDRESS": "h:12", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1"}
-POD = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}
-
 _HOLDS = """
+import sys
 from flaxbert.processes.place import held
-with held({environment}):
+with held(sys.argv[1]):
     print("held", flush=True)
     input()
 """
 
 
 @pytest.fixture
-def a_process():
-    """Starts a process that holds a place, and ends it in the end."""
-    processes = []
+def place(tmp_path):
+    """One that no other test of this machine has, in whatever checkout."""
+    return str(tmp_path)
 
-    def start(environment):
-        process = subprocess.Popen(
-            [sys.executable, "-c", _HOLDS.format(environment=environment)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
+
+@pytest.fixture
+def other(place):
+    """A process that has the place."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDS, place],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout.readline() == "held\n"
-        return process
-
-    yield start
-    for process in processes:
+        yield process
         process.kill()
-        process.communicate()
 
 
-@pytest.mark.parametrize("environment", [EXPLICIT, SLURM, POD, {}])
-def test_a_second_process_is_refused_and_told_who_is_there(environment, a_process):
-    first = a_process(environment)
+def test_a_second_process_is_refused_and_told_who_is_there(place, other, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_PATIENCE", 0.3)
+    told = f"pid {other.pid} on this machine is this process of the run already"
     for _ in range(3):
-        told = pytest.raises(ConfigError, match=f"pid {first.pid} on this machine")
-        with told, held(environment):
+        with pytest.raises(ConfigError, match=told), held(place):
             raise AssertionError("two have one place")
+    assert capsys.readouterr().err.count("waiting up to") == 3  # once each
 
 
 @pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGTERM])
-def test_a_place_goes_with_its_process(ends, a_process):
-    first = a_process(EXPLICIT)
-    first.send_signal(ends)
-    first.wait()
-    with held(EXPLICIT):
-        pass
-    with held(EXPLICIT):  # nor does it outlive the block
-        pass
+def test_a_place_goes_with_its_process(ends, place, other, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    other.send_signal(ends)
+    other.wait()
+    for _ in range(2):  # nor does it outlive the block
+        with held(place):
+            pass
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (EXPLICIT, EXPLICIT | {"JAX_PROCESS_ID": "0"}),  # of one run
-        (EXPLICIT, EXPLICIT | {"JAX_COORDINATOR_ADDRESS": "h:13"}),  # of another
-        (EXPLICIT, EXPLICIT | beside(EXPLICIT)),  # the doctor
-        (SLURM, SLURM | {"SLURM_PROCID": "0"}),
-        (SLURM, SLURM | {"SLURM_JOB_ID": "8"}),
-        (POD, POD | {"TPU_WORKER_ID": "0"}),
-        (POD, POD | beside(POD)),
-    ],
-)
-def test_others_have_places_of_their_own(one, other):
-    with held(one), held(other):
+def test_one_that_is_about_to_end_is_waited_for(place, other, capsys):
+    """As after the loss of a process: whoever starts all again may be quicker than the others."""
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({other.pid}, 9)"]
+    )
+    with held(place):
+        assert f"pid {other.pid} on this machine" in capsys.readouterr().err
+    assert watcher.wait() == 0
+
+
+def test_others_have_places_of_their_own(place):
+    with held(place + " 0"), held(place + " 1"):
         pass
 
 
-def test_where_there_are_no_such_names_nothing_is_held(monkeypatch):
+def test_where_there_are_no_such_names_nothing_is_held(place, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, os.strerror(1))
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
-    with held(EXPLICIT):
+    with held(place), held(place):
         pass

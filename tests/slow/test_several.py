@@ -126,13 +126,17 @@ def test_what_is_started_beside_one_process_does_not_end_the_run(tiny_bert, revi
         for child in run.children:
             assert lowered(child.pid) == int(tells_where_threads_wait(child.pid))
         doctor = ["-m", "flaxbert.diagnose.canary"]
-        with started(tmp_path / "doctor", 1, 1, doctor, env=environment(2, 1, 1, port)) as asked:
-            time.sleep(15)  # it has long been where the other test's process has ended the run
+        process_1 = environment(2, 1, 1, port)
+        with (
+            started(tmp_path / "doctor", 1, 1, doctor, env=process_1) as asked,
+            started(tmp_path / "typed", 1, 1, train(flags), env=process_1) as typed,
+        ):
+            # It waits half a minute before: the doctor has long been where the other test's
+            # process has ended the run.
+            assert typed.codes() == [2], typed.said()
             assert asked.children[0].poll() is None, asked.said()
-        with started(tmp_path / "typed", 1, 1, train(flags), env=environment(2, 1, 1, port)) as it:
-            assert it.codes() == [2], it.said()
-        assert f"pid {run.children[1].pid} on this machine has this process's place" in it.text(0)
-        assert "Traceback" not in it.text(0)
+        assert f"pid {run.children[1].pid} on this machine is this process" in typed.text(0)
+        assert "Traceback" not in typed.text(0)
         run.signal(signal.SIGTERM, [0])
         assert run.codes() == [75, 75], run.said()
 
