@@ -114,15 +114,15 @@ def _detected_place(environment: Mapping[str, str]) -> str:
 
     On a Compute Engine host of a TPU pod there are none: it has one process.
     """
+    # Slurm's coordinator is on the first host: n1 of n[1-2], n[1,3] and n1,n2.
     hosts = environment.get("SLURM_STEP_NODELIST", "")
-    first = re.match(r"[^,\[]*\[?[^,\-\]]*", hosts)  # where the coordinator is: n[1-2] or n1,n2
+    first_host = re.sub(r"^([^,\[]*)\[?([^,\-\]]*).*", r"\1\2", hosts)
     variables = (
         *(COORDINATOR, PORT, "SLURM_JOB_ID", "SLURM_PROCID"),
         *("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK"),
         *("MEGASCALE_SLICE_ID", "TPU_WORKER_ID", "CLOUD_TPU_TASK_ID"),
     )
-    values = [environment.get(variable, "") for variable in variables]
-    return " ".join([*values, first[0] if first else ""])
+    return " ".join([first_host, *(environment.get(variable, "") for variable in variables)])
 
 
 def _has_tpu() -> bool:

@@ -120,7 +120,7 @@ def place(environment):
             for host in ("localhost", "[::1]")
         ),
         (STEP, STEP | {"SLURM_STEP_NODELIST": "n[1-4]", "SLURM_STEP_ID": "2"}),
-        (STEP, STEP | {"SLURM_STEP_NODELIST": "n[1,3]"}),
+        *((STEP, STEP | {"SLURM_STEP_NODELIST": hosts}) for hosts in ("n[1,3]", "n1,n3", "n1")),
         (POD, POD | {"TPU_WORKER_HOSTNAMES": "a,b,c"}),
     ],
 )
