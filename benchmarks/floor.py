@@ -31,7 +31,7 @@ from sides import ON_CPU
 from speed import instructions, machine, prepare, workloads
 from train_steps import Run, adamw
 
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 
 RESULT = Path(__file__).parent / "results" / "floor.json"
 
@@ -142,7 +142,7 @@ def products(tokens: int, inputs: int, outputs: int, dtype: str) -> Callable[[],
 
 
 if __name__ == "__main__":
-    # As the command computes, see flaxbert/glibc.py.
+    # As the command computes, see flaxbert/shell/huge_pages.py.
     if os.environ.get("GLIBC_TUNABLES") != ON_CPU["GLIBC_TUNABLES"]:
         os.execve(sys.executable, sys.orig_argv, os.environ | ON_CPU)
     main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 
 BASE = BertConfig()
 LARGE = BertConfig(

@@ -19,9 +19,9 @@ import numpy as np
 from lengths import described, sentence_lengths
 from quickstart import cpu_name
 
-from flaxbert.costs import work_for
 from flaxbert.data.pack import make_plan, pack
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
+from flaxbert.run.row_costs import work_for
 
 RESULT = Path(__file__).parent / "results" / "packing.json"
 DTYPES = {"cpu": "float32", "tpu": "bfloat16"}

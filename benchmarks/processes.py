@@ -35,7 +35,7 @@ from quickstart import cpu_name
 
 from flaxbert.data.batches import Examples, Share, count_update, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
-from tests.processes.several import Several, started, train
+from tests.hosts.several import Several, started, train
 from tests.soak.record import versions, workplace
 
 OUTPUT = Path(__file__).parent / "results" / "processes.json"

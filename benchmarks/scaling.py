@@ -83,7 +83,7 @@ def cases() -> Iterator[Case]:
 def planned(case: Case, chip: str, cycles: dict[str, Any]) -> dict[str, Any]:
     """Returns the figures of a case."""
     from flaxbert.config import default_config, make_config
-    from flaxbert.planning.run import plan_run
+    from flaxbert.planning.footprint import plan_run
     from flaxbert.planning.topology import target_of
 
     values = default_config()
@@ -121,10 +121,10 @@ def planned(case: Case, chip: str, cycles: dict[str, Any]) -> dict[str, Any]:
 def _prepared(case: Case) -> Any:
     """What a run would have read: full rows of token 1, with two labels."""
     from flaxbert.data.batches import Examples
-    from flaxbert.data.check import Labels
+    from flaxbert.data.checks import Labels
     from flaxbert.data.tokenize import Tokens
-    from flaxbert.model.config import BertConfig
-    from flaxbert.prepare import Prepared, Start
+    from flaxbert.model.bert_config import BertConfig
+    from flaxbert.run.inputs import Prepared, Start
 
     tokens = case.rows * LENGTH
     return Prepared(

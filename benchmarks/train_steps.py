@@ -30,17 +30,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxbert.config import Loss, Mesh, Optim
-from flaxbert.costs import work_for
 from flaxbert.data.batches import Examples, count_batch, empty_batch, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
+from flaxbert.heads import task_for
 from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.memory import MIB, needed_by
-from flaxbert.loop.optim import apply_gradients, make_schedule
-from flaxbert.loop.sharding import make_mesh, state_shardings
+from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import compile_step, init_state, make_train_step
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import init_params
-from flaxbert.tasks import task_for
+from flaxbert.optim.adamw import apply_gradients, make_schedule
+from flaxbert.run.row_costs import work_for
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 ADAMW_BYTES = 28  # read: parameter, gradient, two moments; written: all but the gradient
@@ -161,7 +161,7 @@ class Run:
             return compile_step(step, self.state, empty, self.seeds)
 
         counts = self.plan.row_counts
-        at_once = 1 if jax.default_backend() == "cpu" else 3  # as programs.py does
+        at_once = 1 if jax.default_backend() == "cpu" else 3  # as run/compile.py does
         with ThreadPoolExecutor(at_once) as pool:
             self.programs = dict(zip(counts, pool.map(compiled, counts), strict=True))
 

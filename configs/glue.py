@@ -3,8 +3,8 @@
     python -m flaxbert.train --config=configs/glue.py:mrpc
 
 TASK is cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli. Columns, labels, splits and the metric
-that picks the best model come with the task (flaxbert/tasks/glue.py). The model and `nyu-mll/glue`
-come from the Hugging Face hub; without one name local folders:
+that picks the best model come with the task (flaxbert/data/sources/glue.py). The model and
+`nyu-mll/glue` come from the Hugging Face hub; without one name local folders:
 
     --config.model.path=FOLDER with config.json, model.safetensors and tokenizer files
     --config.data.dataset=FOLDER with mrpc/train-00000-of-00001.parquet and so on

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from flaxbert.classifier import ClassifierOutput, FlaxBertForSequenceClassification
     from flaxbert.config import Config, default_config
-    from flaxbert.inference import Classifier
-    from flaxbert.model.config import BertConfig
+    from flaxbert.inference.classifier import Classifier
+    from flaxbert.inference.models import ClassifierOutput, FlaxBertForSequenceClassification
+    from flaxbert.model.bert_config import BertConfig
 
 _HOMES = {
-    "Classifier": "flaxbert.inference",
-    "FlaxBertForSequenceClassification": "flaxbert.classifier",
-    "ClassifierOutput": "flaxbert.classifier",
-    "BertConfig": "flaxbert.model.config",
+    "Classifier": "flaxbert.inference.classifier",
+    "FlaxBertForSequenceClassification": "flaxbert.inference.models",
+    "ClassifierOutput": "flaxbert.inference.models",
+    "BertConfig": "flaxbert.model.bert_config",
     "Config": "flaxbert.config",
     "default_config": "flaxbert.config",
 }

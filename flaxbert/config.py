@@ -144,7 +144,7 @@ _CHOICES = {
     "optim.schedule": ("linear", "cosine", "constant"),
 }
 
-# Least and most: the squares of gradients not yet normalised stay in float32 (loop/optim.py).
+# Least and most: the squares of gradients not yet normalised stay in float32 (optim/adamw.py).
 _CLASS_WEIGHTS = 1e-6, 1e6
 
 # field: (smallest, largest, whether the smallest itself is allowed)

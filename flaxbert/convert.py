@@ -8,10 +8,10 @@ model without a classifier stays one without.
 
 from __future__ import annotations
 
-from flaxbert import interrupt
+from flaxbert.shell import signals
 
 if __name__ == "__main__":
-    interrupt.install()  # before the slower imports
+    signals.install()  # before the slower imports
 
 import shutil
 import tempfile
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from flaxbert import cli
 from flaxbert.errors import ConfigError
+from flaxbert.shell import cli
 from flaxbert.storage.store import is_url, location, store_for
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     from flaxbert.data.tokenizer_files import files_in
     from flaxbert.weights import formats
     from flaxbert.weights.folder import read_config, read_weights, write_model
-    from flaxbert.weights.hub import resolve_model
-    from flaxbert.weights.orbax_folder import description_of
+    from flaxbert.weights.formats.orbax_folder import description_of
+    from flaxbert.weights.resolve import resolve_model
 
     source = _fetched(source) if is_url(source) else source
     holds_weights = Path(source).is_dir() and any(f.is_in(Path(source)) for f in formats.FORMATS)
@@ -75,7 +75,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary,
-        interrupt.undoing(lambda: shutil.rmtree(temporary, ignore_errors=True)),
+        signals.undoing(lambda: shutil.rmtree(temporary, ignore_errors=True)),
     ):
         staged = Path(temporary) / "model"  # whole before it stands at --to
         tokenizer_files = files_in(description_of(folder))

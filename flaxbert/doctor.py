@@ -9,10 +9,10 @@ one: 2 for the installation, 4 for a disk, cache or checkpoint, 70 for wrong num
 
 from __future__ import annotations
 
-from flaxbert import interrupt
+from flaxbert.shell import signals
 
 if __name__ == "__main__":
-    interrupt.install()  # before the slower imports
+    signals.install()  # before the slower imports
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from flaxbert import cli
+from flaxbert.shell import cli
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -29,8 +29,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: Any, stop: cli.StopSignal) -> None:
-    from flaxbert.diagnose import caches, devices, machine, versions, workdir
-    from flaxbert.diagnose.report import as_json, as_lines, exit_code, guarded
+    from flaxbert.diagnose import caches, devices, machine, run_folder, versions
+    from flaxbert.diagnose.findings import as_json, as_lines, exit_code, guarded
 
     path = values.workdir
     gpu, tpu = devices.has_nvidia(), devices.has_tpu()
@@ -45,7 +45,7 @@ def main(values: Any, stop: cli.StopSignal) -> None:
         (caches.HUB, caches.check_hub),
     ]
     if path:
-        checks.append((workdir.SUBJECT, lambda: workdir.check(path)))
+        checks.append((run_folder.SUBJECT, lambda: run_folder.check(path)))
     findings = [finding for subject, check in checks for finding in guarded(subject, check)]
     if values.json:
         print(as_json(findings))

@@ -8,27 +8,27 @@ these files, and the predictions, written there.
 
 from __future__ import annotations
 
-from flaxbert import glibc, interrupt
+from flaxbert.shell import huge_pages, signals
 
 if __name__ == "__main__":
-    glibc.restart_with_huge_pages("flaxbert.evaluate")
-    interrupt.install()  # before the slower imports
+    huge_pages.restart_with_huge_pages("flaxbert.evaluate")
+    signals.install()  # before the slower imports
 
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flaxbert import cli
 from flaxbert.config import Config, Data, make_config, seed_for
 from flaxbert.errors import ConfigError, DataError
+from flaxbert.shell import cli
 from flaxbert.storage.store import is_url, on_disk, store_for
 
 if TYPE_CHECKING:
     import numpy as np
 
     from flaxbert.data.splits import Split
-    from flaxbert.inference import Classifier
+    from flaxbert.inference.classifier import Classifier
     from flaxbert.storage.workdir import Workdir
 
 
@@ -57,8 +57,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if values.output and Path(values.output).exists() and not Path(values.output).is_dir():
         raise ConfigError(f"--output: {values.output} is a file; name a directory.")
 
-    from flaxbert.inference import Classifier, run_config_of
-    from flaxbert.loop.results import merged, named_for, predictions_name
+    from flaxbert.inference.classifier import Classifier, run_config_of
+    from flaxbert.run.result_names import merged, named_for, predictions_name
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import (
         Workdir,
@@ -116,10 +116,11 @@ def _read(
     values: Any, config: Config, classifier: Classifier, facts: dict[str, Any]
 ) -> dict[str, Split]:
     """Returns the checked examples, encoded as the run encodes them: {suffix: split}."""
-    from flaxbert.data import sources, splits
+    from flaxbert.data import splits
+    from flaxbert.data.sources import named_tasks
     from flaxbert.data.tokenize import resolve_max_length
 
-    data = cli.with_columns(sources.with_task(config.data), values)
+    data = cli.with_columns(named_tasks.with_task(config.data), values)
     labels = classifier.labels
     if values.data:
         name, read = Path(values.data).stem, {"": splits.read_file(data, values.data)}
@@ -155,8 +156,8 @@ def _evaluate(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the logits of every example; loss, metrics, speed, and how many rows are none."""
     from flaxbert.data.tokenize import resolve_max_length
-    from flaxbert.loop.evaluate import Stopwatch, scores
-    from flaxbert.progress import Meter
+    from flaxbert.loop.evaluation import Stopwatch, scores
+    from flaxbert.shell.progress_bar import Meter
 
     positions = classifier.model.config.max_position_embeddings
     tokens, windows = split.examples.tokens, ""
@@ -208,7 +209,7 @@ def _merge(workdir: Workdir, named: dict[str, Any]) -> None:
 
 
 def _write_predictions(path: PurePath, classifier: Classifier, logits: np.ndarray) -> None:
-    from flaxbert.answers import Numbered
+    from flaxbert.inference.answers import Numbered
 
     with store_for(path).replacing(path) as file:
         Numbered(file, classifier.labels).write(classifier.readable(logits))

@@ -8,10 +8,10 @@ left of it, FLOPs, bytes, exchanges between chips, and the TPU compiler's own es
 
 from __future__ import annotations
 
-from flaxbert import interrupt
+from flaxbert.shell import signals
 
 if __name__ == "__main__":
-    interrupt.install()  # before the slower imports
+    signals.install()  # before the slower imports
 
 import os
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any
 
 from absl import flags
 
-from flaxbert import cli
 from flaxbert.errors import ConfigError
+from flaxbert.shell import cli
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -53,11 +53,11 @@ def main(values: Any, stop: cli.StopSignal) -> None:
 
     import jax
 
-    from flaxbert.planning import picture, told
+    from flaxbert.planning import picture, summary
     from flaxbert.planning.compare import compare
-    from flaxbert.planning.run import plan_run
+    from flaxbert.planning.footprint import plan_run
     from flaxbert.planning.topology import Target, target_of
-    from flaxbert.prepare import best_metric_of, prepare
+    from flaxbert.run.inputs import best_metric_of, prepare
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import write_json
 
@@ -71,17 +71,17 @@ def main(values: Any, stop: cli.StopSignal) -> None:
     for line in prepared.lines:
         cli.say(line)
     if values.compare:
-        print(told.compared_head(), flush=True)
+        print(summary.compared_head(), flush=True)
         choices = []
         for choice in compare(config, prepared, targets):
-            print(told.compared(choice), flush=True)  # the next takes minutes
+            print(summary.compared(choice), flush=True)  # the next takes minutes
             choices.append(choice)
-        print("\n".join(told.recommendation(choices)))
-        written: Any = [told.choice_as_json(choice) for choice in choices]
+        print("\n".join(summary.recommendation(choices)))
+        written: Any = [summary.choice_as_json(choice) for choice in choices]
     else:
         planned = plan_run(config, prepared, targets[0], find_largest=values.largest)
-        print("\n".join(told.lines(planned, config.model.path, targets[0])))
-        written = told.as_json(planned, targets[0])
+        print("\n".join(summary.lines(planned, config.model.path, targets[0])))
+        written = summary.as_json(planned, targets[0])
         if values.picture:
             picture.save(Path(values.picture), planned, targets[0])
     if values.output:

@@ -7,11 +7,11 @@ output; one line per input in its order. A split also gives RUN/predict_results_
 
 from __future__ import annotations
 
-from flaxbert import glibc, interrupt
+from flaxbert.shell import huge_pages, signals
 
 if __name__ == "__main__":
-    glibc.restart_with_huge_pages("flaxbert.predict")
-    interrupt.install()  # before the slower imports
+    huge_pages.restart_with_huge_pages("flaxbert.predict")
+    signals.install()  # before the slower imports
 
 import contextlib
 import dataclasses
@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flaxbert import cli
 from flaxbert.config import Config, Data, make_config, seed_for
 from flaxbert.errors import ConfigError
+from flaxbert.shell import cli
 from flaxbert.storage.store import on_disk, store_for
 
 if TYPE_CHECKING:
-    from flaxbert.data.check import Labels
+    from flaxbert.data.checks import Labels
     from flaxbert.data.rows import Rows
-    from flaxbert.inference import Classifier
+    from flaxbert.inference.classifier import Classifier
     from flaxbert.storage.workdir import Workdir
 
 _SIZE = 8192  # rows that are in memory at once
@@ -57,9 +57,9 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if not values.output and not values.split:
         raise ConfigError("--output is missing: a file ending in .jsonl or .csv, or -.")
 
-    from flaxbert import answers
-    from flaxbert.data import sources
-    from flaxbert.inference import Classifier, run_config_of
+    from flaxbert.data.sources import named_tasks
+    from flaxbert.inference import answers
+    from flaxbert.inference.classifier import Classifier, run_config_of
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import existing_workdir, read_json, trained_model
 
@@ -75,7 +75,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     else:
         model = on_disk(values.model)
         config = run_config_of(model) or Config(data=Data(max_length=0))
-    data = cli.with_columns(sources.with_task(config.data), values)
+    data = cli.with_columns(named_tasks.with_task(config.data), values)
 
     # A split is numbered by the model's labels; a file is looked at before the model is loaded.
     chunks = _file_chunks(data, values) if values.input else iter(())
@@ -99,8 +99,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 
 def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
-    from flaxbert.data.check import check_texts
-    from flaxbert.progress import Meter
+    from flaxbert.data.checks import check_texts
+    from flaxbert.shell.progress_bar import Meter
 
     count = empty = long = 0
     with Meter(unit="windows" if classifier.long == "window" else "rows") as meter:
@@ -124,7 +124,7 @@ def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, 
 
 
 def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
-    from flaxbert.data.files import has_columns, read_input_chunks
+    from flaxbert.data.sources.files import has_columns, read_input_chunks
 
     path = values.input
     if not has_columns(path):
@@ -167,8 +167,8 @@ def _open_writers(
     suffix: str,
 ) -> dict[str, Any]:
     """Returns {name for the user: writer}."""
-    from flaxbert import answers
-    from flaxbert.loop.results import predictions_name
+    from flaxbert.inference import answers
+    from flaxbert.run.result_names import predictions_name
 
     writers: dict[str, Any] = {}
     if values.output == "-":

@@ -7,11 +7,11 @@ or start the state, train, write the results.
 
 from __future__ import annotations
 
-from flaxbert import glibc, interrupt
+from flaxbert.shell import huge_pages, signals
 
 if __name__ == "__main__":
-    glibc.restart_with_huge_pages("flaxbert.train")
-    interrupt.install()  # before the slower imports
+    huge_pages.restart_with_huge_pages("flaxbert.train")
+    signals.install()  # before the slower imports
 
 import contextlib
 import functools
@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flaxbert import cli, identity, together
 from flaxbert.config import Config, seed_for
+from flaxbert.run import consistency, identity
+from flaxbert.shell import cli
 
 if TYPE_CHECKING:
     # Imported where they are used: JAX and transformers take seconds, flags and errors should not.
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
 
     from flaxbert.data.batches import Batch, Examples, Share
     from flaxbert.data.pack import Plan
+    from flaxbert.hosts.group import Alone
     from flaxbert.loop.cadence import Cadence
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import State
-    from flaxbert.model.config import BertConfig
-    from flaxbert.prepare import Plans, Prepared
-    from flaxbert.processes.group import Alone
+    from flaxbert.model.bert_config import BertConfig
+    from flaxbert.run.inputs import Plans, Prepared
     from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.storage.workdir import Workdir
 
@@ -51,10 +52,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, stop: cli.StopSignal, group: Alone) -> None:
     config = cli.read_config(values)
-    together.check_same(config, group)
+    consistency.check_same(config, group)
     group.limit(config.processes)
     path = values.workdir or Path("runs") / cli.config_name(sys.argv[1:])
-    with together.opened(path, group) as workdir:
+    with consistency.opened(path, group) as workdir:
         run(config, workdir, group, stop)
 
 
@@ -66,19 +67,19 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
         cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
         return
 
-    from flaxbert.export import export_model, write_results
+    from flaxbert.heads import task_for
     from flaxbert.loop import control
     from flaxbert.loop.agreement import Agreement
     from flaxbert.loop.flops import Utilisation, peak_of
-    from flaxbert.loop.optim import make_schedule
-    from flaxbert.loop.predict import make_forward
-    from flaxbert.loop.sharding import make_mesh
-    from flaxbert.loop.writer import Silent, Writer
-    from flaxbert.prepare import best_metric_of, plan, prepare_together
-    from flaxbert.programs import compile_evaluation, compile_update, share_of, train_step_of
+    from flaxbert.loop.forward import make_forward
+    from flaxbert.loop.mesh import make_mesh
+    from flaxbert.optim.adamw import make_schedule
+    from flaxbert.run.compile import compile_evaluation, compile_update, share_of, train_step_of
+    from flaxbert.run.inputs import best_metric_of, plan, prepare_together
+    from flaxbert.run.results import export_model, write_results
     from flaxbert.storage import compiled
     from flaxbert.storage.checkpoint import Checkpoints
-    from flaxbert.tasks import task_for
+    from flaxbert.track.writer import Silent, Writer
 
     compiled.keep(several=group.count > 1)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
@@ -100,7 +101,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
 
     # Shapes: the mesh, rows per update, number of updates.
     mesh = make_mesh(config.mesh, bert)
-    together.check_collectives(group)
+    consistency.check_collectives(group)
     plans = plan(config, prepared, mesh, config.train.accumulate or 1)
 
     # State: from the newest valid checkpoint, else from the pretrained weights.
@@ -149,7 +150,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
         _closing(checkpoints, after_errors=not several),
         _closing(writer),
     ):
-        together.begin_training(group, stop)
+        consistency.begin_training(group, stop)
         state = control.train(state, progress, cadence, hooks, checkpoints, writer)
     with group.busy("writing results"):
         write_results(workdir, prepared, progress, cadence, hooks, state["params"], group)
@@ -165,7 +166,7 @@ def _look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:
 
 def _newest(workdir: Workdir, checkpoints: Checkpoints) -> tuple[int | None, dict[str, Any]]:
     """Returns the step of the newest valid checkpoint and what it recorded."""
-    from flaxbert.loop.recorded import check_recorded
+    from flaxbert.loop.run_record import check_recorded
 
     newest = checkpoints.newest_valid()
     if newest is None:
@@ -189,7 +190,7 @@ def _fresh_state(prepared: Prepared, mesh: Mesh, group: Alone) -> tuple[State, P
     from flaxbert.loop.step import init_state
 
     params = prepared.start.load_params(prepared.bert)
-    together.check_params(params, group)
+    consistency.check_params(params, group)
     return init_state(params, mesh), Progress()
 
 
@@ -202,10 +203,10 @@ def _stored_state(
     mesh: Mesh,
     group: Alone,
 ) -> tuple[State, Progress]:
-    from flaxbert.export import restore_model
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import abstract_state
     from flaxbert.model.heads import abstract_params
+    from flaxbert.run.results import restore_model
 
     state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
     restored = group.of_first(lambda: restore_model(workdir, Progress.from_dict(stored)))

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.weights.table import assemble, entries
 
 Tensors = dict[str, np.ndarray]
@@ -210,7 +210,7 @@ PIPELINES = {
 
 def write_folder_for_sentences(directory: Path, case: Pipeline) -> Path:
     """Writes a tiny model with the real tokenizer, its weights wide enough for scores to differ."""
-    from flaxbert.classifier import FlaxBertForSequenceClassification
+    from flaxbert.inference.models import FlaxBertForSequenceClassification
     from flaxbert.storage.embedded import minilm_directory
 
     config = dataclasses.replace(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxbert.tasks.glue import AX, GLUE
+from flaxbert.data.sources.glue import AX, GLUE
 
 ROWS = {"train": 24, "validation": 13, "test": 7}
 
@@ -31,7 +31,7 @@ def write_glue(folder: Path, tasks: tuple[str, ...] = (*GLUE, AX)) -> Path:
 
 @functools.cache
 def _sentences() -> list[str]:
-    from flaxbert.data.sources import read_rotten_tomatoes
+    from flaxbert.data.sources.named_tasks import read_rotten_tomatoes
 
     return list(read_rotten_tomatoes()[0].texts)
 

@@ -14,11 +14,11 @@ def write_tiny_bert(folder: Path, **sizes: int) -> Path:
     Like a pre-trained checkpoint it has no classifier: every run starts with a fresh head.
     """
     from flaxbert.data.tokenizer_files import files_in
-    from flaxbert.model.config import BertConfig
+    from flaxbert.model.bert_config import BertConfig
     from flaxbert.model.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
     from flaxbert.weights.folder import write_model
-    from flaxbert.weights.safetensors_file import write_safetensors
+    from flaxbert.weights.formats.safetensors_file import write_safetensors
     from flaxbert.weights.table import to_torch
 
     fields = {
@@ -40,7 +40,7 @@ def write_tiny_bert(folder: Path, **sizes: int) -> Path:
 
 def write_reviews(folder: Path) -> dict[str, Path]:
     """Writes train.csv (96 rows), dev.csv (40) and test.csv (24), both labels in each."""
-    from flaxbert.data.sources import read_rotten_tomatoes
+    from flaxbert.data.sources.named_tasks import read_rotten_tomatoes
 
     train, validation = read_rotten_tomatoes()
     folder.mkdir(exist_ok=True)
@@ -65,10 +65,10 @@ def write_trained(
     """Writes a tiny classifier with named labels (random weights: names and order are the point)
     and the embedded tokenizer."""
     from flaxbert.data.tokenizer_files import files_in
-    from flaxbert.model.config import BertConfig
+    from flaxbert.heads import HF_PROBLEM_TYPES
+    from flaxbert.model.bert_config import BertConfig
     from flaxbert.model.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
-    from flaxbert.tasks import HF_PROBLEM_TYPES
     from flaxbert.weights.folder import write_model
 
     config = BertConfig(

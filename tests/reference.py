@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import Params
 from flaxbert.weights.table import assemble, entries
 

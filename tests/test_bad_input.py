@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from tests.commands import call, train_flags
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "the", "##s", "."]
@@ -330,7 +330,7 @@ def another_head(tiny_bert, tmp_path) -> Path:
     said to be cased."""
     from safetensors.numpy import load_file
 
-    from flaxbert.weights.safetensors_file import write_safetensors
+    from flaxbert.weights.formats.safetensors_file import write_safetensors
 
     model = tmp_path / "model"
     model.mkdir()

@@ -56,7 +56,7 @@ def test_config_files_build_and_comment_every_field(path):
 
 
 def test_the_glue_config_lists_its_tasks():
-    from flaxbert.tasks.glue import GLUE
+    from flaxbert.data.sources.glue import GLUE
 
     path = Path(__file__).parent.parent / "configs" / "glue.py"
     spec = importlib.util.spec_from_file_location("glue", path)

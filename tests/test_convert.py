@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from flaxbert import convert
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from tests import folders
 from tests.folders import CONFIG, HALVES, VARIANTS, assert_same_bits, write_folder
 from tests.golden.values import golden
@@ -169,7 +169,7 @@ def test_what_the_source_does_not_have_is_not_made_up(run, tmp_path, form, absen
 
 def test_a_model_without_a_head_does_not_count_as_trained(run, tmp_path):
     from flaxbert.errors import ModelFileError
-    from flaxbert.inference import Classifier
+    from flaxbert.inference.classifier import Classifier
 
     code, _ = run(f"--from={GOLDEN / 'flax-base'}", f"--to={tmp_path / 'out'}")
     assert code == 0

@@ -21,8 +21,8 @@ import pytest
 from packaging.version import Version
 
 from flaxbert.config import Config, to_dict
-from flaxbert.diagnose import caches, canary, devices, machine, versions, workdir
-from flaxbert.diagnose.report import (
+from flaxbert.diagnose import caches, canary, devices, machine, run_folder, versions
+from flaxbert.diagnose.findings import (
     FAILURE,
     OK,
     WARNING,
@@ -32,8 +32,8 @@ from flaxbert.diagnose.report import (
     exit_code,
     guarded,
 )
-from flaxbert.loop import collectives
-from flaxbert.model.kernels.check import LENGTHS, wrong_kernels
+from flaxbert.hosts import collectives
+from flaxbert.model.kernels.self_test import LENGTHS, wrong_kernels
 from flaxbert.storage import embedded, hub, lease
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.storage.lock import holder, locked
@@ -464,7 +464,7 @@ def _snapshot(folder: Path) -> dict[str, tuple]:
 
 def _look(run, *, failures=0):
     before = _snapshot(run)
-    found = list(workdir.check(str(run)))
+    found = list(run_folder.check(str(run)))
     assert _snapshot(run) == before
     assert sum(f.status == FAILURE for f in found) == failures, _said(found)
     return found
@@ -608,7 +608,7 @@ def test_a_run_in_a_bucket_is_only_read(finished):
     for path in finished.rglob("*"):
         if path.is_file() and path.name != ".lock":
             server.put(f"runs/one/{path.relative_to(finished)}", path.read_bytes())
-    found = list(workdir.check(f"gs://{BUCKET}/runs/one"))
+    found = list(run_folder.check(f"gs://{BUCKET}/runs/one"))
     told = _said(found)
     assert _worst(found) == OK, told
     assert "checkpoint 4 is valid" in told and "goes on after update 4 of 96" in told
@@ -628,17 +628,17 @@ def test_a_run_in_a_bucket_is_only_read(finished):
     server.put(name, body)
     server.on_request = renew
     server.requests.clear()
-    told = _said(workdir.check(f"gs://{BUCKET}/runs/one"))
+    told = _said(run_folder.check(f"gs://{BUCKET}/runs/one"))
     assert f"in use by pid {os.getpid()} on " in told and server.objects[name] == body
     server.put(name, json.dumps({"pid": 4711, "host": "gone", "seconds": 0.6}).encode())
-    told = _said(workdir.check(f"gs://{BUCKET}/runs/one"))
+    told = _said(run_folder.check(f"gs://{BUCKET}/runs/one"))
     assert "pid 4711 on gone has its lease, and did not renew it in 0 s" in told
     server.on_request = lambda request: failure(403, "no") if request.name == name else None
-    told = _said(workdir.check(f"gs://{BUCKET}/runs/one"))
+    told = _said(run_folder.check(f"gs://{BUCKET}/runs/one"))
     assert "cannot be told from here" in told and "permission denied" in told
     assert {request.kind for request in server.requests} <= reading
     server.put("runs/one/checkpoints/4/run.json", b"{}")
-    assert "checkpoint 4 is damaged" in _said(workdir.check(f"gs://{BUCKET}/runs/one"), FAILURE)
+    assert "checkpoint 4 is damaged" in _said(run_folder.check(f"gs://{BUCKET}/runs/one"), FAILURE)
     server.reset()
 
 

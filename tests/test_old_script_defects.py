@@ -21,14 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxbert import FlaxBertForSequenceClassification, prepare, programs
+from flaxbert import FlaxBertForSequenceClassification
 from flaxbert.config import Mesh, make_config
 from flaxbert.data import batches
 from flaxbert.loop import step as loop_step
-from flaxbert.loop.sharding import make_mesh
+from flaxbert.loop.mesh import make_mesh
 from flaxbert.model import dropout as drop
 from flaxbert.model.attention import attend
 from flaxbert.model.bert import Places
+from flaxbert.run import compile, inputs
 from flaxbert.storage.workdir import Workdir
 from tests.commands import Done, call, final_state, metrics_without_times, train_flags
 from tests.glue_data import ROWS, write_glue
@@ -204,7 +205,7 @@ class Start:
 def _start(model: Path, train: Path, workdir: Path, **fields: object) -> Start:
     """Starts a run and ends it where it would compile."""
     seen: dict[str, Any] = {}
-    init, plan = loop_step.init_state, prepare.plan_training
+    init, plan = loop_step.init_state, inputs.plan_training
 
     def spy_init(params: Any, mesh: Any) -> Any:
         seen["head"] = np.asarray(params["classifier"]["kernel"])
@@ -223,8 +224,8 @@ def _start(model: Path, train: Path, workdir: Path, **fields: object) -> Start:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop_step, "init_state", spy_init)
-        patch.setattr(prepare, "plan_training", spy_plan)
-        patch.setattr(programs, "compile_step", stop)
+        patch.setattr(inputs, "plan_training", spy_plan)
+        patch.setattr(compile, "compile_step", stop)
         done = _call("train", *train_flags(model, train, workdir, **fields))
     assert done.code == 70 and "seen enough" in done.err, done.err
     return Start(err=done.err, **seen)
@@ -475,8 +476,8 @@ def test_f16_padding_is_a_choice_and_shapes_are_few(own_files, numbers):
     assert len(shapes) <= 4 and f"compiled {len(shapes)} shapes" in own_files.done.err
     # Evaluation plans its rows once, for all of the data: two row counts a length at the most.
     config = make_config(own_files.json("config.json"))
-    prepared = prepare.prepare(config, Workdir(own_files.workdir), resumed=True)
-    plans = prepare.plan(config, prepared, make_mesh(config.mesh, prepared.bert), 1).validation
+    prepared = inputs.prepare(config, Workdir(own_files.workdir), resumed=True)
+    plans = inputs.plan(config, prepared, make_mesh(config.mesh, prepared.bert), 1).validation
     assert plans is not None and len(plans) == 1
     longest = prepared.validation[""].tokens.lengths.max()
     assert longest <= plans[0].row_length <= 128

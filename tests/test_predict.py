@@ -36,7 +36,7 @@ def _write(path, texts):
 
 @pytest.fixture(scope="module")
 def expected(trained):
-    from flaxbert.inference import Classifier
+    from flaxbert.inference.classifier import Classifier
 
     one_by_one = Classifier.from_pretrained(trained)
     return [one_by_one([text])[0] for text in TEXTS]
@@ -193,9 +193,9 @@ def test_the_input_is_not_overwritten(trained, tmp_path, capsys):
 
 @pytest.mark.parametrize("progress", ["0", "1"])
 def test_progress_is_one_line_now_and_then(progress, capsys, monkeypatch):
-    from flaxbert.progress import Meter
+    from flaxbert.shell.progress_bar import Meter
 
-    monkeypatch.setattr("flaxbert.progress._EVERY", 0.0)
+    monkeypatch.setattr("flaxbert.shell.progress_bar._EVERY", 0.0)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", progress)
     with Meter(20) as meter:
         meter(5)
@@ -245,7 +245,7 @@ def test_lines_have_no_columns(trained, tmp_path, capsys):
 
 
 def test_a_run_s_checkpoint_knows_its_run(tmp_path):
-    from flaxbert.inference import run_config_of
+    from flaxbert.inference.classifier import run_config_of
 
     (tmp_path / "run" / "checkpoints" / "20" / "state").mkdir(parents=True)
     (tmp_path / "run" / "model").mkdir()

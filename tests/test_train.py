@@ -126,7 +126,7 @@ def test_pytorch_loads_the_model(finished, capsys, reviews, tmp_path):
     pytest.importorskip("torch", reason=NO_TORCH + counterpart)
     from transformers import pipeline
 
-    from flaxbert.data.files import read_rows
+    from flaxbert.data.sources.files import read_rows
 
     texts = list(read_rows(reviews["test"], text="text").texts)
     output = tmp_path / "out.jsonl"
@@ -243,7 +243,7 @@ def test_changed_data_are_refused(tiny_bert, reviews, tmp_path, capsys, monkeypa
     def stop(*args, **kwargs):
         raise _Stop("died here")
 
-    monkeypatch.setattr("flaxbert.export.write_results", stop)
+    monkeypatch.setattr("flaxbert.run.results.write_results", stop)
     assert call("train", *flags, capsys=capsys).code == 70
     with train.open("a") as file:
         file.write("one more,positive\n")
@@ -441,7 +441,7 @@ def test_several_labels_in_a_cell(tiny_bert, tmp_path, capsys):
 
 
 def test_litter_of_a_killed_start_is_no_file_of_the_run(tmp_path):
-    from flaxbert.identity import _source_digests
+    from flaxbert.run.identity import _source_digests
     from flaxbert.storage.workdir import Workdir
 
     source = tmp_path / "source"

@@ -10,8 +10,8 @@ import transformers
 
 from flaxbert.config import Optim
 from flaxbert.data.batches import Examples, update_indices
-from flaxbert.loop.optim import warmup_steps
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
+from flaxbert.optim.adamw import warmup_steps
 from tests.reference import (
     Arrays,
     Outcome,

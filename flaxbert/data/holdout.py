@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from flaxbert.data.check import Labels, canonical_targets
+from flaxbert.data.checks import Labels, canonical_targets
 from flaxbert.data.overlap import text_keys
 from flaxbert.data.rows import Rows
 from flaxbert.errors import DataError

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from flaxbert.data.rows import Rows
-from flaxbert.tasks import Target
+from flaxbert.heads import Target
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from flaxbert.data import check, overlap
-from flaxbert.data.check import Labels
+from flaxbert.data import checks, overlap
+from flaxbert.data.checks import Labels
 from flaxbert.data.overlap import Repeat
 from flaxbert.data.rows import Rows, list_lines
 from flaxbert.data.tokenize import Tokens
-from flaxbert.tasks import Target
+from flaxbert.heads import Target
 
 # Above this share of unknown tokens the model was hardly made for these texts.
 UNKNOWN_SHARE = 0.2
@@ -43,7 +43,7 @@ def describe_split(
     max_length: int,
 ) -> Report:
     """Describes one split whose rows have been checked; `name` opens each line."""
-    empty = check.empty_texts(rows)
+    empty = checks.empty_texts(rows)
     repeated = overlap.repeats(rows, targets)
     length = _lengths(tokens, max_length)
     values: dict[str, Any] = {
@@ -134,7 +134,7 @@ def _target_values(targets: Sequence[Target], labels: Labels) -> dict[str, Any]:
                 "std": float(numbers.std()),
             }
         }
-    counts = check.label_counts(targets, labels)
+    counts = checks.label_counts(targets, labels)
     shares = {name: count / len(targets) for name, count in counts.items()}
     return {"labels": counts, "label_shares": shares}
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import dataclasses
 
 from flaxbert.config import Data
-from flaxbert.data import check, files, holdout, hub, overlap, report, sources
+from flaxbert.data import checks, holdout, overlap, report
 from flaxbert.data.batches import Examples
-from flaxbert.data.check import Labels
+from flaxbert.data.checks import Labels
 from flaxbert.data.report import Report
 from flaxbert.data.rows import Rows
+from flaxbert.data.sources import files, hub_datasets, named_tasks
+from flaxbert.data.sources.glue import AX, GLUE
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError, DataError
-from flaxbert.tasks import Target, task_for
-from flaxbert.tasks.glue import AX, GLUE
+from flaxbert.heads import Target, task_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +57,14 @@ def read_training(data: Data, revision: str = "") -> Training:
       ConfigError: no training file, or a split that the data set has not.
       DataError: see `files.read_rows` and `hub.open_dataset`.
     """
-    names = sources.label_names_of(data.task)
-    if data.task == sources.ROTTEN_TOMATOES:
-        train, validation = sources.read_rotten_tomatoes()
+    names = named_tasks.label_names_of(data.task)
+    if data.task == named_tasks.ROTTEN_TOMATOES:
+        train, validation = named_tasks.read_rotten_tomatoes()
         return Training(train, {"": validation}, names, "")
     if data.dataset:
-        found = hub.open_dataset(data, data.dataset_config, revision or data.dataset_revision)
+        found = hub_datasets.open_dataset(
+            data, data.dataset_config, revision or data.dataset_revision
+        )
         train = found.read(data.train or "train", data, names)
         wanted = _dataset_splits(data, "validation", found)
         held = {suffix: found.read(split, data, names) for suffix, split in wanted.items()}
@@ -113,10 +116,10 @@ def read_split(
             raise ConfigError(f"--split={split}: the run has no {split} data. Give --data=FILE.")
         return rows
     if data.dataset:
-        config, names = data.dataset_config, sources.label_names_of(data.task)
+        config, names = data.dataset_config, named_tasks.label_names_of(data.task)
         if split == AX and data.task == "mnli":
             config, split = AX, "test"
-        found = hub.open_dataset(data, config, revision or data.dataset_revision)
+        found = hub_datasets.open_dataset(data, config, revision or data.dataset_revision)
         own = {"": split} if config == AX else _dataset_splits(data, split, found)
         return {suffix: found.read(name, data, names) for suffix, name in own.items()}
     if split != "test" or not data.test:
@@ -126,7 +129,7 @@ def read_split(
     return {"": read_file(data, data.test)}
 
 
-def _dataset_splits(data: Data, split: str, found: hub.Dataset) -> dict[str, str]:
+def _dataset_splits(data: Data, split: str, found: hub_datasets.Dataset) -> dict[str, str]:
     """Returns {suffix: name} of the splits of a data set that "validation" or "test" stands for."""
     task = GLUE.get(data.task)
     if task is not None and split in ("validation", "test"):
@@ -139,8 +142,8 @@ def _dataset_splits(data: Data, split: str, found: hub.Dataset) -> dict[str, str
 
 def hold_out(data: Data, train: Rows, labels: Labels, seed: int) -> tuple[Rows, Rows]:
     """Splits validation rows off, as data.validation_fraction says."""
-    train = check.usable_texts(train, data.on_bad_row, data.on_empty)
-    train, _ = check.usable_labels(train, labels, data.label_separator, data.on_bad_row)
+    train = checks.usable_texts(train, data.on_bad_row, data.on_empty)
+    train, _ = checks.usable_labels(train, labels, data.label_separator, data.on_bad_row)
     return holdout.split_validation(
         train, labels, data.validation_fraction, seed, data.label_separator
     )
@@ -162,8 +165,8 @@ def make_examples(
     Raises:
       DataError: an empty split, unusable texts, or labels that are not the model's.
     """
-    rows = check.usable_texts(rows, on_bad_row, on_empty)
-    rows, targets = check.usable_labels(rows, labels, separator, on_bad_row)
+    rows = checks.usable_texts(rows, on_bad_row, on_empty)
+    rows, targets = checks.usable_labels(rows, labels, separator, on_bad_row)
     tokens = tokenizer.encode(rows.texts, rows.pairs, max_length=max_length)
     told = report.describe_split(name, rows, targets, labels, tokens, max_length)
     encoded = task_for(labels.problem).encode(targets, labels.names)

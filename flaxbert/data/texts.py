@@ -1,7 +1,7 @@
 """A column of texts that takes no memory: what they are made of lies in a temporary file.
 
 The surprising thing: a column may hold what is no text (a number or null of JSONL, half of a
-surrogate pair). It comes back as it came; data/check.py says what is wrong with it.
+surrogate pair). It comes back as it came; data/checks.py says what is wrong with it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
+from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
 from flaxbert.storage import embedded, hub
 
 CACHE, HUB = "cache", "hub"

@@ -14,9 +14,9 @@ import signal
 import sys
 from typing import Any
 
-from flaxbert import interrupt
-from flaxbert.processes.found import beside
-from flaxbert.processes.join import joined
+from flaxbert.hosts.discovery import beside
+from flaxbert.hosts.join import joined
+from flaxbert.shell import signals
 
 # The doctor has given up long before. Should it have been killed, nobody else ends this process.
 _LAST_SECONDS = 600
@@ -28,7 +28,7 @@ def main() -> None:
     os.environ.update(beside(os.environ))
     found: dict[str, Any] = {"devices": [], "wrong": [], "error": "", "processes": 1}
     try:
-        with joined(interrupt.install()) as group:
+        with joined(signals.install()) as group:
             found["processes"] = group.count
             look(found)
             if group.count > 1:
@@ -44,13 +44,13 @@ def look(found: dict[str, Any]) -> None:
     """Fills in what there is and what is wrong with it."""
     import jax
 
-    from flaxbert.loop.collectives import wrong_collectives
+    from flaxbert.hosts.collectives import wrong_collectives
 
     found["platform"] = jax.default_backend()
     found["devices"] = [describe(device) for device in jax.devices()]
     found["wrong"] = [*wrong_products(), *wrong_collectives()]
     if kernels := kernels_here():
-        from flaxbert.model.kernels.check import wrong_kernels
+        from flaxbert.model.kernels.self_test import wrong_kernels
 
         found["wrong"] += wrong_kernels(kernels)
     found["collectives"] = len(jax.devices()) > 1
@@ -90,8 +90,8 @@ def kernels_here() -> Any:
     import numpy as np
     from jax.sharding import Mesh
 
-    from flaxbert.loop.sharding import AXES, kernels_written_for
-    from flaxbert.model.config import BertConfig
+    from flaxbert.loop.mesh import AXES, kernels_written_for
+    from flaxbert.model.bert_config import BertConfig
 
     mesh = Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1, 1), AXES)
     return kernels_written_for(mesh, BertConfig(), "bfloat16")
@@ -99,4 +99,4 @@ def kernels_here() -> Any:
 
 if __name__ == "__main__":
     main()
-    interrupt.end(0)
+    signals.end(0)

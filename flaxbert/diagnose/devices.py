@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flaxbert import child
-from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
+from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
 from flaxbert.errors import ConfigError
-from flaxbert.processes.found import find_peers
+from flaxbert.hosts.discovery import find_peers
+from flaxbert.shell import subprocesses
 
 SUBJECT = "devices"
 SECONDS = 180.0  # a first start on a big TPU slice takes more than a minute
@@ -73,7 +73,7 @@ def check(
 def look(command: tuple[str, ...], seconds: float) -> dict[str, Any]:
     """Runs the canary; returns what it printed, {"error": why} if it did not come to that."""
     try:
-        done = child.run(command, seconds)
+        done = subprocesses.run(command, seconds)
         # The last line: what connects processes prints others.
         return {"error": "", **json.loads(done.stdout.strip().rpartition("\n")[2])}
     except subprocess.TimeoutExpired:

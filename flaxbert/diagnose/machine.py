@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
+from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
 from flaxbert.storage.embedded import cache_directory
 from flaxbert.storage.local import sync_directory
 

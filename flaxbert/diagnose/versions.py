@@ -17,7 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
 import flaxbert
-from flaxbert.diagnose.report import FAILURE, OK, WARNING, Finding
+from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
 
 SUBJECT = "versions"
 _SHOWN = (

@@ -18,15 +18,15 @@ from typing import Any, NoReturn
 import jax
 
 from flaxbert.errors import InterruptedRun, ModelFileError, NonFiniteError, StorageError
+from flaxbert.heads import is_better
 from flaxbert.loop import log
 from flaxbert.loop.agreement import SAVING, STOP
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.progress import Clock, Progress
 from flaxbert.loop.step import Batch, State, all_finite
-from flaxbert.loop.writer import Writer
 from flaxbert.storage.checkpoint import Checkpoints
-from flaxbert.tasks import is_better
+from flaxbert.track.writer import Writer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import re
 
 from jax.sharding import Mesh
 
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 
 # Dense bfloat16 products, FLOP/s of one device as its maker states them, by words of the name that
 # the device gives itself; the first that fits.

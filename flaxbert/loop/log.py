@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.progress import Progress, Sums
-from flaxbert.loop.writer import Writer
+from flaxbert.track.writer import Writer
 
 if TYPE_CHECKING:
     from flaxbert.loop.control import Hooks

@@ -15,25 +15,25 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxbert.config import Loss, Optim
+from flaxbert.heads import Task
 from flaxbert.loop.agreement import all_said, said_sharding
-from flaxbert.loop.optim import (
-    Schedule,
-    apply_gradients,
-    init_optimizer,
-    norm_spread,
-    norm_together,
-)
-from flaxbert.loop.sharding import (
+from flaxbert.loop.mesh import (
     batch_sharding,
     gather_tables,
     kernels_for,
     replicated,
     state_shardings,
 )
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.dropout import fold
 from flaxbert.model.heads import INPUTS, Params, bind
-from flaxbert.tasks import Task
+from flaxbert.optim.adamw import (
+    Schedule,
+    apply_gradients,
+    init_optimizer,
+    norm_spread,
+    norm_together,
+)
 
 State = dict[str, Any]
 Batch = dict[str, Any]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from flaxbert.model.dropout import attention_dropout
-from flaxbert.model.products import einsum, stable_dtype
+from flaxbert.model.matmul import einsum, stable_dtype
 
 
 def attend(

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from flaxbert.model import dropout as drop
 from flaxbert.model.attention import attend
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.kernels import Kernels, Projection
-from flaxbert.model.products import dense, precision_for, stable_dtype
+from flaxbert.model.matmul import dense, precision_for, stable_dtype
 
 
 @jax.tree_util.register_dataclass

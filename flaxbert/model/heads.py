@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from flaxbert.model import dropout as drop
 from flaxbert.model.bert import BertEmbeddings, BertEncoder, Linear, Places, tokens_at
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.kernels import Kernels
 
 # Nested dict of arrays with string keys only; layer numbers are decimal strings.

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from flaxbert.config import Config
 from flaxbert.config import Mesh as MeshConfig
 from flaxbert.errors import ConfigError
-from flaxbert.planning.run import Planned, plan_run
+from flaxbert.planning.footprint import Planned, plan_run
 from flaxbert.planning.topology import Target
-from flaxbert.prepare import Prepared
+from flaxbert.run.inputs import Prepared
 
 # A slice that needs no more chip hours than this times the least is as good: then the faster one.
 _AS_GOOD = 1.05

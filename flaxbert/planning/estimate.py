@@ -2,8 +2,8 @@
 
 The surprising thing: the time is the sum of the cycles that the TPU's compiler gives each fusion.
 It gives none to exchanges between chips, to copies between memories that go on beside them, nor to
-kernels: ours are counted in kernels.py, others are named here. Other compilers give no cycles: then
-there is no time.
+kernels: ours are counted in kernel_cycles.py, others are named here. Other compilers give no
+cycles: then there is no time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from flaxbert.loop import memory
 from flaxbert.planning import hlo
 from flaxbert.planning.chips import Chip
-from flaxbert.planning.kernels import Counted, Kernel, KernelCycles, kernel_of
+from flaxbert.planning.kernel_cycles import Counted, Kernel, KernelCycles, kernel_of
 
 # Names of `jax.named_scope` in model/ and loop/step.py.
 _PARTS = re.compile(r"\b(embeddings|attention|feed_forward|head|gradient_norm|optimizer)\b")

@@ -10,7 +10,7 @@ from flaxbert.errors import ConfigError
 from flaxbert.planning.chips import GIB
 
 if TYPE_CHECKING:
-    from flaxbert.planning.run import Planned
+    from flaxbert.planning.footprint import Planned
     from flaxbert.planning.topology import Target
 
 _SUFFIXES = (".png", ".svg", ".pdf")

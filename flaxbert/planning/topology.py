@@ -15,7 +15,7 @@ import jax
 
 from flaxbert.errors import ConfigError
 from flaxbert.planning.chips import Chip, chip_of, links_of
-from flaxbert.planning.kernels import KernelCycles
+from flaxbert.planning.kernel_cycles import KernelCycles
 
 _NO_HOST = {
     "TPU_SKIP_MDS_QUERY": "1",

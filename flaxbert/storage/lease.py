@@ -20,10 +20,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from flaxbert import interrupt
 from flaxbert.errors import ConfigError, StorageError
+from flaxbert.shell import signals
+from flaxbert.shell.console import printable, say
 from flaxbert.storage.bucket import configure_clients, passes, reason_for
-from flaxbert.terminal import printable, say
 
 # Long enough for a slow minute of the network or of the machine, short enough that a spot machine
 # that comes back after a SIGKILL waits no longer than it takes to compile.
@@ -36,7 +36,7 @@ _GIVE_UP = 10 * LEASE_SECONDS
 # At the start nothing is lost by giving up: as long as gcsfs tries.
 _ACQUIRE_PATIENCE, _ACQUIRE_PAUSE = 30.0, 1.0
 _RETRIES = {"max_retries": 3, "initial_delay": "500ms", "max_delay": "4s"}  # TensorStore's own
-# What leaves the process by a signal has 3 seconds, see interrupt.py: to wait for a request that is
+# A process that a signal ends has 3 seconds (shell/signals.py): to wait for a request that is
 # under way, and for the one that releases.
 _LEAVING_PATIENCE = 1.2
 
@@ -96,7 +96,7 @@ class Lease:
           StorageError: the store refuses or does not answer; or, at the end, somebody else has
             taken it.
         """
-        with interrupt.undoing(self._let_go):
+        with signals.undoing(self._let_go):
             self._acquire()
             renewing = threading.Thread(target=self._renew_for_ever, name="lease", daemon=True)
             renewing.start()
@@ -303,12 +303,12 @@ def _now() -> float:
 
 def _end_at_once(why: str) -> None:
     """Ends the process: threads of Orbax may be writing, and no exception reaches them."""
-    interrupt.leave(StorageError.exit_code, printable(f"error: {why}"))
+    signals.leave(StorageError.exit_code, printable(f"error: {why}"))
 
 
 def _tell(line: str) -> None:
     """`say` for threads that must not wait until another one has printed."""
-    interrupt.tell(printable(line))
+    signals.tell(printable(line))
 
 
 @dataclasses.dataclass(frozen=True)

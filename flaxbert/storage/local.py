@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import TextIO
 
-from flaxbert import interrupt
 from flaxbert.errors import ModelFileError
+from flaxbert.shell import signals
 from flaxbert.storage.lock import locked
 from flaxbert.storage.plain import refuse_links
 from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store, naming
@@ -53,7 +53,7 @@ class LocalDisk(Store):
 
         try:
             with (
-                interrupt.undoing(undo),
+                signals.undoing(undo),
                 naming(temporary),
                 temporary.open("w", encoding="utf-8", newline="") as file,
             ):

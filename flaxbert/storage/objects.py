@@ -23,8 +23,8 @@ from typing import TextIO
 
 from etils import epath
 
-from flaxbert import interrupt
 from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
+from flaxbert.shell import signals
 from flaxbert.storage.bucket import (
     SCHEME,
     Bucket,
@@ -314,7 +314,7 @@ def _temporary_root() -> Path:
     root = Path(tempfile.mkdtemp(prefix="flaxbert-"))
     remove = functools.partial(shutil.rmtree, root, ignore_errors=True)
     atexit.register(remove)
-    interrupt.on_leaving(remove)
+    signals.on_leaving(remove)
     return root
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flaxbert.model.config import BertConfig
-from flaxbert.terminal import printable
+from flaxbert.model.bert_config import BertConfig
+from flaxbert.shell.console import printable
 
 
 def model_card(config: BertConfig, facts: dict[str, Any], results: dict[str, Any]) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 import jax
 
 from flaxbert.errors import ModelFileError
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import Params, init_params
 from flaxbert.storage.plain import refuse_outside
 from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
 from flaxbert.weights import formats, table
-from flaxbert.weights.orbax_folder import description_of
+from flaxbert.weights.formats.orbax_folder import description_of
 
 _CONFIG_NAMES = ("config.json", "bert_config.json")  # Hugging Face's, Google's
 

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from flaxbert.errors import ModelFileError
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import Params, abstract_params
 
 # Last part of a path here -> (last part in PyTorch, transposed).

@@ -29,7 +29,7 @@ def test_a_failure_is_found_and_named(tokenizer, monkeypatch):
     def broken(*args, **kwargs):
         raise KeyError("a defect")
 
-    monkeypatch.setattr("flaxbert.data.check.learn_labels", broken)
+    monkeypatch.setattr("flaxbert.data.checks.learn_labels", broken)
     _, _, failures = fuzz_data.fuzz_files(20, 20, tokenizer)
     assert failures and "KeyError: 'a defect'" in failures[0] and "Case(" in failures[0]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxbert.data.check import Labels
+from flaxbert.data.checks import Labels
 from flaxbert.data.holdout import split_validation
 from flaxbert.data.overlap import text_keys
 from flaxbert.data.rows import Rows

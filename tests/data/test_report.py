@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flaxbert.data import overlap
-from flaxbert.data.check import Labels
+from flaxbert.data.checks import Labels
 from flaxbert.data.report import describe_labels, describe_leaks, describe_split
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokens

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flaxbert.config import Data
-from flaxbert.data.check import Labels
+from flaxbert.data.checks import Labels
 from flaxbert.data.rows import Rows
-from flaxbert.data.sources import with_task
+from flaxbert.data.sources.named_tasks import with_task
 from flaxbert.data.splits import (
     hold_out,
     make_examples,

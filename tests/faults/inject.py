@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from flaxbert import glibc
+from flaxbert.shell import huge_pages
 from tests.commands import Done, start
 
 SOURCE = Path(__file__).with_name("inject.c")
@@ -118,7 +118,7 @@ def environment(
         "FAULT_LOG": str(log),
         "FAULT_RULES": "\n".join(fault.rule() for fault in faults),
         # Told already, so that it does not start anew: only what is loaded first is watched.
-        glibc.VARIABLE: f"{glibc.SETTING}=1",
+        huge_pages.VARIABLE: f"{huge_pages.SETTING}=1",
     }
 
 

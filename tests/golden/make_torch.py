@@ -19,6 +19,7 @@ import torch
 import transformers
 
 from tests import folders as our_folders
+from tests.heads import slots
 from tests.loop.cases import EMBEDDED_UPDATES, SCHEDULE_STEPS, SCHEDULES, UPDATES, embedded_examples
 from tests.loop.harness import examples, without_dropout
 from tests.reference import (
@@ -36,7 +37,6 @@ from tests.reference import (
     sample,
     sentences,
 )
-from tests.tasks import slots
 from tests.torch_reference import (
     learning_rates,
     outcome_and_errors,
@@ -100,7 +100,7 @@ def schedules() -> Arrays:
 
 
 def losses() -> Arrays:
-    """Losses of torch.nn for the targets of tests/tasks."""
+    """Losses of torch.nn for the targets of tests/heads."""
     golden: Arrays = {}
     for case in slots.SINGLE_LABEL:
         classes, smoothing, weighted = case

@@ -16,11 +16,11 @@ from jax.sharding import AxisType
 
 from flaxbert.config import Loss
 from flaxbert.data.batches import Examples, inference_batches, plan_inference
-from flaxbert.loop.evaluate import evaluate, scores
-from flaxbert.loop.predict import predict_logits
-from flaxbert.loop.sharding import AXES, batch_sharding, replicated
+from flaxbert.heads import task_for
+from flaxbert.loop.evaluation import evaluate, scores
+from flaxbert.loop.forward import predict_logits
+from flaxbert.loop.mesh import AXES, batch_sharding, replicated
 from flaxbert.model.heads import INPUTS
-from flaxbert.tasks import task_for
 from tests.loop.harness import BERT, examples
 
 SIZES, ROWS, DEVICES = range(1, 131), range(1, 18), (1, 2, 4, 8)

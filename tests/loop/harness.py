@@ -12,13 +12,13 @@ import numpy as np
 from flaxbert.config import Loss, Mesh, Optim
 from flaxbert.data.batches import Examples, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
-from flaxbert.loop.optim import make_schedule
-from flaxbert.loop.sharding import make_mesh, on_mesh, row_multiple, state_shardings
+from flaxbert.heads import task_for
+from flaxbert.loop.mesh import make_mesh, on_mesh, row_multiple, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import init_params
-from flaxbert.programs import share_of
-from flaxbert.tasks import task_for
+from flaxbert.optim.adamw import make_schedule
+from flaxbert.run.compile import share_of
 
 BERT = BertConfig(
     vocab_size=64,

@@ -12,11 +12,11 @@ import numpy as np
 
 from flaxbert.config import Loss, Optim
 from flaxbert.data.batches import plan_training, train_batch
-from flaxbert.loop.optim import make_schedule
-from flaxbert.loop.sharding import make_mesh, state_shardings
+from flaxbert.heads import task_for
+from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
 from flaxbert.model.heads import init_params
-from flaxbert.tasks import task_for
+from flaxbert.optim.adamw import make_schedule
 from tests.loop.harness import BERT, ONE_DEVICE, examples
 
 # A weight that asks for a NaN in the gradient alone. The loss sees 1 instead.

@@ -13,9 +13,9 @@ from flaxbert.errors import InterruptedRun, ModelFileError
 from flaxbert.loop import control
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.progress import Progress
-from flaxbert.loop.writer import Writer
 from flaxbert.storage import checkpoint
 from flaxbert.storage.checkpoint import Checkpoints
+from flaxbert.track.writer import Writer
 
 _COUNTS = {"examples": 1, "real_tokens": 1, "computed_tokens": 1, "attended_keys": 1}
 

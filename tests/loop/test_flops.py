@@ -10,13 +10,13 @@ import pytest
 from flaxbert.config import Loss, Optim
 from flaxbert.data.batches import empty_batch
 from flaxbert.data.pack import Plan
+from flaxbert.heads import task_for
 from flaxbert.loop.flops import Utilisation, model_flops, peak_of
-from flaxbert.loop.optim import make_schedule
-from flaxbert.loop.sharding import make_mesh, state_shardings
+from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import abstract_state, compile_step, make_train_step
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import abstract_params
-from flaxbert.tasks import task_for
+from flaxbert.optim.adamw import make_schedule
 from tests.loop.harness import ONE_DEVICE, examples
 
 BASE = BertConfig(id2label=("a", "b"))

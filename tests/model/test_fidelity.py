@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxbert.classifier import FlaxBertForSequenceClassification
-from flaxbert.model.config import BertConfig
+from flaxbert.heads import task_for
+from flaxbert.inference.models import FlaxBertForSequenceClassification
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import bind
-from flaxbert.tasks import task_for
 from flaxbert.weights.table import entries, flatten
 from tests.reference import (
     DEEP,

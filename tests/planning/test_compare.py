@@ -7,7 +7,7 @@ import types
 import pytest
 
 from flaxbert.config import Mesh
-from flaxbert.planning import told
+from flaxbert.planning import summary
 from flaxbert.planning.chips import CHIPS, links_of
 from flaxbert.planning.compare import Choice, compare, meshes_for, recommended
 from flaxbert.planning.topology import Target
@@ -61,12 +61,12 @@ def choice(name: str, chips: int, seconds: float, exchanged: float = 0.0, margin
 def test_the_fewest_chip_hours_are_recommended():
     one, four = choice("v5e:1x1", 1, 0.4), choice("v5e:2x2", 4, 0.09, 0.02)
     assert recommended([four, one]) is one
-    lines = told.recommendation([one, four])
+    lines = summary.recommendation([one, four])
     assert "recommended: v5e:1x1, mesh one device: fewest chip hours, or nearly" in lines
     assert "fastest: v5e:2x2, mesh data 4" in lines
     # 0.09 s and 0.02 s of exchanges.
-    assert told.compared(four).split("  ")[-1].strip() == f"{4 * 110 / 3600:.3f}"
-    assert "582" in told.compared(four) and "2.3 %" in told.compared(four)
+    assert summary.compared(four).split("  ")[-1].strip() == f"{4 * 110 / 3600:.3f}"
+    assert "582" in summary.compared(four) and "2.3 %" in summary.compared(four)
 
 
 def test_of_equals_the_faster_one():
@@ -79,9 +79,9 @@ def test_of_equals_the_faster_one():
 def test_what_does_not_fit_is_not_recommended():
     small, large = choice("v5e:1x1", 1, 0.1, margin=-(2**30)), choice("v6e:1x1", 1, 0.4)
     assert recommended([small, large]) is large
-    assert "NO: 1.00 GiB short" in told.compared(small)
+    assert "NO: 1.00 GiB short" in summary.compared(small)
     assert recommended([small]) is None
-    assert told.recommendation([small]) == ["None of them fits."]
+    assert summary.recommendation([small]) == ["None of them fits."]
 
 
 def test_a_refused_mesh_is_told(monkeypatch):
@@ -98,6 +98,6 @@ def test_a_refused_mesh_is_told(monkeypatch):
     target = Target([None] * 4, "v5e:2x2")
     choices = list(compare(Config(), None, [target]))  # pyright: ignore
     assert [each.refused for each in choices] == ["", "", "heads do not divide"]
-    assert "v5e:2x2, mesh data 2 x model 2: heads do not divide" in told.recommendation(choices)
-    written = [told.choice_as_json(each) for each in choices[2:]]
+    assert "v5e:2x2, mesh data 2 x model 2: heads do not divide" in summary.recommendation(choices)
+    written = [summary.choice_as_json(each) for each in choices[2:]]
     assert written[0]["refused"] == "heads do not divide" and written[0]["mesh"]["model"] == 2

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from tests import folders
-from tests.weights import (
-    test_flax_file,
-    test_pickle_reader,
-    test_pytorch_file,
+from tests.weights import test_pickle_reader
+from tests.weights.formats import (
+    test_flax_msgpack,
+    test_pytorch_bin,
     test_safetensors_file,
-    test_tf1_file,
+    test_tf1,
 )
 
 SECRET = b"the canary's secret 5f1c0e"
@@ -194,7 +194,7 @@ MODELS: dict[str, tuple[Write, tuple[int, ...]]] = {
     "pickle in a zip": (_zipped_trap, MODEL_ERROR),
     **{
         f"zip: {name}": (_weights("pytorch_model.bin", make()), MODEL_ERROR)
-        for name, make in test_pytorch_file.ZIPS.items()
+        for name, make in test_pytorch_bin.ZIPS.items()
         if name != "twice"  # its maker warns
     },
     **{
@@ -203,15 +203,15 @@ MODELS: dict[str, tuple[Write, tuple[int, ...]]] = {
     },
     **{
         f"msgpack: {name}": (_weights("flax_model.msgpack", data), MODEL_ERROR)
-        for name, (data, _) in test_flax_file.LIES.items()
+        for name, (data, _) in test_flax_msgpack.LIES.items()
     },
     **{
         f"msgpack bomb: {name}": (_weights("flax_model.msgpack", make()), MODEL_ERROR)
-        for name, make in test_flax_file.BOMBS.items()
+        for name, make in test_flax_msgpack.BOMBS.items()
     },
     **{
         f"tensorflow: {name}": (_weights("bert_model.ckpt.index", data), MODEL_ERROR)
-        for name, (data, _) in test_tf1_file.TABLES.items()
+        for name, (data, _) in test_tf1.TABLES.items()
     },
     **{
         f"shards: {shard!r:.30}": (_index({"a": shard}), MODEL_ERROR)

@@ -60,11 +60,11 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
 
 # Proved elsewhere: by tests that need a hub, or a broken batch.
 ELSEWHERE = {
-    "model.revision": "tests/weights/test_hub.py: passed to the hub client",
+    "model.revision": "tests/weights/test_resolve.py: passed to the hub client",
     "data.task": "test_data_task below",
-    "data.dataset": "tests/data/test_hub.py: other rows",
-    "data.dataset_config": "tests/data/test_hub.py: other rows",
-    "data.dataset_revision": "tests/test_hub.py: passed to the hub client",
+    "data.dataset": "tests/data/sources/test_hub_datasets.py: other rows",
+    "data.dataset_config": "tests/data/sources/test_hub_datasets.py: other rows",
+    "data.dataset_revision": "tests/storage/test_hub.py: passed to the hub client",
     "data.test": "test_test_split below",
     "data.on_bad_row": "tests/test_bad_input.py: test_policies",
     "data.on_empty": "tests/test_bad_input.py: test_policies",

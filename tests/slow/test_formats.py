@@ -10,7 +10,7 @@ import string
 import pytest
 
 from tests.commands import call, train_flags
-from tests.weights.test_formats import GOLDEN
+from tests.weights.formats.test_formats import GOLDEN
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from flaxbert.tasks.glue import GLUE
+from flaxbert.data.sources.glue import GLUE
 from tests.commands import call
 from tests.glue_data import ROWS, write_glue
 

@@ -91,13 +91,13 @@ def test_parameters_that_overflow_are_never_saved(tiny_bert, reviews, tmp_path, 
     import jax
     import jax.numpy as jnp
 
-    from flaxbert import programs
+    from flaxbert.run import compile
 
     def beyond(path, leaf):
         words = "word" in jax.tree_util.keystr(path)
         return leaf.at[29999].set(jnp.inf) if words and leaf.ndim == 2 else leaf
 
-    compile_update = programs.compile_update
+    compile_update = compile.compile_update
 
     def compiled(step, state, *arguments):
         plans, update = compile_update(step, state, *arguments)
@@ -112,7 +112,7 @@ def test_parameters_that_overflow_are_never_saved(tiny_bert, reviews, tmp_path, 
 
         return plans, overflowing
 
-    monkeypatch.setattr(programs, "compile_update", compiled)
+    monkeypatch.setattr(compile, "compile_update", compiled)
     workdir = tmp_path / "work"
     flags = train_flags(tiny_bert, reviews["train"], workdir, train__steps=12, checkpoint__every=4)
     with pytest.raises(NonFiniteError, match="not finite any more after update 8"):

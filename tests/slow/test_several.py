@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from tests.commands import ROOT
-from tests.processes import parity
-from tests.processes.cut import Link
-from tests.processes.several import environment, free_port, started, train
+from tests.hosts import parity
+from tests.hosts.cut import Link
+from tests.hosts.several import environment, free_port, started, train
 from tests.soak.lost import flags_for
 from tests.soak.resume import compare
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.commands import ROOT
-from tests.processes.several import started, train
+from tests.hosts.several import started, train
 from tests.soak.lost import GRACE, LAYOUTS, finish, flags_for
 from tests.soak.record import Record, command_line, workplace
 from tests.soak.resume import compare

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tests.commands import ROOT, final_state
-from tests.processes.several import started, train
+from tests.hosts.several import started, train
 from tests.soak.lost import flags_for
 from tests.soak.record import Record, command_line, workplace
 

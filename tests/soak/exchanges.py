@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.processes.several import started
+from tests.hosts.several import started
 from tests.soak.record import Record, command_line, workplace
 
 LAYOUTS = {"1 x 4": (1, 4), "2 x 2": (2, 2), "4 x 1": (4, 1)}  # processes x devices
@@ -55,11 +55,11 @@ def main() -> None:
 
 
 def exchange(size: int, times: int, output: str) -> None:
-    from flaxbert.interrupt import install
-    from flaxbert.processes.join import joined
+    from flaxbert.hosts.join import joined
+    from flaxbert.shell.signals import install
 
     with joined(install()) as group:
-        from flaxbert.loop.collectives import wrong_collectives
+        from flaxbert.hosts.collectives import wrong_collectives
 
         found = group.all_of(wrong_collectives((size,), times))
         if group.first:

@@ -228,24 +228,25 @@ def _damaged(chance: random.Random, content: bytes) -> bytes:
 def try_case(case: Case, tokenizer: Any) -> str:
     """Reads the case as `prepare` and `predict` would; returns why it was refused, "" if it was
     not, and raises what is neither."""
-    from flaxbert.data import check, files, splits
+    from flaxbert.data import checks, splits
+    from flaxbert.data.sources import files
     from flaxbert.errors import ConfigError, DataError
 
     data = case.data
     try:
         for chunk in files.read_input_chunks(data.train, text="text", text_pair=data.text_pair):
-            check.check_texts(chunk)
+            checks.check_texts(chunk)
     except DataError:
         pass
     try:
         read = splits.read_training(data)
         train, held = read.train, read.validation
-        train = check.usable_texts(train, data.on_bad_row, data.on_empty)
-        labels = check.learn_labels(
+        train = checks.usable_texts(train, data.on_bad_row, data.on_empty)
+        labels = checks.learn_labels(
             train,
             data.problem,
             data.label_separator,
-            check.Known((), read.names),
+            checks.Known((), read.names),
             data.on_bad_row,
             data.on_single_class,
         )

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.commands import ROOT
-from tests.processes.cut import Link
-from tests.processes.several import Several, free_port, started, train
+from tests.hosts.cut import Link
+from tests.hosts.several import Several, free_port, started, train
 from tests.soak.lost import GRACE, flags_for
 from tests.soak.record import Record, command_line, workplace
 from tests.soak.resume import compare

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.commands import train_flags
-from tests.processes.several import started, train
+from tests.hosts.several import started, train
 from tests.soak.record import Record, command_line, workplace
 from tests.soak.resume import compare, newest_valid
 

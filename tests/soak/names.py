@@ -76,24 +76,24 @@ class Places:
 
     def default_workdir(self, name: str, folder: Path) -> None:
         """runs/<config>[-ARG], which is made of what a user typed."""
-        from flaxbert import cli
+        from flaxbert.shell import cli
         from flaxbert.storage.workdir import open_workdir
 
         for argument in (f"configs/glue.py:{name}", f"{name}.py", f"{name}:x"):
             open_workdir(folder / "runs" / cli.config_name([f"--config={argument}"]))
 
     def config_argument(self, name: str, folder: Path) -> None:
-        from flaxbert import cli
+        from flaxbert.shell import cli
 
         _command(cli.define_config, [f"--config=configs/glue.py:{name}"])
 
     def config_file(self, name: str, folder: Path) -> None:
-        from flaxbert import cli
+        from flaxbert.shell import cli
 
         _command(cli.define_config, [f"--config={name}"])
 
     def config_value(self, name: str, folder: Path) -> None:
-        from flaxbert import cli
+        from flaxbert.shell import cli
 
         _command(cli.define_config, ["--config=configs/text.py", f"--config.data.label={name}"])
 
@@ -103,12 +103,12 @@ class Places:
 
         import numpy as np
 
-        from flaxbert import answers
-        from flaxbert.data.check import Labels
-        from flaxbert.model.config import BertConfig
+        from flaxbert.data.checks import Labels
+        from flaxbert.heads import single_label
+        from flaxbert.inference import answers
+        from flaxbert.model.bert_config import BertConfig
+        from flaxbert.shell.console import say
         from flaxbert.storage.store import store_for
-        from flaxbert.tasks import single_label
-        from flaxbert.terminal import say
         from flaxbert.weights.card import model_card
         from flaxbert.weights.folder import read_config, write_model
 
@@ -148,13 +148,13 @@ class Places:
             read_file(Data(train=path), path)
 
     def model(self, name: str, folder: Path) -> None:
-        from flaxbert.weights.hub import resolve_model
+        from flaxbert.weights.resolve import resolve_model
 
         resolve_model(f"embedded-{name}")
         resolve_model(name)
 
     def revision(self, name: str, folder: Path) -> None:
-        from flaxbert.weights.hub import resolve_model
+        from flaxbert.weights.resolve import resolve_model
 
         resolve_model("someone/bert", name)
 
@@ -165,7 +165,7 @@ class Places:
             fetch("dataset", name, "", ["*.csv"])
 
     def shard(self, name: str, folder: Path) -> None:
-        from flaxbert.weights.safetensors_file import read_safetensors
+        from flaxbert.weights.formats.safetensors_file import read_safetensors
 
         index = folder / "model.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": {name: name}}))
@@ -175,7 +175,7 @@ class Places:
         """As the name of a parameter, in the files and in what is said about them."""
         import numpy as np
 
-        from flaxbert.terminal import say
+        from flaxbert.shell.console import say
         from flaxbert.weights import table
 
         say(", ".join(table.assemble(self._config, {name: np.zeros(3)}, "made").dropped))
@@ -197,7 +197,7 @@ class Places:
 
     def output(self, name: str, folder: Path) -> None:
         """A path that a user names: written there, or refused, but inside of what was named."""
-        from flaxbert import answers
+        from flaxbert.inference import answers
         from flaxbert.storage.store import store_for
 
         path = folder / "out" / f"{name.replace('/', '-')}.csv"
@@ -208,7 +208,7 @@ class Places:
 
     def results(self, name: str, folder: Path) -> None:
         """Names of result files are made of the task's and the data's own."""
-        from flaxbert.loop.results import predictions_name
+        from flaxbert.run.result_names import predictions_name
         from flaxbert.storage.workdir import Workdir
 
         made = predictions_name(Path(name).stem, Path(name).stem, "")
@@ -218,8 +218,8 @@ class Places:
 
     def finding(self, name: str, folder: Path) -> None:
         """On the doctor's page, and in its JSON."""
-        from flaxbert.diagnose.report import OK, Finding, as_json, as_lines
-        from flaxbert.terminal import say
+        from flaxbert.diagnose.findings import OK, Finding, as_json, as_lines
+        from flaxbert.shell.console import say
 
         finding = Finding(name, OK, name, name, facts={name: name})
         for line in as_lines([finding]):
@@ -234,7 +234,7 @@ def _command(define: Callable[[Any], None], arguments: list[str]) -> None:
     """Parses a command line as the real command does, as far as the config."""
     import sys
 
-    from flaxbert import cli
+    from flaxbert.shell import cli
 
     before, sys.argv = sys.argv, ["flaxbert.train", *arguments]
     try:
@@ -246,8 +246,8 @@ def _command(define: Callable[[Any], None], arguments: list[str]) -> None:
 def look(places: Places, place: str, name: str, folder: Path, guard: Guard) -> tuple[str, str]:
     """Puts one name into one place; returns "taken", "refused" or "failed", and why."""
     from flaxbert.errors import FlaxbertError
+    from flaxbert.shell.console import printable, say
     from flaxbert.storage.hub import HubError
-    from flaxbert.terminal import printable, say
 
     folder.mkdir()
     said, outcome, why = io.StringIO(), "taken", ""

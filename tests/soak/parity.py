@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.processes.parity import LAYOUTS, MESHES, MOST, losses
+from tests.hosts.parity import LAYOUTS, MESHES, MOST, losses
 from tests.soak.record import Record, command_line, workplace
 
 

@@ -75,9 +75,10 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
     """Runs `train` in this process; returns whether it was stopped."""
     from absl import flags as absl_flags
 
-    from flaxbert import cli, train
+    from flaxbert import train
     from flaxbert.errors import InterruptedRun
-    from flaxbert.processes.group import Alone
+    from flaxbert.hosts.group import Alone
+    from flaxbert.shell import cli
     from flaxbert.storage.workdir import open_workdir
 
     values = absl_flags.FlagValues()
@@ -110,10 +111,10 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
 def _programs(dtype: str) -> Iterator[None]:
     """Shares compiled programs between the starts, of which compiling was three quarters; real
     processes, which compile for themselves, are those of tests/soak/interrupt.py."""
-    from flaxbert import programs
-    from flaxbert.loop import predict
+    from flaxbert.loop import forward as forward_module
+    from flaxbert.run import compile
 
-    compile_step = programs.compile_step
+    compile_step = compile.compile_step
 
     def shared(step: Any, state: Any, batch: Any, seeds: Any) -> Any:
         key = (dtype, *(batch[name].shape for name in sorted(batch)))
@@ -127,10 +128,10 @@ def _programs(dtype: str) -> Iterator[None]:
             _FORWARDS[key] = make_forward(*arguments, **named)
         return _FORWARDS[key]
 
-    make_forward = predict.make_forward
+    make_forward = forward_module.make_forward
     with (
-        mock.patch.object(programs, "compile_step", shared),
-        mock.patch.object(predict, "make_forward", forward),
+        mock.patch.object(compile, "compile_step", shared),
+        mock.patch.object(forward_module, "make_forward", forward),
     ):
         yield
 

@@ -15,7 +15,7 @@ import pytest
 
 from flaxbert.errors import ModelFileError
 from flaxbert.storage import checkpoint as module
-from flaxbert.storage import standing
+from flaxbert.storage import valid_checkpoints
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.storage.local import LocalDisk
 from flaxbert.storage.manifest import verify_manifest, write_manifest
@@ -285,7 +285,7 @@ def test_what_cannot_be_read_for_now_is_not_taken_for_damaged(
         if reading == "manifest":
             patched.setattr(LocalDisk, "sha256", refused)
         else:
-            patched.setattr(standing, "verify_manifest", lambda _: None)
+            patched.setattr(valid_checkpoints, "verify_manifest", lambda _: None)
             patched.setattr(LocalDisk, "read", refused)
         with pytest.raises(ModelFileError, match="some file: cannot be read: ") as caught:
             checkpoints.newest_valid()
@@ -316,7 +316,10 @@ def test_a_deletion_that_was_cut_off_leaves_litter_not_half_a_checkpoint(
         patched.setattr(shutil, "rmtree", killed)
         _save(checkpoints, 3)
     assert _names(tmp_path / "checkpoints") == ["1.tmp", "2", "3"]
-    assert [found.damage for found in standing.examine(tmp_path / "checkpoints")] == ["", ""]
+    assert [found.damage for found in valid_checkpoints.examine(tmp_path / "checkpoints")] == [
+        "",
+        "",
+    ]
     assert checkpoints.newest_valid() == 3
     assert _names(tmp_path / "checkpoints") == ["2", "3"]
 

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from flaxbert import interrupt
 from flaxbert.errors import ConfigError, StorageError
+from flaxbert.shell import signals
 from flaxbert.storage import lease as module
 from flaxbert.storage.lease import Lease, watch
 from tests.commands import ROOT
@@ -180,7 +180,7 @@ def test_without_its_lease_the_process_ends_though_nobody_reads_what_it_says(mon
 
     told: list[str] = []
     codes: list[int] = []
-    monkeypatch.setattr(interrupt, "tell", tell)
+    monkeypatch.setattr(signals, "tell", tell)
     monkeypatch.setattr(os, "_exit", codes.append)
     with pytest.raises(MemoryError) if broken else contextlib.nullcontext():
         module._end_at_once("taken over by pid 7 on \x1b[2J")
@@ -223,8 +223,8 @@ def test_who_leaves_lets_it_go_and_waits_for_nobody(gcs, renewing):
 
 _LEAVES = """
 import sys, time
-from flaxbert import interrupt
-interrupt.install()
+from flaxbert.shell import signals
+signals.install()
 from flaxbert.storage.store import location, on_disk, store_for
 root = location(sys.argv[1])
 store = store_for(root)

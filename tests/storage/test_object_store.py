@@ -414,7 +414,7 @@ def test_a_save_that_fails_leaves_the_older_one(gcs, checkpoints):
     _assert_restores(checkpoints, 6)
 
 
-# TensorStore calls back into a loop that Orbax has closed; in commands quiet.py hides it.
+# TensorStore calls back into a loop that Orbax has closed; in commands library_output.py hides it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_orbax_s_clients_raise_is_one_line_too(gcs, checkpoints):
     """gcsfs writes its descriptions, TensorStore its arrays."""

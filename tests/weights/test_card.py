@@ -6,7 +6,7 @@ import dataclasses
 
 import yaml
 
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.weights.card import model_card
 from tests.folders import CONFIG
 

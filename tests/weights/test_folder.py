@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flaxbert.classifier import FlaxBertForSequenceClassification
 from flaxbert.errors import ModelFileError
+from flaxbert.inference.models import FlaxBertForSequenceClassification
 from flaxbert.model import heads
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.weights import table
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
 from tests import folders
@@ -396,7 +396,7 @@ def _scores(records, case):
 @pytest.mark.parametrize("source", ["golden", "live"])
 @pytest.mark.parametrize("name", folders.PIPELINES)
 def test_the_pipeline_of_transformers_gives_our_scores(name, source, tmp_path):
-    from flaxbert.inference import Classifier
+    from flaxbert.inference.classifier import Classifier
 
     case = folders.PIPELINES[name]
     folder = folders.write_folder_for_sentences(tmp_path / "model", case)
@@ -436,7 +436,7 @@ def test_a_folder_that_transformers_saved_is_read_whole(torch, tmp_path):
     config.json) of test_folders_that_are_enough in tests/data/test_tokenize.py"""
     import transformers
 
-    from flaxbert.inference import Classifier
+    from flaxbert.inference.classifier import Classifier
 
     case = folders.Pipeline(("bad", "good"), None)
     folder = folders.write_folder_for_sentences(tmp_path / "ours", case)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from flaxbert.model.kernels import Kernels, Projection, gpu_attention, gpu_norm
-from flaxbert.model.products import dense
+from flaxbert.model.matmul import dense
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from flaxbert.model.attention import attend
 from flaxbert.model.dropout import dropout
 from flaxbert.model.kernels import Kernels, Projection, tpu_attention
 from flaxbert.model.kernels.tpu_sizes import serves
-from flaxbert.model.products import dense, einsum, stable_dtype
+from flaxbert.model.matmul import dense, einsum, stable_dtype
 
 # spread(function, inputs, outputs) is function on every device's parts of its arrays, which it gets
 # after the number of the part of heads; a letter for each axis: r = rows, h = heads or features

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from flaxbert.model.dropout import is_kept, key_word
 from flaxbert.model.kernels.tpu_sizes import LANES
-from flaxbert.model.products import is_half, precision_for
+from flaxbert.model.matmul import is_half, precision_for
 
 # Tiles of 128 x 128 logits, each for all heads that share lanes, in one program: more take long to
 # compile, 128 x 768 need 6.

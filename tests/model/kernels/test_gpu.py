@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
-from flaxbert.loop import sharding
-from flaxbert.loop.optim import norm_together
+from flaxbert.loop import mesh as mesh_module
 from flaxbert.model.attention import attend
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.dropout import dropout
 from flaxbert.model.heads import bind
+from flaxbert.optim.adamw import norm_together
 from tests.model.kernels.compared import (
     bits_of,
     computes_the_same,
@@ -180,7 +180,7 @@ def test_the_kernels_are_written_for_a_gpu(length, monkeypatch):
 def test_which_devices_have_kernels(device, config, dtype, answer):
     device = types.SimpleNamespace(**device)
     mesh = types.SimpleNamespace(devices=np.array([device], object), size=1)
-    bert, kernels_for = BertConfig(**config), sharding.kernels_for.__wrapped__
+    bert, kernels_for = BertConfig(**config), mesh_module.kernels_for.__wrapped__
     assert kernels_for(mesh, bert, dtype) is (gpu.KERNELS if answer else None)
     mesh.devices, mesh.size = np.array([device, device], object), 2
     assert kernels_for(mesh, bert, dtype) is None
@@ -198,8 +198,8 @@ def test_a_jax_that_gave_up_the_kernels_goes_without(monkeypatch):
 
 
 def test_this_machine_has_none():
-    mesh = Mesh(np.array(jax.devices("cpu")[:1]).reshape(1, 1, 1), sharding.AXES)
-    assert sharding.kernels_for(mesh, BertConfig(), "bfloat16") is None
+    mesh = Mesh(np.array(jax.devices("cpu")[:1]).reshape(1, 1, 1), mesh_module.AXES)
+    assert mesh_module.kernels_for(mesh, BertConfig(), "bfloat16") is None
 
 
 def test_the_norm_of_all_gradients_at_once():

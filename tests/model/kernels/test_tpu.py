@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from flaxbert.config import Mesh as MeshConfig
-from flaxbert.loop import sharding
+from flaxbert.loop import mesh as mesh_module
 from flaxbert.model.attention import attend
-from flaxbert.model.config import BertConfig
+from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.kernels import Projection, tpu, tpu_attention
 from flaxbert.model.kernels.tpu_sizes import serves
 from tests.model.kernels.compared import bits_of, computes_the_same, off, rows_of, with_gradients
@@ -82,8 +82,8 @@ def test_attention_is_the_plain_one(length, width, heads, rate):
 def test_attention_spread_over_devices_is_the_plain_one(asked):
     """Heads keep their numbers, and so their dropout, on whichever device they are."""
     config = BertConfig(hidden_size=256, num_attention_heads=4)
-    mesh = sharding.make_mesh(MeshConfig(*asked), config)
-    spread = functools.partial(sharding._spread, mesh)
+    mesh = mesh_module.make_mesh(MeshConfig(*asked), config)
+    spread = functools.partial(mesh_module._spread, mesh)
     kernels = tpu.kernels_of(spread, mesh.shape["model"], interpret=True)
     for found, right in both_attentions(kernels, 8, 128, 256, 4, 0.1):
         assert off(found, right) < 3e-6
@@ -148,7 +148,7 @@ def a_tpu(count=4, model=2):
 
 
 def test_tpus_have_kernels():
-    kernels_for = sharding.kernels_for.__wrapped__
+    kernels_for = mesh_module.kernels_for.__wrapped__
     assert kernels_for(a_tpu(), BertConfig(), "bfloat16") is not None
     assert kernels_for(a_tpu(), BertConfig(), "float32") is None
 
@@ -156,17 +156,17 @@ def test_tpus_have_kernels():
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_tpu_is_asked_for_its_numbers_first(answer, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    monkeypatch.setattr(sharding, "_are_right", lambda: answer)
-    found = sharding.kernels_for.__wrapped__(a_tpu(), BertConfig(), "bfloat16")
+    monkeypatch.setattr(mesh_module, "_are_right", lambda: answer)
+    found = mesh_module.kernels_for.__wrapped__(a_tpu(), BertConfig(), "bfloat16")
     assert (found is not None) is answer
     # The doctor compares them whatever the answer.
-    assert sharding.kernels_written_for(a_tpu(), BertConfig(), "bfloat16") is not None
+    assert mesh_module.kernels_written_for(a_tpu(), BertConfig(), "bfloat16") is not None
 
 
 def test_what_is_wrong_on_a_tpu_is_told(monkeypatch):
     kernels_of = functools.partial(tpu.kernels_of, interpret=True)
     monkeypatch.setattr(tpu, "kernels_of", kernels_of)
-    are_right = sharding._are_right.__wrapped__
+    are_right = mesh_module._are_right.__wrapped__
     assert are_right()
 
     backward = tpu_attention.attention_backward

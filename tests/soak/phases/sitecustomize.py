@@ -15,11 +15,11 @@ from tests.soak.importing import after_import
 
 # module: {attribute: phase}
 PHASES = {
-    "flaxbert.prepare": {"prepare": "preparing"},
-    "flaxbert.programs": {"compile_update": "compiling"},
+    "flaxbert.run.inputs": {"prepare": "preparing"},
+    "flaxbert.run.compile": {"compile_update": "compiling"},
     "flaxbert.data.batches": {"train_batch": "training"},
-    "flaxbert.loop.evaluate": {"evaluate": "evaluating"},
-    "flaxbert.export": {"export_model": "exporting", "write_results": "writing results"},
+    "flaxbert.loop.evaluation": {"evaluate": "evaluating"},
+    "flaxbert.run.results": {"export_model": "exporting", "write_results": "writing results"},
     "flaxbert.storage.checkpoint": {
         "Checkpoints.save": "saving",
         "Checkpoints.restore": "resuming",
@@ -96,9 +96,9 @@ def _told(function, phase: str):
 
 
 def _change(name: str, module) -> None:
-    if name == "flaxbert.prepare" and "FLAXBERT_TEST_WRONG" in os.environ:
+    if name == "flaxbert.run.inputs" and "FLAXBERT_TEST_WRONG" in os.environ:
         _break(os.environ["FLAXBERT_TEST_WRONG"])
-    if name == "flaxbert.prepare" and "FLAXBERT_TEST_WEIGHTS" in os.environ:
+    if name == "flaxbert.run.inputs" and "FLAXBERT_TEST_WEIGHTS" in os.environ:
         _change_weights(module)
     if name == "flaxbert.storage.checkpoint" and "FLAXBERT_TEST_SAVE" in os.environ:
         _fail_saves(module)

@@ -1,0 +1,332 @@
+"""What keeps training honest: rows and labels are checked on the host before anything compiles.
+
+JAX does not raise on a bad index: a label of -1 trains on the last class with a finite loss, and
+one that is too large gives a silent NaN. So this is where they are found, with file and line. Each
+check either refuses the file or, by `on_bad_row="skip"`, leaves the row out and counts it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flaxbert.data import cells
+from flaxbert.data.bad_rows import Sieve, shown
+from flaxbert.data.rows import Rows, list_lines
+from flaxbert.errors import ConfigError, DataError
+from flaxbert.heads import Target
+
+# The loss of a regression squares its targets, in float32.
+_LARGEST = 1e18
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """What a target is: the kind of problem and the names in label-id order."""
+
+    problem: str  # single_label | multi_label | regression
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Label names that are known before the data are read.
+
+    `checkpoint` are those of the starting checkpoint if they mean something; `task` those of the
+    task table.
+    """
+
+    checkpoint: tuple[str, ...] = ()
+    task: tuple[str, ...] = ()
+
+
+def check_texts(rows: Rows) -> int:
+    """Refuses an empty split and missing or unusable texts; returns how many are empty."""
+    return len(empty_texts(usable_texts(rows)))
+
+
+def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") -> Rows:
+    """Returns the rows whose texts can be used.
+
+    Raises:
+      DataError: no row at all, or none left; a text that is missing or no string unless on_bad_row
+        is "skip"; an empty text if on_empty is "error".
+    """
+    _refuse_nothing(rows)
+    sieve = Sieve(rows, on_bad_row)
+    for column, values in (("text", rows.texts), ("second text", rows.pairs)):
+        if values is None:
+            continue
+        missing, other, broken = [], [], []  # found in one pass: texts are read from a file
+        for i, value in enumerate(values):
+            if value is None:
+                missing.append(i)
+            elif not isinstance(value, str):
+                other.append(i)
+            elif not cells.is_encodable(value):
+                broken.append(i)
+        sieve.refuse(missing, f"the {column} is missing", "Give it a value, or remove the row.")
+        sieve.refuse(other, f"the {column} is not a string", "Put it in quotes.")
+        sieve.refuse(
+            broken,
+            f"the {column} has half of a surrogate pair",
+            "Repair the \\ud800-\\udfff escapes.",
+        )
+    rows = sieve.left()
+    if on_empty != "keep":
+        sieve = Sieve(rows, on_empty)
+        fix = "Give it a value, remove the row, or set config.data.on_empty to keep or skip."
+        sieve.refuse(empty_texts(rows), "the text is empty", fix)
+        rows = sieve.left()
+    _refuse_nothing(rows)
+    return rows
+
+
+def empty_texts(rows: Rows) -> list[int]:
+    """Returns which rows have nothing but white space in both texts."""
+    empty = [i for i, text in enumerate(rows.texts) if not text.strip()]
+    return [i for i in empty if rows.pairs is None or not rows.pairs[i].strip()]
+
+
+def learn_labels(
+    rows: Rows,
+    problem: str = "auto",
+    separator: str = "",
+    known: Known | None = None,
+    on_bad_row: str = "error",
+    on_single_class: str = "error",
+) -> Labels:
+    """Decides from the training rows what kind of target this is and how labels are numbered.
+
+    Order: the checkpoint's names if they are the data's set; the task's; integers 0..n-1 as ids;
+    other integers as names in numeric order; strings in code-point order. Never first-seen.
+
+    Raises:
+      DataError: missing, mixed or hidden (-1) labels, only one class, or none at all.
+    """
+    known = known or Known()
+    sieve = Sieve(rows, on_bad_row)
+    targets = _present_targets(sieve, separator)
+    _refuse_mixed(sieve, targets)
+    if problem == "auto":
+        problem = _guess_problem([targets[i] for i in sieve.kept()], separator)
+    if problem == "regression":
+        labels = Labels("regression", ("LABEL_0",))
+        usable_labels(rows, labels, separator, on_bad_row)
+        return labels
+    canonical = _canonical(sieve, targets, problem, separator)
+    used = sorted({name for i in sieve.kept() for name in cells.as_list(canonical[i])})
+    if not used:
+        raise DataError(f"{rows.source}: no row has any label. Check the label column.")
+    labels = Labels(problem, _order(used, known))
+    if problem == "single_label" and len(used) < 2:
+        labels = _single_class(rows.source, used[0], labels, known, on_single_class)
+    _within(sieve, canonical, labels)  # out of range of a known map
+    return labels
+
+
+def canonical_targets(rows: Rows, labels: Labels, separator: str = "") -> list[Target]:
+    """Returns each row's target as its task's `encode` wants it: a name, names, or a number.
+
+    Raises:
+      DataError: a target that is missing, hidden (-1), not a number, or none of `labels.names`.
+    """
+    return usable_labels(rows, labels, separator)[1]
+
+
+def usable_labels(
+    rows: Rows, labels: Labels, separator: str = "", on_bad_row: str = "error"
+) -> tuple[Rows, list[Target]]:
+    """Returns the rows whose label is the model's, and what `canonical_targets` says of them.
+
+    Raises:
+      DataError: as `canonical_targets`, or with on_bad_row="skip" only when no row is left.
+    """
+    sieve = Sieve(rows, on_bad_row)
+    targets = _present_targets(sieve, separator)
+    if labels.problem == "regression":
+        targets = _numbers(sieve, targets)
+        if len(targets) > 1 and all(target == -1 for target in targets):
+            raise DataError(
+                f"{rows.source}: every label is -1, which marks hidden labels of a test set. They "
+                "cannot be scored; flaxbert.predict answers such a split."
+            )
+    else:
+        targets = _within(sieve, _canonical(sieve, targets, labels.problem, separator), labels)
+    targets = [targets[i] for i in sieve.kept()]
+    rows = sieve.left()
+    _refuse_nothing(rows)
+    return rows, targets
+
+
+def check_options(labels: Labels, label_smoothing: float, class_weights: Sequence[float]) -> None:
+    """Refuses loss options that do not fit the kind of target.
+
+    Raises:
+      ConfigError: smoothing or weights for regression, or another number of weights than labels.
+    """
+    if labels.problem == "regression" and (label_smoothing or class_weights):
+        raise ConfigError(
+            "config.loss: label_smoothing and class_weights do not apply to regression; leave them "
+            "at 0 and ()."
+        )
+    if class_weights and len(class_weights) != len(labels.names):
+        raise ConfigError(
+            f"config.loss.class_weights: expected {len(labels.names)} numbers for the labels "
+            f"{', '.join(labels.names)}, got {len(class_weights)}."
+        )
+
+
+def label_counts(targets: Iterable[Target], labels: Labels) -> dict[str, int]:
+    """Returns how often each label occurs, in label-id order."""
+    counts = Counter(name for target in targets for name in cells.as_list(target))
+    return {name: counts[name] for name in labels.names}
+
+
+def _refuse_nothing(rows: Rows) -> None:
+    if len(rows):
+        return
+    if rows.skipped:
+        listed = "; ".join(f"{why}: {list_lines(at, 5)}" for why, at in rows.skipped.items())
+        raise DataError(f"{rows.source}: no row can be used. Skipped: {listed}. Repair them.")
+    raise DataError(f"{rows.source}: has no rows. Expected at least one.")
+
+
+def _present_targets(sieve: Sieve, separator: str) -> list[Any]:
+    """Returns the targets; with a separator an empty cell is an example without labels."""
+    targets = sieve.rows.targets
+    if targets is None:
+        raise DataError(f"{sieve.rows.source}: has no label column. Name it by data.label.")
+    sieve.refuse(
+        [i for i, target in enumerate(targets) if cells.is_missing(target, separator)],
+        "the label is missing",
+        "Give it a value, or remove the row.",
+    )
+    return targets
+
+
+def _refuse_mixed(sieve: Sieve, targets: list[Any]) -> None:
+    """Refuses the file, whatever `on_bad_row`: no single row is to blame."""
+    first: dict[str, str] = {}  # kind: where it stands first
+    for index in sieve.kept():
+        for item in cells.as_list(targets[index]):
+            first.setdefault(cells.kind_of(item), sieve.rows.where(index))
+    if len(first) > 1:
+        listed = ", ".join(f"{kind} at {where}" for kind, where in first.items())
+        raise DataError(f"{sieve.rows.source}: labels of several kinds: {listed}. Use one kind.")
+
+
+def _guess_problem(targets: list[Any], separator: str) -> str:
+    if separator or any(isinstance(target, list) for target in targets):
+        return "multi_label"
+    numbers = [cells.number_of(target) for target in targets]
+    fractional = any(number is not None and not number.is_integer() for number in numbers)
+    return "regression" if fractional else "single_label"
+
+
+def _numbers(sieve: Sieve, targets: list[Any]) -> list[float | None]:
+    numbers = [cells.number_of(target) for target in targets]
+    sieve.refuse_labels(
+        [i for i, number in enumerate(numbers) if number is None],
+        "the label is not a finite number",
+        "Expected a number for regression; for classes set data.problem=single_label.",
+    )
+    sieve.refuse_labels(
+        [i for i, number in enumerate(numbers) if number is not None and abs(number) > _LARGEST],
+        "the label is so large that float32 cannot hold its square",
+        "Scale the labels, for example to about -1 to 1.",
+    )
+    return numbers
+
+
+def _canonical(sieve: Sieve, targets: list[Any], problem: str, separator: str) -> list[Any]:
+    """Returns names: strings as they stand, integers in decimal, booleans as in JSON."""
+    many = problem == "multi_label"
+    if many:
+        targets = [cells.split_cell(target, separator) for target in targets]
+    sieve.refuse_labels(
+        [i for i, t in enumerate(targets) if t is not None and isinstance(t, list) != many],
+        "the label is a list" if not many else "the label is not a list",
+        "Expected one label a row." if not many else "Expected a list of labels a row.",
+    )
+    canonical: list[Any] = [
+        [cells.name_of(item) for item in cells.as_list(target)] if many else cells.name_of(target)
+        for target in targets
+    ]
+    sieve.refuse_labels(
+        [
+            i
+            for i, (name, target) in enumerate(zip(canonical, targets, strict=True))
+            if target is not None and (None in name if many else name is None)
+        ],
+        "the label is neither a string nor a whole number",
+        "For numbers with decimals set data.problem=regression.",
+    )
+    sieve.refuse_labels(
+        [
+            i
+            for i, names in enumerate(canonical)
+            if not all(map(cells.is_encodable, filter(None, cells.as_list(names))))
+        ],
+        "the label has half of a surrogate pair",
+        "Repair the \\ud800-\\udfff escapes.",
+    )
+    sieve.refuse_labels(
+        [i for i, names in enumerate(canonical) if "-1" in cells.as_list(names)],
+        "the label is -1, which marks hidden labels of a test set",
+        "Remove these rows, or name the class by a word.",
+    )
+    return canonical
+
+
+def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
+    """Returns the targets under the model's names; integers may stand for ids of them."""
+    names, kept = set(labels.names), sieve.kept()
+    used = {name for i in kept for name in cells.as_list(canonical[i])}
+    if not used <= names and cells.are_ids(used, labels.names):
+        by_id = {str(i): name for i, name in enumerate(labels.names)}
+        sieve.refuse_labels(
+            [i for i in kept if set(cells.as_list(canonical[i])) - set(by_id)],
+            "the label is out of range",
+            f"Expected an id from 0 to {len(names) - 1} ({', '.join(labels.names[:20])}).",
+        )
+        return [
+            [by_id.get(item) for item in target] if isinstance(target, list) else by_id.get(target)
+            for target in canonical
+        ]
+    sieve.refuse_labels(
+        [i for i in kept if set(cells.as_list(canonical[i])) - names],
+        "the label is not among those of the training data or the model",
+        f"Expected one of {', '.join(map(shown, labels.names[:20]))}.",
+    )
+    return canonical
+
+
+def _order(used: list[str], known: Known) -> tuple[str, ...]:
+    if known.checkpoint and set(used) == set(known.checkpoint):
+        return known.checkpoint
+    if known.task:
+        return known.task
+    if cells.are_integers(used):
+        numbers = sorted(int(name) for name in used)
+        if numbers == [*range(len(known.checkpoint))] and cells.are_ids(used, known.checkpoint):
+            return known.checkpoint
+        return tuple(map(str, numbers))
+    return tuple(used)
+
+
+def _single_class(source: str, name: str, labels: Labels, known: Known, on: str) -> Labels:
+    """Returns the labels for rows of one class: a classifier needs another one from elsewhere."""
+    if on == "warn" and name in known.checkpoint:
+        labels = Labels(labels.problem, known.checkpoint)
+    fix = "check the label column (or set config.data.on_single_class=warn)."
+    if on == "warn":
+        fix = "neither the model nor the task knows another one: add rows of another class."
+    if on == "error" or len(labels.names) < 2:
+        raise DataError(
+            f"{source}: every row has the label {shown(name)}. Expected at least two classes; "
+            + fix
+        )
+    return labels

@@ -1,0 +1,1 @@
+"""Where rows come from: own files, hub data sets, the tasks that bring their own."""

@@ -1,0 +1,232 @@
+"""Data sets of the hub, or folders laid out like one: fetched, found and read.
+
+The surprising thing: only Parquet files are fetched and read. A data set that is a program is not
+run, whatever the hub says of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxbert.config import Data
+from flaxbert.data.rows import Rows, near_name
+from flaxbert.data.sources import files
+from flaxbert.data.texts import Texts
+from flaxbert.errors import ConfigError, DataError
+from flaxbert.storage.hub import CARD, HubError, card_header, fetch, is_hub_id
+
+_BY_NAME = ""  # in place of a split: the names of the files say which split they are
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One configuration of a hub data set (or of a folder laid out like one), on this disk."""
+
+    name: str  # for messages
+    files: dict[str, list[Path]]  # split: Parquet files
+    revision: str  # the commit, "" for a folder
+
+    def read(self, split: str, data: Data, names: Sequence[str] = ()) -> Rows:
+        """Returns the rows of a split; labels that are ids become names where the data set (or
+        else `names`, in id order) names them. Without data.label no labels are read.
+
+        Raises:
+          ConfigError: there is no such split.
+          DataError: see `files.read_rows`.
+        """
+        if split not in self.files:
+            raise ConfigError(
+                f"{self.name}: there is no split {split!r}.{near_name(self.files, split)} "
+                f"Splits: {', '.join(map(repr, self.files))}."
+            )
+        columns = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
+        parts = [
+            files.read_rows(path, **columns, on_bad_row=data.on_bad_row)
+            for path in self.files[split]
+        ]
+        targets = [target for part in parts for target in part.targets or []]
+        texts = Texts(text for part in parts for text in part.texts)
+        pairs = Texts(text for part in parts for text in part.pairs or [])
+        return Rows(
+            f"{self.name} {split}",
+            texts,
+            pairs if data.text_pair else None,
+            _named(targets, names) if data.label else None,
+            range(1, len(texts) + 1),
+            parts[0].label_names or tuple(names),
+        )
+
+
+def open_dataset(data: Data, config: str, revision: str) -> Dataset:
+    """Finds a data set on the hub or in a folder, and fetches its Parquet files.
+
+    Args:
+      data: `dataset` is a hub id or a folder.
+      config: name of the configuration; "" = the data set's default.
+      revision: branch, tag or commit on the hub.
+
+    Raises:
+      ConfigError: a revision of a folder, or no such configuration.
+      DataError: no such data set, or it has no Parquet files.
+    """
+    name = data.dataset
+    local = Path(name)
+    if local.exists():
+        if revision:
+            raise ConfigError(
+                f"config.data.dataset_revision={revision!r} is for hub ids; {name} is a folder."
+            )
+        if not local.is_dir():
+            raise DataError(
+                f"{name}: expected a folder of Parquet files or a hub id. For a single file set "
+                "config.data.task=text and config.data.train=FILE."
+            )
+        return Dataset(_title(name, config), _splits(local, name, config), "")
+    if not is_hub_id(name):
+        raise DataError(f"{name!r}: there is no such folder, and it is no hub id (OWNER/NAME).")
+    try:
+        folder = fetch("dataset", name, revision, [CARD])
+        commit = folder.name
+        fetch("dataset", name, commit, _patterns(folder, name, config))
+    except HubError as error:
+        raise DataError(
+            f"data set {name!r}: there is no such folder; as a hub id: {error} {_layout(data)}"
+        ) from error
+    return Dataset(_title(name, config), _splits(folder, name, config), commit)
+
+
+def _layout(data: Data) -> str:
+    example = f"FOLDER/{data.dataset_config or 'NAME'}/train-00000-of-00001.parquet"
+    return f"A folder for config.data.dataset=FOLDER has the hub's layout, as {example}."
+
+
+def _title(name: str, config: str) -> str:
+    return f"{name} ({config})" if config else name
+
+
+def _patterns(folder: Path, name: str, config: str) -> list[str]:
+    """Returns shell patterns of the Parquet files of a configuration."""
+    configurations = _configurations(folder)
+    if not configurations:
+        return [f"{config}/*.parquet"] if config else ["*.parquet"]
+    chosen = _choose(configurations, name, config)
+    patterns = [pattern for split in chosen.values() for pattern in split]
+    return [_parquet_only(pattern, name) for pattern in patterns]
+
+
+def _parquet_only(pattern: str, name: str) -> str:
+    if pattern.endswith("*"):
+        return f"{pattern}.parquet"
+    if not pattern.endswith(".parquet"):
+        raise DataError(
+            f"data set {name!r}: {pattern} is no Parquet file, and no other kind is fetched. "
+            "Download it, then set config.data.task=text and config.data.train=FILE; or try "
+            "config.data.dataset_revision=refs/convert/parquet."
+        )
+    return pattern
+
+
+def _configurations(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Returns {configuration: {split: patterns}} as the data set's card says; {} if it does not.
+
+    The form: https://huggingface.co/docs/hub/datasets-manual-configuration. The default
+    configuration stands first.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    entries = [e for e in _as_list(card_header(folder).get("configs")) if isinstance(e, dict)]
+    for entry in sorted(entries, key=lambda entry: entry.get("default") is not True):
+        splits: dict[str, list[str]] = {}
+        if isinstance(entry.get("data_dir"), str) and "data_files" not in entry:
+            splits[_BY_NAME] = [f"{entry['data_dir'].removeprefix('./').rstrip('/')}/*"]
+        for part in _as_list(entry.get("data_files")):
+            part = {"split": "train", "path": part} if isinstance(part, str) else part
+            if isinstance(part, dict) and isinstance(part.get("split"), str):
+                paths = [path for path in _as_list(part.get("path")) if isinstance(path, str)]
+                patterns = splits.setdefault(part["split"], [])
+                patterns += [path.removeprefix("./") for path in paths]
+        if any(splits.values()):
+            found[str(entry.get("config_name", "default"))] = splits
+    return found
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _choose(
+    configurations: dict[str, dict[str, list[str]]], name: str, config: str
+) -> dict[str, list[str]]:
+    if config and config not in configurations:
+        raise ConfigError(
+            f"config.data.dataset_config: {name} has no configuration {config!r}."
+            f"{near_name(configurations, config)} It has {', '.join(map(repr, configurations))}."
+        )
+    if not config and len(configurations) > 1 and "default" not in configurations:
+        raise ConfigError(
+            f"config.data.dataset_config is empty: {name} has the configurations "
+            f"{', '.join(map(repr, configurations))}. Name one."
+        )
+    return configurations[config or next(iter(configurations))]
+
+
+def _splits(folder: Path, name: str, config: str) -> dict[str, list[Path]]:
+    """Returns {split: Parquet files} of a configuration in a folder."""
+    configurations = _configurations(folder)
+    present = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+    relative = {path.relative_to(folder).as_posix(): path for path in present}
+    chosen = _choose(configurations, name, config) if configurations else {}
+    if _BY_NAME in chosen:
+        found = _by_name(folder / chosen[_BY_NAME][0].removesuffix("/*"))
+    elif chosen:
+        found = {
+            split: [p for n, p in relative.items() if any(_matches(n, q) for q in patterns)]
+            for split, patterns in chosen.items()
+        }
+    else:
+        found = _by_name(folder / config if config else folder)
+    found = {split: files for split, files in found.items() if files}
+    if not found:
+        raise DataError(
+            f"data set {name!r}: has no Parquet files{f' of {config}' if config else ''}. A data "
+            "set that is a program is not run. For one of the hub's try "
+            "config.data.dataset_revision=refs/convert/parquet; or give files by "
+            "config.data.task=text and config.data.train=FILE."
+        )
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As the hub's patterns: ** stands for any folders, or none."""
+    return fnmatch.fnmatch(name, pattern) or (
+        "**/" in pattern and fnmatch.fnmatch(name, pattern.replace("**/", "", 1))
+    )
+
+
+def _by_name(folder: Path) -> dict[str, list[Path]]:
+    """Splits by the names of files and folders, as the `datasets` library finds them."""
+    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
+
+    if not folder.is_dir():
+        return {}
+    base = folder.resolve().as_posix()
+    try:
+        found = DataFilesDict.from_patterns(
+            get_data_patterns(base), base, allowed_extensions=[".parquet"]
+        )
+    except (EmptyDatasetError, FileNotFoundError):
+        return {}
+    return {str(split): [Path(str(path)) for path in paths] for split, paths in found.items()}
+
+
+def _named(values: list[Any], names: Sequence[str]) -> list[Any]:
+    """Returns the names of labels that are still ids; a hidden label stays -1."""
+
+    def name(value: Any) -> Any:
+        known = type(value) is int and 0 <= value < len(names)
+        return names[value] if known else value
+
+    return [name(value) for value in values]

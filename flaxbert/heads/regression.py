@@ -1,0 +1,88 @@
+"""One number per example: mean squared error, Pearson and Spearman correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from flaxbert.heads import scores
+
+MAIN_METRIC = "loss"
+
+_QUANTILES = ("min", "25 %", "median", "75 %", "max")
+
+
+def encode(targets: Sequence[float], names: Sequence[str]) -> Float[np.ndarray, " N"]:
+    """Returns the numbers; `names` is the single name of the output."""
+    return np.array(targets, np.float32)
+
+
+def loss_sums(
+    logits: Float[Array, "*B 1"],
+    labels: Float[Array, "*B"],
+    weights: Float[Array, "*B"],
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The two sums of torch.nn.MSELoss(reduction="mean").
+
+    Raises:
+      ValueError: smoothing or class weights, which mean nothing for numbers.
+    """
+    if label_smoothing or class_weights:
+        raise ValueError("label smoothing and class weights do not apply to regression")
+    error = logits[..., 0] - labels.astype(logits.dtype)
+    return jnp.sum(jnp.square(error) * weights), jnp.sum(weights)
+
+
+def metrics(logits: Float[np.ndarray, "N 1"], labels: Float[np.ndarray, " N"]) -> dict[str, float]:
+    """combined_score is the mean of both correlations, as for STS-B."""
+    predicted, actual = logits[..., 0].astype(np.float64), labels.astype(np.float64)
+    pearson, spearman = scores.pearson(predicted, actual), scores.spearman(predicted, actual)
+    return {
+        "pearson": pearson,
+        "spearmanr": spearman,
+        "combined_score": (pearson + spearman) / 2,
+        "mse": float(np.mean(np.square(predicted - actual))),
+        "mae": float(np.mean(np.abs(predicted - actual))),
+    }
+
+
+def report(
+    logits: Float[np.ndarray, "N 1"], labels: Float[np.ndarray, " N"], names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what the errors (prediction - target) look like, and both ranges."""
+    predicted, actual = logits[..., 0].astype(np.float64), labels.astype(np.float64)
+    error = predicted - actual
+    spread = float(np.sum(np.square(actual - actual.mean())))
+    return {
+        "error": _summary(error),
+        "absolute_error": _summary(np.abs(error)),
+        "prediction": _summary(predicted),
+        "target": _summary(actual),
+        "r2": 1 - float(np.sum(np.square(error))) / spread if spread else float("nan"),
+    }
+
+
+def _summary(values: Float[np.ndarray, " N"]) -> dict[str, float]:
+    points = zip(_QUANTILES, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]), strict=True)
+    quantiles = {name: float(value) for name, value in points}
+    return {"mean": float(values.mean()), "std": float(values.std()), **quantiles}
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """Returns one line per quantity."""
+    summaries = {name: values for name, values in report.items() if isinstance(values, dict)}
+    rows = [[name, *values.values()] for name, values in summaries.items()]
+    header = ["", "mean", "std", *_QUANTILES]
+    return [*scores.table(header, rows), f"r2 {report['r2']:.4f}"]
+
+
+def readable(logits: Float[np.ndarray, "N 1"], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns {"value"} per row."""
+    return [{"value": float(value)} for value in logits[..., 0]]

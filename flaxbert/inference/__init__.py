@@ -1,0 +1,1 @@
+"""Trained models that answer: the public model classes, predictors, prediction files."""

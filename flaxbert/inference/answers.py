@@ -1,0 +1,127 @@
+"""Predictions as files: JSON lines, CSV, and the numbered lines of transformers' run_glue.
+
+The surprising thing: what goes to a file appears only when it is whole. Standard output cannot wait
+for that; it gets each part as it is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from flaxbert.data.checks import Labels
+from flaxbert.errors import ConfigError, InterruptedRun
+from flaxbert.shell.console import printable_json
+from flaxbert.storage.store import is_url
+
+Answer = dict[str, Any]
+
+SUFFIXES = (".jsonl", ".csv")
+
+
+class JsonLines:
+    """One object a line."""
+
+    def __init__(self, file: TextIO, labels: Labels) -> None:
+        self._file = file
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        lines = (printable_json(json.dumps(a, ensure_ascii=False)) + "\n" for a in answers)
+        self._file.writelines(lines)
+        self._file.flush()
+
+
+class Csv:
+    """A column per field: probabilities become one column per label, several labels JSON."""
+
+    def __init__(self, file: TextIO, labels: Labels) -> None:
+        fields = {
+            "single_label": ("label", "score"),
+            "multi_label": ("labels",),
+            "regression": ("value",),
+        }
+        self._fields = fields[labels.problem]
+        self._names = () if labels.problem == "regression" else labels.names
+        self._writer = csv.writer(file, lineterminator="\n")
+        self._writer.writerow([*self._fields, *(f"probability_{name}" for name in self._names)])
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            values = [answer[field] for field in self._fields]
+            values = [json.dumps(v, ensure_ascii=False) if type(v) is list else v for v in values]
+            self._writer.writerow([*values, *(answer["probabilities"][n] for n in self._names)])
+
+
+class Numbered:
+    """index<TAB>prediction with a header, as run_glue writes it: label names, numbers as %3.3f.
+
+    Several labels are a JSON list. A name with a tab or line break is written as in JSON, without
+    the quotes: a line stays a line.
+    """
+
+    def __init__(self, file: TextIO, labels: Labels) -> None:
+        self._file = file
+        self._count = 0
+        file.write("index\tprediction\n")
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            self._file.write(f"{self._count}\t{_prediction(answer)}\n")
+            self._count += 1
+
+
+def _prediction(answer: Answer) -> str:
+    if "value" in answer:
+        return f"{answer['value']:3.3f}"
+    if "labels" in answer:
+        return json.dumps(answer["labels"], ensure_ascii=False)
+    label = answer["label"]
+    return label if label.isprintable() else json.dumps(label, ensure_ascii=False)[1:-1]
+
+
+def check_output(path: str, source: str = "") -> None:
+    """Refuses a name that no file can be written to, or that is the input's.
+
+    Raises:
+      ConfigError: another ending than .jsonl or .csv, no such directory, or the input itself.
+    """
+    if is_url(path):
+        raise ConfigError(f"--output: {path}: name a local file, then copy it.")
+    output = Path(path)
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("a NUL")
+    except ValueError as error:
+        raise ConfigError(f"--output: {path!a} is no name of a file.") from error
+    if output.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"--output: expected a name ending in {' or '.join(SUFFIXES)}, or - for JSON lines on "
+            f"standard output; got {path!r}."
+        )
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a directory" if output.is_dir() else f"there is no directory {output.parent}"
+        raise ConfigError(f"--output: {path}: {what}. Name a file in an existing directory.")
+    if source and output.exists() and os.path.exists(source) and output.samefile(source):
+        raise ConfigError(f"--output: {path} is the input itself. Name another file.")
+
+
+def writer_for(path: str) -> type[JsonLines] | type[Csv]:
+    return Csv if path.lower().endswith(".csv") else JsonLines
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Standard output; a reader who has gone (`| head`) ends the command without a traceback."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        # Python flushes once more at exit: that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InterruptedRun("the reader of standard output has gone") from error

@@ -1,0 +1,73 @@
+"""Loss and metrics of a whole split: every example exactly once, no averages of averages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxbert.config import Loss
+from flaxbert.heads import Task
+from flaxbert.loop.forward import Batch, Forward, predict_logits
+from flaxbert.model.heads import Params
+
+
+def evaluate(
+    forward: Forward,
+    params: Params,
+    batches: Iterable[Batch],
+    labels: np.ndarray,
+    *,
+    task: Task,
+    loss: Loss,
+    after_batch: Callable[[int], None] = lambda examples: None,
+) -> dict[str, float]:
+    """Returns {"loss", the task's metrics, "samples", "runtime" (seconds) and speeds}.
+
+    The loss is the training objective (with smoothing and class weights), over the whole split.
+    `after_batch` is called with the number of examples of every batch, and may raise.
+    """
+    stopwatch = Stopwatch(after_batch)
+    logits = predict_logits(forward, params, batches, len(labels), stopwatch)
+    return scores(task, logits, labels, loss) | stopwatch.results(len(labels))
+
+
+class Stopwatch:
+    """Counts batches and seconds from its making on; call it after every batch."""
+
+    def __init__(self, after_batch: Callable[[int], None] = lambda examples: None) -> None:
+        self._after_batch = after_batch
+        self._batches = 0
+        self._start = time.perf_counter()
+
+    def __call__(self, examples: int) -> None:
+        self._batches += 1
+        self._after_batch(examples)
+
+    def results(self, samples: int) -> dict[str, float]:
+        """Returns "samples", "runtime" and the two speeds under the names of the Trainer."""
+        seconds = time.perf_counter() - self._start
+        return {
+            "samples": samples,
+            "runtime": seconds,
+            "samples_per_second": samples / seconds,
+            "steps_per_second": self._batches / seconds,
+        }
+
+
+def scores(task: Task, logits: np.ndarray, labels: np.ndarray, loss: Loss) -> dict[str, Any]:
+    """Returns the loss and the task's metrics of logits that are already there."""
+    total, normalizer = jax.device_get(
+        task.loss_sums(
+            jnp.asarray(logits),
+            jnp.asarray(labels),
+            jnp.ones(len(labels), logits.dtype),
+            label_smoothing=loss.label_smoothing,
+            class_weights=loss.class_weights,
+        )
+    )
+    return {"loss": float(total) / float(normalizer), **task.metrics(logits, labels)}

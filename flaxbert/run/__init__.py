@@ -1,0 +1,1 @@
+"""One run, built from a config: its inputs, compiled programs and results."""

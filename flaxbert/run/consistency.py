@@ -1,0 +1,156 @@
+"""Where the processes of a run come together on their way to training.
+
+The surprising thing: what one alone does (open and lock the workdir, read it) is done by the first,
+and an error there ends all others as well, with its code; so nobody else looks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import flaxbert
+from flaxbert.config import Config, flatten, to_dict
+from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, WrongNumbersError
+from flaxbert.hosts.group import Alone
+from flaxbert.shell.signals import StopSignal
+
+if TYPE_CHECKING:
+    from flaxbert.storage.workdir import Workdir
+
+# Of programs that must be the same everywhere.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+_VARIABLES = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "XLA_FLAGS", "LIBTPU_INIT_ARGS")
+# A network file system may tell of a new file a minute late.
+_PATIENCE = 70.0
+# Wrong sums came with nearly every exchange of 4 MiB; larger ones only take longer.
+_SIZES, _TIMES = (2**10, 2**18, 2**22), 2
+
+
+def check_same(config: Config, group: Alone) -> None:
+    """Raises ConfigError if the processes were started with different configs or libraries."""
+    mine = {
+        **{f"config.{name}": value for name, value in flatten(to_dict(config)).items()},
+        "flaxbert": flaxbert.__version__,
+        **{name: version(name) for name in _PACKAGES},
+        **{name: _without_dumps(os.environ.get(name, "")) for name in _VARIABLES},
+    }
+    for process, theirs in enumerate(group.all_of(mine)):
+        for name, value in theirs.items():
+            if value != mine[name]:
+                raise ConfigError(
+                    f"{name} is {mine[name]!r} in process {group.index} and {value!r} in process "
+                    f"{process}. Start all with one command, in one environment."
+                )
+
+
+def _without_dumps(flags: str) -> str:
+    """Where the compiler writes what it did may differ."""
+    return " ".join(flag for flag in flags.split() if not flag.startswith("--xla_dump"))
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], group: Alone) -> Iterator[Workdir]:
+    """Opens and locks the workdir while the block runs.
+
+    Raises:
+      ConfigError: see `open_workdir` and `Store.locked`; or the processes do not see one workdir.
+    """
+    from flaxbert.storage.store import location
+    from flaxbert.storage.workdir import Workdir, open_workdir
+
+    root = group.of_first(lambda: os.fspath(open_workdir(path).root))
+    workdir = Workdir(location(root))
+    lock = workdir.store.locked(workdir.lock) if group.first else contextlib.nullcontext()
+    with lock:
+        _check_shared(workdir, group)
+        yield workdir
+
+
+def _check_shared(workdir: Workdir, group: Alone) -> None:
+    if group.count == 1:
+        return
+    holder = group.of_first(lambda: _holder(workdir.lock, workdir))
+    until = time.monotonic() + _PATIENCE
+    with group.busy("looking for the workdir"):
+        while _holder(workdir.lock, workdir) != holder:
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"--workdir: process {group.index} does not see {workdir.root} as process 0 "
+                    "has it. Name one that all machines share: gs://bucket/folder, or a network "
+                    "file system."
+                )
+            time.sleep(0.5)
+        group.all_of("seen")
+
+
+def _holder(lock: PurePath, workdir: Workdir) -> str:
+    """Returns what identifies the lock as it is held now."""
+    if not workdir.store.is_file(lock):
+        return ""
+    text = workdir.store.read(lock).decode(errors="replace")
+    # In a bucket it is a lease, of which all but the token changes.
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(text)["token"])
+    return text
+
+
+def check_params(params: Any, group: Alone) -> None:
+    """Raises ModelFileError if the processes have read different weights.
+
+    Each takes its own for those of all: a mixture of two models would train without a word.
+    """
+    if group.count == 1:
+        return
+    import jax  # here, as elsewhere: errors of the command line should not wait for it
+    import numpy as np
+
+    found = 0
+    for leaf in jax.tree.leaves(params):
+        found = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), found)
+    for process, theirs in enumerate(group.all_of(found)):
+        if theirs != found:
+            raise ModelFileError(
+                f"config.model.path: process {process} has read other weights than process "
+                f"{group.index}. Give all machines the same folder, or a hub id with "
+                "config.model.revision."
+            )
+
+
+def check_collectives(group: Alone) -> None:
+    """Raises WrongNumbersError if what connects the processes gives wrong sums."""
+    if group.count == 1:
+        return
+    import jax
+
+    from flaxbert.hosts import gloo
+    from flaxbert.hosts.collectives import wrong_collectives
+
+    found = group.all_of(wrong_collectives(_SIZES, _TIMES))
+    wrong = sorted({name for names in found for name in names})
+    if wrong:
+        raise WrongNumbersError(
+            f"exchanges between the processes give wrong numbers: {', '.join(wrong)}. Do not train "
+            "here: install another version of jax, or run on one process. `python -m "
+            "flaxbert.doctor`, started in all of them, looks again."
+        )
+    if jax.default_backend() == "cpu":
+        gloo.give_way()
+
+
+def begin_training(group: Alone, stop: StopSignal) -> None:
+    """Waits until every process has compiled; from here on a stop is agreed on in the updates.
+
+    Raises:
+      InterruptedRun: one was asked to stop before.
+    """
+    if any(group.all_of(stop.requested)):
+        raise InterruptedRun("stopped by a signal before the first update: nothing to save")
+    group.training()

@@ -1,0 +1,104 @@
+"""What makes a later start the same run: config, data, tokenizer and labels.
+
+The first start writes it into the workdir, a resume compares. The surprising thing: some facts stay
+the first start's for ever (compute dtype, revisions), whatever a later machine would choose.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import flaxbert
+from flaxbert.config import Config, make_config, resume_differences, to_dict
+from flaxbert.errors import ConfigError, DataError, ModelFileError
+from flaxbert.storage.store import TEMPORARY
+from flaxbert.storage.workdir import Workdir, copy_file, read_json, write_json
+
+if TYPE_CHECKING:
+    from flaxbert.run.inputs import Prepared
+
+
+def check_config(config: Config, workdir: Workdir) -> None:
+    """Raises ConfigError if the run was started with another config, naming the fields."""
+    stored = make_config(read_json(workdir.config))
+    differences = resume_differences(stored, config)
+    if differences:
+        listed = "\n".join(f"  config.{name}: {old!r} -> {new!r}" for name, old, new in differences)
+        raise ConfigError(
+            f"--workdir: {workdir.root} holds a run with another config:\n{listed}\n"
+            "Name another --workdir, or put these fields back."
+        )
+
+
+def check_data(workdir: Workdir, stored: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Raises DataError if a resume has other sentences or labels than the start had."""
+    for split in ("training", "validation"):
+        if stored and stored[split] != facts[split]:
+            raise DataError(
+                f"config.data: the {split} data differ from those that {workdir.root} was started "
+                "with. Restore them, or start in another workdir."
+            )
+
+
+def check_source(workdir: Workdir, stored: dict[str, Any]) -> None:
+    """Raises ModelFileError if tokenizer or labels are not those that the run started with."""
+    found, recorded = _source_digests(workdir), stored.get("source", {})
+    names = [name for name, digest in recorded.items() if found.get(name) != digest]
+    if names:
+        raise ModelFileError(
+            f"{workdir.source}: {', '.join(names)}: not the same as when this run was started. "
+            "Bring the old content back, or start in another workdir."
+        )
+
+
+def run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns what run.json records beside the progress; some of it stays the first start's."""
+    from flaxbert.run.inputs import resolve_dtype  # here: it imports JAX
+
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+    versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
+    return {
+        "training": {"": prepared.train.digest},
+        "validation": {name: split.digest for name, split in prepared.validation.items()},
+        "dtype": stored.get("dtype") or resolve_dtype(config.model.dtype),
+        "labels": list(prepared.bert.id2label),
+        "model": config.model.path,
+        "model_revision": stored.get("model_revision", prepared.revision),
+        "dataset_revision": prepared.dataset_revision,
+        "source": stored.get("source", {}),
+        "config": to_dict(config),
+        "versions": versions | {name: version(name) for name in names},
+    }
+
+
+def start_workdir(
+    config: Config, workdir: Workdir, prepared: Prepared, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes config.json first: from then on the folder is this run's.
+
+    Returns the facts with what was written.
+    """
+    write_json(workdir.config, to_dict(config))
+    workdir.store.make_directory(workdir.source)
+    for path in prepared.tokenizer_files:
+        copy_file(path, workdir.source)
+    write_json(workdir.source / "config.json", prepared.bert.to_dict())
+    write_json(workdir.data_report, prepared.report)
+    facts = facts | {"source": _source_digests(workdir)}
+    write_json(workdir.facts, facts)
+    return facts
+
+
+def _source_digests(workdir: Workdir) -> dict[str, str]:
+    """Returns the SHA-256 of what a resume reads instead of the starting checkpoint."""
+
+    source, store = workdir.source, workdir.store
+    # A start that was killed may have left a file that its rename never came to.
+    names = [
+        name
+        for name in store.names(source)
+        if source / name != workdir.facts and not name.endswith(TEMPORARY)
+    ]
+    return {name: store.sha256(source / name) for name in names if store.is_file(source / name)}

@@ -1,0 +1,1 @@
+"""The border between a shell and the package: command lines, signals, the terminal."""

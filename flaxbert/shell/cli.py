@@ -1,0 +1,292 @@
+"""The border between a shell and the package: flags in, exit codes and readable errors out.
+
+Exit codes: 0 done; 2 usage or config; 3 data; 4 model file or checkpoint; 5 loss not finite;
+70 internal; 71 another process lost; 75 interrupted, every finished update saved. The surprising
+thing: this file imports neither JAX nor anything that does, so that a wrong flag is told at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from absl import flags
+from ml_collections import config_flags
+
+from flaxbert.config import Config, Data, make_config
+from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, exit_code_of
+from flaxbert.hosts.join import joined, refuse_several
+from flaxbert.shell.console import complain, say
+from flaxbert.shell.library_output import be_quiet, leave_out_torch
+from flaxbert.shell.signals import StopSignal, end, install
+
+CONFIG_FLAG = "config"
+
+
+def run(
+    main: Callable[..., None],
+    define: Callable[[flags.FlagValues], None],
+    description: str | None,
+    *,
+    processes: Literal["each", "one", "together"] = "each",
+) -> None:
+    """Parses the command line, calls `main(flags, stop)` and exits with the contract's code.
+
+    Args:
+      main: does the work; raises the package's errors.
+      define: adds the command's flags to the FlagValues it is given.
+      description: printed by --help.
+      processes: what several of them, started by Slurm or on a TPU pod, are to each other.
+        "each": nothing; "one": the command refuses them; "together": they join, whatever the
+        command line of each says, and `main(flags, stop, group)` is called.
+    """
+    # transformers tells everybody without PyTorch that models will not be available: not ours.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    be_quiet()
+    stop: StopSignal = install()
+    try:
+        if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
+            _help(define, description)
+            return
+        with contextlib.ExitStack() as stack:
+            group = []
+            if processes == "one":
+                refuse_several()
+            elif processes == "together":
+                group.append(stack.enter_context(joined(stop)))
+            values = _parse(define)
+            leave_out_torch()  # now: a config file is the user's, it may need anything
+            main(values, stop, *group)
+    except (Exception, InterruptedRun) as error:
+        stop.settle()
+        code = exit_code_of(error)
+        if code == InterruptedRun.exit_code:
+            say(f"flaxbert: {error}. The same command goes on.")
+        elif hasattr(error, "exit_code"):
+            complain(f"flaxbert: error: {error}")
+        elif code == ModelFileError.exit_code and isinstance(error, OSError):
+            complain(f"flaxbert: error: {error.strerror}: {error.filename}")
+        elif code == ConfigError.exit_code:
+            complain(
+                "flaxbert: error: the device has too little memory for this batch. Raise "
+                "config.train.accumulate (0 = chosen), or lower config.train.batch_size or "
+                "data.max_length; for evaluate and predict lower --batch_rows."
+            )
+        else:
+            complain(traceback.format_exc().rstrip())
+            complain("flaxbert: internal error; please report the lines above")
+        end(code)
+    finally:
+        stop.settle()
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """Adds --config=FILE.py[:ARG] and its overrides --config.x.y=VALUE."""
+    config_flags.DEFINE_config_file(
+        CONFIG_FLAG,
+        None,
+        "Config file, FILE.py or FILE.py:ARG; single fields by --config.x.y=VALUE.",
+        lock_config=True,
+        flag_values=values,
+    )
+
+
+def read_config(values: Any) -> Config:
+    """Returns the checked config of the --config flag.
+
+    Raises:
+      ConfigError: no --config, or a file whose get_config fails.
+    """
+    if values.config is None:
+        raise ConfigError(
+            "--config is missing. For example: --config=configs/quickstart.py, or "
+            "--config=configs/text.py --config.data.train=FILE"
+        )
+    return make_config(values.config)
+
+
+def define_columns(values: flags.FlagValues, *, label: bool) -> None:
+    """Adds the flags that name columns; their default is the run's, else text, none, label."""
+    flags.DEFINE_string("text", "", "Column of the text.", flag_values=values)
+    flags.DEFINE_string("text_pair", "", "Column of the second text.", flag_values=values)
+    if label:
+        flags.DEFINE_string("label", "", "Column of the target.", flag_values=values)
+        flags.DEFINE_string(
+            "label_separator", "", "Splits a cell into several labels.", flag_values=values
+        )
+
+
+def define_split(values: flags.FlagValues, default: str | None) -> None:
+    """Adds --split, one of a run's or of its data set's."""
+    text = "train, validation or test of the run, or a split of its data set."
+    flags.DEFINE_string("split", default, text, flag_values=values)
+
+
+def define_inference(values: flags.FlagValues) -> None:
+    """Adds the flags of how texts are read and computed."""
+    flags.DEFINE_integer(
+        "max_length", 0, "Tokens per text; 0 = the run's, else the model's.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "long",
+        "truncate",
+        ("truncate", "head_tail", "window"),
+        "Texts over max_length: keep the beginning; the first quarter and last three; or read all "
+        "in overlapping windows and take the mean of their logits.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "stride",
+        -1,
+        "Tokens that neighbouring windows share; -1 = a quarter of max_length.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "batch_rows",
+        0,
+        "Rows computed at once by all devices; 0 = chosen. Fewer need less memory.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "dtype",
+        "",
+        ("", "float32", "bfloat16"),
+        "Compute dtype; empty = that of the --workdir, else float32.",
+        flag_values=values,
+    )
+
+
+def inference_options(values: Any, dtype: str) -> dict[str, Any]:
+    """Returns the arguments of `Classifier.from_pretrained`; `dtype` if none is given."""
+    names = ("max_length", "long", "stride", "batch_rows")
+    return {name: values[name].value for name in names} | {"dtype": values.dtype or dtype}
+
+
+def with_columns(data: Data, values: flags.FlagValues) -> Data:
+    """Returns the data config with the columns that were given as flags."""
+    names = ("text", "text_pair", "label", "label_separator")
+    given = {name: values[name].value for name in names if name in values and values[name].value}
+    return dataclasses.replace(data, **given)
+
+
+def config_name(argv: list[str]) -> str:
+    """Returns "quickstart" or "glue-sst2" for the --config of a command line: the run's name."""
+    for name, value in _config_arguments(argv):
+        if name == CONFIG_FLAG:
+            path, _, argument = value.partition(":")
+            stem = Path(path).stem
+            return f"{stem}-{argument}".replace("/", "-") if argument else stem
+    return "run"
+
+
+def _help(define: Callable[[flags.FlagValues], None], description: str | None) -> None:
+    values = flags.FlagValues()
+    define(values)
+    print(f"{description}\nFlags:\n{values.get_help()}")
+
+
+def _parse(define: Callable[[flags.FlagValues], None]) -> Any:
+    # config_flags reads overrides from sys.argv itself, so the file that is found stands there.
+    sys.argv[1:] = _with_found_config(sys.argv[1:])
+    values = flags.FlagValues()
+    try:
+        define(values)
+        rest = values(sys.argv)
+        # Reading the value runs get_config and applies overrides: errors show here, not later.
+        if CONFIG_FLAG in values:
+            _raise_what_was_put_off(values[CONFIG_FLAG].value)
+    except ConfigError:
+        raise
+    except Exception as error:  # config_flags lets errors of many kinds through
+        raise ConfigError(_readable(error)) from error
+    if len(rest) > 1:
+        raise ConfigError(
+            f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help."
+        )
+    return values
+
+
+def _raise_what_was_put_off(config: Any) -> None:
+    """Raises the OSError of a get_config: config_flags keeps it until a field is asked for."""
+    try:
+        hasattr(config, "to_dict")
+    except OSError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
+
+
+def _with_found_config(argv: list[str]) -> list[str]:
+    """Replaces configs/NAME.py by the shipped file when the current folder has none."""
+    for name, value in _config_arguments(argv):
+        if name != CONFIG_FLAG:
+            continue
+        path, colon, argument = value.partition(":")
+        if Path(path).is_file():
+            return argv
+        shipped = _shipped_configs()
+        if Path(path).parent == Path("configs") and (shipped / Path(path).name).is_file():
+            found = f"{shipped / Path(path).name}{colon}{argument}"
+            joined = [f"--{CONFIG_FLAG}={found}" if a.endswith(f"={value}") else a for a in argv]
+            return [found if a == value else a for a in joined]
+        names = sorted(f"configs/{entry.name}" for entry in shipped.glob("*.py"))
+        near = difflib.get_close_matches(path, names, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"--config: there is no file {path!r}.{hint} Shipped: {', '.join(names)}."
+        )
+    return argv
+
+
+def _config_arguments(argv: list[str]) -> list[tuple[str, str]]:
+    """Returns (flag name, value) of every flag, with or without "="."""
+    found = []
+    for index, argument in enumerate(argv):
+        if not argument.startswith("-"):
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not equals and index + 1 < len(argv):
+            value = argv[index + 1]
+        found.append((name, value))
+    return found
+
+
+def _shipped_configs() -> Path:
+    """configs/ inside the installed package, or beside it in a clone."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _readable(error: Exception) -> str:
+    """One message of a flag or config file error, with the place in the user's own file.
+
+    config_flags wraps what a config file raised into the text of a traceback: its last line is the
+    message, and the last file in it is the place.
+    """
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    text = str(error).strip()
+    if text[:1] in ("'", '"'):  # a KeyError's own text, and what wraps it, is a quoted string
+        with contextlib.suppress(ValueError, SyntaxError):
+            text = f"--config: there is no field {ast.literal_eval(text)}"
+        text = ". ".join(text.splitlines())
+    if "Traceback (most recent call last)" in text:
+        places = re.findall(r'File "([^"]+)", line (\d+)', text)
+        message = text.splitlines()[-1]
+        return f"{places[-1][0]}:{places[-1][1]}: {message}" if places else message
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/site-packages/" not in f.filename and f.filename[0] != "<"]
+    last = own[-1] if own else None
+    inside_config = last is not None and Path(last.filename).resolve() != Path(__file__).resolve()
+    text = text or type(error).__name__
+    return f"{last.filename}:{last.lineno}: {text}" if last and inside_config else text

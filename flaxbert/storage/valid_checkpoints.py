@@ -1,0 +1,138 @@
+"""Which checkpoints of a run stand, and which of them are valid: their manifest verifies.
+
+The surprising thing: a disk that cannot be read for the moment is told and ends the start. It says
+nothing about a checkpoint, and to take it for damaged would throw training away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import time
+from pathlib import PurePath
+from typing import Any
+
+from flaxbert.errors import ModelFileError
+from flaxbert.shell.console import say
+from flaxbert.storage.manifest import verify_manifest
+from flaxbert.storage.store import DamagedError, is_step, store_for
+from flaxbert.storage.workdir import read_json
+
+# Beside the manifest, in each of them
+STATE, RUN = "state", "run.json"
+
+# What a file system answers for files that are damaged or gone. Anything else (no permission, no
+# memory, no handle left, a server that does not answer) may be in order a minute later.
+_DAMAGE = {
+    errno.EIO,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    *(getattr(errno, name, errno.EIO) for name in ("EBADMSG", "ENODATA", "EREMOTEIO", "EUCLEAN")),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """A checkpoint, compared with its manifest."""
+
+    step: int
+    size: int  # bytes
+    damage: str  # "" = valid
+    seconds: float  # what reading it took
+
+
+def examine(directory: PurePath) -> list[Examined]:
+    """Verifies every checkpoint of a run, oldest first; changes nothing and takes no lock.
+
+    One that the run deletes meanwhile is left out.
+    """
+    store = store_for(directory)
+    if not store.is_directory(directory):
+        return []
+    found = []
+    for step in steps_in(directory):
+        path, start = directory / str(step), time.perf_counter()
+        damage, size = "", 0
+        try:
+            size = sum(store.sizes(path).values())
+            verify_manifest(path)
+        except (DamagedError, OSError) as error:
+            damage = str(error)
+            if not store.is_committed(path):
+                continue
+        found.append(Examined(step, size, damage, time.perf_counter() - start))
+    return found
+
+
+def read_run(directory: PurePath, step: int) -> dict[str, Any]:
+    """Returns what a run recorded about itself in its checkpoint at `step`."""
+    return read_json(directory / str(step) / RUN)
+
+
+def steps_in(directory: PurePath) -> list[int]:
+    """Returns the steps of the checkpoints in a run's `checkpoints/`, oldest first."""
+    return sorted(int(name) for name in store_for(directory).names(directory) if is_step(name))
+
+
+def newest_valid(directory: PurePath) -> int | None:
+    """Returns the newest step whose manifest verifies, or None if there never was a checkpoint.
+
+    Sets damaged checkpoints aside as `damaged-<step>`, with a line on stderr.
+
+    Raises:
+      ModelFileError: there are checkpoints and none is valid: never a silent restart. Or one
+        cannot be read for now, which does not make it damaged.
+    """
+    names = store_for(directory).names(directory)
+    damaged = [name for name in names if name.startswith("damaged-")]
+    for step in reversed(steps_in(directory)):
+        try:
+            verify_manifest(directory / str(step))
+            _check_number(directory, step)
+            return step
+        except (DamagedError, OSError) as error:
+            if passing := _passing(error):
+                raise ModelFileError(
+                    f"{passing.filename or directory / str(step)}: cannot be read: "
+                    f"{passing.strerror}. Nothing was changed; once that is in order the same "
+                    "command goes on."
+                ) from error
+            damaged.append(_set_aside(directory, step, error))
+    if damaged:
+        raise ModelFileError(
+            f"{directory}: no checkpoint is valid ({', '.join(sorted(damaged))}). Bring "
+            "one back from a copy, or start again in another workdir."
+        )
+    return None
+
+
+def _check_number(directory: PurePath, step: int) -> None:
+    """A checkpoint copied to another number verifies, and is not that update's."""
+    run = read_run(directory, step)
+    held = run.get("step", step) if isinstance(run, dict) else None
+    if held != step:
+        raise DamagedError(f"it holds the state after update {held}")
+
+
+def _set_aside(directory: PurePath, step: int, reason: Exception) -> str:
+    name = f"damaged-{step}"
+    target = directory / name
+    store_for(directory).set_aside(directory / str(step), target)
+    say(
+        f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, going "
+        "back to an older one"
+    )
+    return name
+
+
+def _passing(error: Exception) -> OSError | None:
+    """Returns the disk's error if it says nothing about the checkpoint, but about the moment."""
+    cause = error.__cause__ if isinstance(error, ModelFileError) else error
+    if not isinstance(cause, OSError) or cause.errno is None or cause.errno in _DAMAGE:
+        return None
+    return cause

@@ -1,0 +1,151 @@
+"""Parquet: the types that are read, label names of the `datasets` library, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flaxbert.data.rows import Rows
+from flaxbert.data.sources.files import read_rows
+from flaxbert.errors import DataError
+
+
+def read(folder: Path, columns: dict, features: object = None, **wanted: str) -> Rows:
+    table = pa.table(columns)
+    if features is not None:
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        table = table.replace_schema_metadata(metadata)
+    pq.write_table(table, folder / "rows.parquet", row_group_size=2)
+    return read_rows(folder / "rows.parquet", **{"text": "text", "label": "label", **wanted})
+
+
+def refusal(*args, **kwargs) -> str:
+    with pytest.raises(DataError) as caught:
+        read(*args, **kwargs)
+    return str(caught.value)
+
+
+STRINGS = ["a", "", "NA", None, "ä😀"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.int32(), pa.large_string()),
+    ],
+)
+def test_strings(tmp_path, kind):
+    column = pa.array(STRINGS).cast(kind)
+    rows = read(tmp_path, {"label": column, "text": column})
+    assert rows.texts == rows.targets == STRINGS
+    assert list(rows.lines) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        (pa.array([1, -1, None], pa.int8()), [1, -1, None]),
+        (pa.array([2**63, 0, 1], pa.uint64()), [2**63, 0, 1]),
+        (pa.array([0.5, 2.0, None], pa.float32()), [0.5, 2.0, None]),
+        (pa.array(np.array([0.5, 2.0, 1.0], np.float16)), [0.5, 2.0, 1.0]),
+        # pandas writes a missing number as NaN, unless it is told otherwise.
+        (pa.array([0.5, float("nan"), 1.0]), [0.5, None, 1.0]),
+        (pa.array([True, False, None]), [True, False, None]),
+        (pa.array([["a"], [], None]), [["a"], [], None]),
+        (pa.array([[1], [2, 3], []], pa.large_list(pa.int32())), [[1], [2, 3], []]),
+        (pa.array([[1, 0]] * 3, pa.list_(pa.int8(), 2)), [[1, 0]] * 3),
+        (pa.nulls(3), [None] * 3),
+    ],
+)
+def test_labels(tmp_path, column, values):
+    rows = read(tmp_path, {"text": ["a", "b", "c"], "label": column})
+    assert rows.targets == values
+    assert [type(value) for value in rows.targets] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (pa.array([b"x", b"y"]), "type binary"),
+        (pa.array([1, 2], pa.timestamp("ms")), "type timestamp[ms]"),
+        (pa.array([{"a": 1}, {"a": 2}]), "type struct<a: int64>"),
+        (pa.array([[{"a": 1}], []]), "type list<element: struct<a: int64>>"),
+        (pa.array([1, 2]).cast(pa.decimal128(38, 2)), "type decimal128(38, 2)"),
+    ],
+)
+def test_other_types_are_refused_by_name(tmp_path, column, said):
+    message = refusal(tmp_path, {"text": ["a", "b"], "label": column})
+    assert "rows.parquet: column 'label' has the " in message and said in message
+    assert "Expected strings, numbers, booleans or lists of them" in message
+    rows = read(tmp_path, {"text": ["a", "b"], "label": ["0", "1"], "other": column})
+    assert rows.texts == ["a", "b"]  # a column that nobody asked for may be anything
+
+
+LABEL = {"names": ["neg", "pos "], "_type": "ClassLabel"}
+
+
+@pytest.mark.parametrize(
+    ("feature", "targets", "names"),
+    [
+        (LABEL, [1, 0, -1, None], ["pos", "neg", "-1", None]),
+        ({"feature": LABEL, "_type": "Sequence"}, [[1, 0], [-1], [], None],
+         [["pos", "neg"], ["-1"], [], None]),
+        ([LABEL], [[1], [0], [], [1]], [["pos"], ["neg"], [], ["pos"]]),
+    ],
+)  # fmt: skip
+def test_class_labels_of_datasets(tmp_path, feature, targets, names):
+    rows = read(tmp_path, {"text": ["a"] * 4, "label": targets}, {"label": feature})
+    assert rows.targets == names
+    assert rows.label_names == ("neg", "pos")
+
+
+@pytest.mark.parametrize("features", [[], "x", {"label": {"names": 3}}, {"label": None}, {"x": {}}])
+def test_other_metadata_is_ignored(tmp_path, features):
+    rows = read(tmp_path, {"text": ["a", "b"], "label": [1, 0]}, features)
+    assert (rows.targets, rows.label_names) == ([1, 0], ())
+
+
+def test_a_file_of_the_datasets_library(tmp_path):
+    import datasets
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])}
+    )
+    data = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]}, features=features)
+    data.to_parquet(tmp_path / "rows.parquet")
+    rows = read_rows(tmp_path / "rows.parquet", text="text", label="label")
+    assert (rows.targets, rows.label_names) == (["z", "a"], ("z", "a"))
+
+
+def test_an_id_without_a_name(tmp_path):
+    columns = {"text": ["a", "b", "c"], "label": [0, 1, 2]}
+    message = refusal(tmp_path, columns, {"label": LABEL})
+    assert "rows.parquet:3: the label 2 is out of range. Expected an id from 0 to 1" in message
+
+
+def test_columns(tmp_path):
+    columns = {"text": ["a"], "b.c": ["b"], "label": ["x"]}
+    rows = read(tmp_path, columns, text_pair="b.c", label="")
+    assert (rows.pairs, rows.targets) == (["b"], None)
+    message = refusal(tmp_path, columns, text="txt")
+    assert (
+        "there is no column 'txt'. Did you mean 'text'? Columns: 'text', 'b.c', 'label'." in message
+    )
+
+
+@pytest.mark.parametrize("change", [slice(0, 0), slice(0, 40), slice(40, None), slice(4, None)])
+def test_damaged_files(tmp_path, change):
+    read(tmp_path, {"text": ["a", "b", "c"], "label": ["x", "y", "z"]})
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(path.read_bytes()[change])
+    with pytest.raises(DataError, match=r"cannot be read as Parquet: .*Write or copy it again"):
+        read_rows(path, text="text", label="label")
