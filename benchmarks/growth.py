@@ -76,7 +76,7 @@ def main() -> None:
 def write_inputs(folder: Path, sizes: dict[str, int]) -> None:
     """Writes a tiny model and a file of each size."""
     from flaxbert import BertConfig, FlaxBertForSequenceClassification
-    from flaxbert.model.heads import init_params
+    from flaxbert.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
 
     config = BertConfig(

@@ -123,7 +123,7 @@ def prepare(workload: Workload, folder: Path) -> None:
 
     from flaxbert import BertConfig, FlaxBertForSequenceClassification
     from flaxbert.data.tokenize import Tokenizer
-    from flaxbert.model.heads import init_params
+    from flaxbert.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
 
     source = minilm_directory()

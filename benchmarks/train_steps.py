@@ -32,13 +32,12 @@ import numpy as np
 from flaxbert.config import Loss, Mesh, Optim
 from flaxbert.data.batches import Examples, count_batch, empty_batch, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
-from flaxbert.heads import task_for
+from flaxbert.heads import head_named, init_params
 from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.memory import MIB, needed_by
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import compile_step, init_state, make_train_step
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import init_params
 from flaxbert.optim.adamw import apply_gradients, make_schedule
 from flaxbert.run.row_costs import work_for
 
@@ -147,7 +146,7 @@ class Run:
     def compile(self) -> None:
         step = make_train_step(
             self.bert,
-            task_for("single_label"),
+            head_named("single_label"),
             mesh=self.mesh,
             shardings=state_shardings(self.mesh, self.state),
             schedule=make_schedule(Optim(), self.total),

@@ -56,6 +56,13 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
+class Head:
+    """What is predicted; the heads are the files of flaxbert/heads/."""
+
+    name: str = "sequence"  # sequence: a target a text; token: a tag for each word
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     batch_size: int = 32  # sequences per update, over all devices and hosts
     epochs: float = 3.0  # passes over the training data
@@ -121,6 +128,7 @@ class Config:
     seeds: Seeds = Seeds()
     model: Model = Model()
     data: Data = Data()
+    head: Head = Head()
     train: Train = Train()
     optim: Optim = Optim()
     loss: Loss = Loss()

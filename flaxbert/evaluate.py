@@ -14,6 +14,7 @@ if __name__ == "__main__":
     huge_pages.restart_with_huge_pages("flaxbert.evaluate")
     signals.install()  # before the slower imports
 
+import dataclasses
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,10 @@ from flaxbert.storage.store import is_url, on_disk, store_for
 if TYPE_CHECKING:
     import numpy as np
 
+    from flaxbert.data.batches import Examples
+    from flaxbert.data.rows import Rows
     from flaxbert.data.splits import Split
-    from flaxbert.inference.classifier import Classifier
+    from flaxbert.inference.predictor import Predictor
     from flaxbert.storage.workdir import Workdir
 
 
@@ -57,7 +60,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if values.output and Path(values.output).exists() and not Path(values.output).is_dir():
         raise ConfigError(f"--output: {values.output} is a file; name a directory.")
 
-    from flaxbert.inference.classifier import Classifier, run_config_of
+    from flaxbert.inference import predictor_for
+    from flaxbert.inference.predictor import run_config_of
     from flaxbert.run.result_names import merged, named_for, predictions_name
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import (
@@ -78,32 +82,33 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     else:
         model = on_disk(values.model)
         config = run_config_of(model) or Config(data=Data(max_length=0))
-    classifier = Classifier.from_pretrained(
+    predictor = predictor_for(model).from_pretrained(
         model,
         packing=config.data.packing,
         **cli.inference_options(values, facts.get("dtype", "float32")),
     )
-    splits = _read(values, config, classifier, facts)
-    computed = {suffix: _evaluate(classifier, s, config) for suffix, s in splits.items()}
+    splits = _read(values, config, predictor, facts)
+    computed = {suffix: _evaluate(predictor, s, config) for suffix, s in splits.items()}
+    head, names = predictor.head, predictor.labels.names
     report: dict[str, Any] = {}
-    for suffix, (logits, _) in computed.items():
-        labels = splits[suffix].examples.labels
-        told = classifier.task.report(logits, labels, classifier.labels.names)
+    for suffix, (answers, examples, _) in computed.items():
+        told = head.report(answers, head.gold(examples), examples, names)
         report |= {suffix: told} if suffix else told
-        for line in ([f"{suffix}:"] if suffix else []) + classifier.task.report_lines(told):
+        for line in ([f"{suffix}:"] if suffix else []) + head.report_lines(told):
             cli.say(line)
 
     # A file has no split of its own: its results are named as the validation split's.
     name = "validation" if values.data else values.split
-    named = named_for(name, merged({suffix: found for suffix, (_, found) in computed.items()}))
+    named = named_for(name, merged({suffix: found for suffix, (*_, found) in computed.items()}))
     if values.output:
         Path(values.output).mkdir(parents=True, exist_ok=True)
         written = Workdir(Path(values.output))
         _write(written, name, named, report)
-        for suffix, (logits, _) in computed.items():
+        for suffix, (answers, examples, _) in computed.items():
             task = Path(values.data).stem if values.data else config.data.task
             path = predictions_name(task, "test" if values.data else name, suffix)
-            _write_predictions(written.root / path, classifier, logits)
+            records = predictor.records(splits[suffix].rows, examples, answers)
+            _write_predictions(written.root / path, predictor, records)
     # Not for the training split, whose train_results.json is the run's own.
     elif workdir and not values.data and name != "train":
         named = _kept(workdir, name) | named
@@ -113,7 +118,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 
 def _read(
-    values: Any, config: Config, classifier: Classifier, facts: dict[str, Any]
+    values: Any, config: Config, predictor: Predictor, facts: dict[str, Any]
 ) -> dict[str, Split]:
     """Returns the checked examples, encoded as the run encodes them: {suffix: split}."""
     from flaxbert.data import splits
@@ -121,26 +126,25 @@ def _read(
     from flaxbert.data.tokenize import resolve_max_length
 
     data = cli.with_columns(named_tasks.with_task(config.data), values)
-    labels = classifier.labels
+    config = dataclasses.replace(config, data=data)
+    labels, head = predictor.labels, predictor.head
     if values.data:
         name, read = Path(values.data).stem, {"": splits.read_file(data, values.data)}
     else:
         name, revision = values.split, facts.get("dataset_revision", "")
-        read = splits.read_split(data, labels, name, seed_for(config, "data"), revision)
-    positions = classifier.model.config.max_position_embeddings
+
+        def usable(rows: Rows) -> tuple[Rows, list[Any]]:
+            return head.labelled(head.usable(rows, config), labels, config)
+
+        seed = seed_for(config, "data")
+        read = splits.read_split(data, labels, usable, name, seed, revision)
+    positions = predictor.model.config.max_position_embeddings
+    max_length = resolve_max_length(data.max_length, positions)
     recorded = {} if values.data else facts.get("training" if name == "train" else name, {})
     made = {}
     for suffix, rows in read.items():
-        made[suffix] = splits.make_examples(
-            f"{name} {suffix}".rstrip(),
-            rows,
-            labels,
-            classifier.tokenizer,
-            max_length=resolve_max_length(data.max_length, positions),
-            separator=data.label_separator,
-            on_bad_row=data.on_bad_row,
-            on_empty=data.on_empty,
-        )
+        told = f"{name} {suffix}".rstrip()
+        made[suffix] = head.split(told, rows, labels, predictor.tokenizer, max_length, config)
         if recorded.get(suffix) not in (None, made[suffix].examples.digest):
             raise DataError(
                 f"--split={name}: the data differ from those that {values.workdir} was trained "
@@ -152,32 +156,34 @@ def _read(
 
 
 def _evaluate(
-    classifier: Classifier, split: Split, config: Config
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns the logits of every example; loss, metrics, speed, and how many rows are none."""
+    predictor: Predictor, split: Split, config: Config
+) -> tuple[np.ndarray, Examples, dict[str, Any]]:
+    """Returns the answers, what they answer; loss, metrics, speed, and how many rows are none."""
     from flaxbert.data.tokenize import resolve_max_length
     from flaxbert.loop.evaluation import Stopwatch, scores
     from flaxbert.shell.progress_bar import Meter
 
-    positions = classifier.model.config.max_position_embeddings
-    tokens, windows = split.examples.tokens, ""
-    if classifier.long != "truncate" or classifier.max_length != resolve_max_length(
+    positions = predictor.model.config.max_position_embeddings
+    examples, windows = split.examples, ""
+    names = predictor.labels.names
+    if predictor.long != "truncate" or predictor.max_length != resolve_max_length(
         config.data.max_length, positions
     ):
-        tokens = classifier.encode(split.rows.texts, split.rows.pairs)
+        examples = predictor.encode_rows(split.rows)
+        examples = predictor.head.with_targets(examples, split.targets, names)
+        tokens = examples.tokens
         windows = f" in {len(tokens)} windows" if tokens.owners is not None else ""
         how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read"}
         cli.say(
-            f"{tokens.truncated} texts over {classifier.max_length} tokens "
-            f"({how[classifier.long]}{windows})"
+            f"{tokens.truncated} texts over {predictor.max_length} tokens "
+            f"({how[predictor.long]}{windows})"
         )
-    with Meter(len(tokens), "windows" if windows else "rows") as meter:
+    with Meter(len(examples), "windows" if windows else "rows") as meter:
         stopwatch = Stopwatch(meter)
-        logits = classifier.compute(tokens, stopwatch)
-        labels = split.examples.labels
-        results = scores(classifier.task, logits, labels, config.loss)
+        answers = predictor.answers(examples, stopwatch)
+        results = scores(predictor.head, answers, examples, names, config.loss)
         skipped = {"samples_skipped": sum(map(len, split.rows.skipped.values()))}
-        return logits, results | stopwatch.results(len(labels)) | skipped
+        return answers, examples, results | stopwatch.results(examples.count) | skipped
 
 
 def _kept(workdir: Workdir, name: str) -> dict[str, Any]:
@@ -208,11 +214,11 @@ def _merge(workdir: Workdir, named: dict[str, Any]) -> None:
         write_json(workdir.all_results, stored | merged)
 
 
-def _write_predictions(path: PurePath, classifier: Classifier, logits: np.ndarray) -> None:
+def _write_predictions(path: PurePath, predictor: Predictor, records: list[dict[str, Any]]) -> None:
     from flaxbert.inference.answers import Numbered
 
     with store_for(path).replacing(path) as file:
-        Numbered(file, classifier.labels).write(classifier.readable(logits))
+        Numbered(file, predictor.labels).write(records)
 
 
 def command() -> None:

@@ -57,7 +57,7 @@ def main(values: Any, stop: cli.StopSignal) -> None:
     from flaxbert.planning.compare import compare
     from flaxbert.planning.footprint import plan_run
     from flaxbert.planning.topology import Target, target_of
-    from flaxbert.run.inputs import best_metric_of, prepare
+    from flaxbert.run.inputs import read_inputs
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import write_json
 
@@ -66,20 +66,19 @@ def main(values: Any, stop: cli.StopSignal) -> None:
     else:
         compiled.keep()
         targets = [Target(jax.devices())]
-    prepared = prepare(config, None, resumed=False)
-    best_metric_of(config, prepared)
-    for line in prepared.lines:
+    inputs = read_inputs(config, None, {})
+    for line in inputs.lines:
         cli.say(line)
     if values.compare:
         print(summary.compared_head(), flush=True)
         choices = []
-        for choice in compare(config, prepared, targets):
+        for choice in compare(config, inputs, targets):
             print(summary.compared(choice), flush=True)  # the next takes minutes
             choices.append(choice)
         print("\n".join(summary.recommendation(choices)))
         written: Any = [summary.choice_as_json(choice) for choice in choices]
     else:
-        planned = plan_run(config, prepared, targets[0], find_largest=values.largest)
+        planned = plan_run(config, inputs, targets[0], find_largest=values.largest)
         print("\n".join(summary.lines(planned, config.model.path, targets[0])))
         written = summary.as_json(planned, targets[0])
         if values.picture:

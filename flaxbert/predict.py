@@ -28,9 +28,8 @@ from flaxbert.shell import cli
 from flaxbert.storage.store import on_disk, store_for
 
 if TYPE_CHECKING:
-    from flaxbert.data.checks import Labels
     from flaxbert.data.rows import Rows
-    from flaxbert.inference.classifier import Classifier
+    from flaxbert.inference.predictor import Predictor
     from flaxbert.storage.workdir import Workdir
 
 _SIZE = 8192  # rows that are in memory at once
@@ -58,8 +57,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError("--output is missing: a file ending in .jsonl or .csv, or -.")
 
     from flaxbert.data.sources import named_tasks
-    from flaxbert.inference import answers
-    from flaxbert.inference.classifier import Classifier, run_config_of
+    from flaxbert.inference import answers, predictor_for
+    from flaxbert.inference.predictor import run_config_of
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import existing_workdir, read_json, trained_model
 
@@ -80,13 +79,14 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     # A split is numbered by the model's labels; a file is looked at before the model is loaded.
     chunks = _file_chunks(data, values) if values.input else iter(())
     first = next(chunks, None)
-    classifier = Classifier.from_pretrained(
+    predictor = predictor_for(model).from_pretrained(
         model, **cli.inference_options(values, facts.get("dtype", "float32"))
     )
     parts = {"": itertools.chain([first] if first is not None else [], chunks)}
     if values.split:
         revision = facts.get("dataset_revision", "")
-        parts = _split_chunks(data, config, classifier.labels, values.split, revision)
+        config = dataclasses.replace(config, data=data)
+        parts = _split_chunks(config, predictor, values.split, revision)
     if len(parts) > 1 and values.output:
         raise ConfigError(
             f"--output is one file, and --split={values.split} has {len(parts)} sets. Leave "
@@ -94,32 +94,33 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         )
     for suffix, part in parts.items():
         with contextlib.ExitStack() as stack:
-            writers = _open_writers(stack, values, classifier.labels, workdir, config, suffix)
-            _predict(classifier, part, writers)
+            writers = _open_writers(stack, values, predictor.labels, workdir, config, suffix)
+            _predict(predictor, part, config, writers)
 
 
-def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
-    from flaxbert.data.checks import check_texts
+def _predict(
+    predictor: Predictor, chunks: Iterator[Rows], config: Config, writers: dict[str, Any]
+) -> None:
     from flaxbert.shell.progress_bar import Meter
 
+    strict = dataclasses.replace(config, data=Data())  # every row gets an answer
     count = empty = long = 0
-    with Meter(unit="windows" if classifier.long == "window" else "rows") as meter:
+    with Meter(unit="windows" if predictor.long == "window" else "rows") as meter:
         for rows in chunks:
-            empty += check_texts(rows)
-            tokens = classifier.encode(rows.texts, rows.pairs)
-            records = classifier.readable(classifier.compute(tokens, meter))
+            rows = predictor.head.usable(rows, strict)
+            empty += predictor.head.empty(rows)
+            examples = predictor.encode_rows(rows)
+            records = predictor.records(rows, examples, predictor.answers(examples, meter))
             for writer in writers.values():
                 writer.write(records)
             count += len(records)
-            long += tokens.truncated
+            long += examples.tokens.truncated
     notes = [f"{count} predictions in {', '.join(writers)}"]
     if empty:
         notes.append(f"{empty} of them of an empty text")
     if long:
         how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read in windows"}
-        notes.append(
-            f"{long} of texts over {classifier.max_length} tokens ({how[classifier.long]})"
-        )
+        notes.append(f"{long} of texts over {predictor.max_length} tokens ({how[predictor.long]})")
     cli.say("; ".join(notes))
 
 
@@ -142,14 +143,19 @@ def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
 
 
 def _split_chunks(
-    data: Data, config: Config, labels: Labels, split: str, revision: str
+    config: Config, predictor: Predictor, split: str, revision: str
 ) -> dict[str, Iterator[Rows]]:
     """Returns the rows of a split in parts, {suffix: parts}; a test file may have no labels."""
     from flaxbert.data.splits import read_split
 
+    data, labels, head = config.data, predictor.labels, predictor.head
     if split not in ("train", "validation"):
         data = dataclasses.replace(data, label="")
-    read = read_split(data, labels, split, seed_for(config, "data"), revision)
+
+    def usable(rows: Rows) -> tuple[Rows, list[Any]]:
+        return head.labelled(head.usable(rows, config), labels, config)
+
+    read = read_split(data, labels, usable, split, seed_for(config, "data"), revision)
 
     def parts(rows: Rows) -> Iterator[Rows]:
         for start in range(0, len(rows), _SIZE):
@@ -161,7 +167,7 @@ def _split_chunks(
 def _open_writers(
     stack: contextlib.ExitStack,
     values: Any,
-    labels: Labels,
+    labels: Any,
     workdir: Workdir | None,
     config: Config,
     suffix: str,

@@ -14,8 +14,8 @@ def write_tiny_bert(folder: Path, **sizes: int) -> Path:
     Like a pre-trained checkpoint it has no classifier: every run starts with a fresh head.
     """
     from flaxbert.data.tokenizer_files import files_in
+    from flaxbert.heads import init_params
     from flaxbert.model.bert_config import BertConfig
-    from flaxbert.model.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
     from flaxbert.weights.folder import write_model
     from flaxbert.weights.formats.safetensors_file import write_safetensors
@@ -65,9 +65,8 @@ def write_trained(
     """Writes a tiny classifier with named labels (random weights: names and order are the point)
     and the embedded tokenizer."""
     from flaxbert.data.tokenizer_files import files_in
-    from flaxbert.heads import HF_PROBLEM_TYPES
+    from flaxbert.heads import head_named, init_params
     from flaxbert.model.bert_config import BertConfig
-    from flaxbert.model.heads import init_params
     from flaxbert.storage.embedded import minilm_directory
     from flaxbert.weights.folder import write_model
 
@@ -79,7 +78,7 @@ def write_trained(
         max_position_embeddings=positions,
         initializer_range=0.4,
         id2label=tuple(names),
-        problem_type=HF_PROBLEM_TYPES[problem],
+        problem_type=head_named(problem).problem_type,
     )
     write_model(folder, config, init_params(config, 0), files_in(minilm_directory()))
     return folder

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import Params
+from flaxbert.model.binding import Params
 from flaxbert.weights.table import assemble, entries
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -245,7 +245,7 @@ def test_lines_have_no_columns(trained, tmp_path, capsys):
 
 
 def test_a_run_s_checkpoint_knows_its_run(tmp_path):
-    from flaxbert.inference.classifier import run_config_of
+    from flaxbert.inference.predictor import run_config_of
 
     (tmp_path / "run" / "checkpoints" / "20" / "state").mkdir(parents=True)
     (tmp_path / "run" / "model").mkdir()

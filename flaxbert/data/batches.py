@@ -1,8 +1,8 @@
 """Batches as a pure function of (data, seed, step): nothing but the step is ever stored.
 
 A permutation per (seed, epoch), a slice per update; the last update of an epoch is short. So a
-resume is exact, and hosts or devices may change. The surprising thing: sequences are numbered by
-their place in the update's slice, before packing, so dropout masks do not depend on the layout.
+resume is exact, and hosts or devices may change. Sequences are numbered by their place in the
+update's slice, before packing, so dropout masks do not depend on the layout.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -21,7 +21,7 @@ from jaxtyping import Int
 from flaxbert.data.pack import (
     COMPARED_SEQUENCES,
     Placement,
-    Plan,
+    RowPlan,
     Work,
     make_plan,
     pack,
@@ -41,13 +41,32 @@ _PLANNED_SEQUENCES = 400_000
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """One split, ready to train on: tokens and their labels, in the order of the data set."""
+    """One split, ready to train on: tokens and their labels, in the order of the data set.
+
+    The layout "slot" has a label for each of the N sequences, [N] int32, [N] float32 (regression)
+    or [N, C] float32 (several labels); "token" one for each of the T tokens, [T] int32, -1 = none.
+    """
 
     tokens: Tokens
-    labels: np.ndarray  # [N] int32, [N] float32 (regression) or [N, C] float32 (multi-label)
+    labels: np.ndarray
+    layout: Literal["slot", "token"] = "slot"
+    # What else the head needs to know of its answers: arrays by name.
+    extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
+        """The number of sequences."""
         return len(self.tokens)
+
+    @property
+    def outputs(self) -> int:
+        """How many rows of logits are computed."""
+        return len(self.tokens.input_ids) if self.layout == "token" else len(self.tokens)
+
+    @property
+    def count(self) -> int:
+        """The number of examples: of several windows of a text one."""
+        owners = self.tokens.owners
+        return len(self.tokens) if owners is None else int(owners[-1]) + 1
 
     @functools.cached_property
     def digest(self) -> str:
@@ -113,7 +132,7 @@ def plan_training(
     row_multiple: int = 1,
     row_length: int = 0,
     work: Work = Work(),  # noqa: B008 - frozen
-) -> Plan:
+) -> RowPlan:
     """Plans the shapes of a run from its own updates (see `pack.make_plan`)."""
     sampled = min(steps, max(1, _PLANNED_SEQUENCES // batch_size))
     updates = (update_indices(len(examples), batch_size, seed, step) for step in range(sampled))
@@ -132,7 +151,7 @@ def plan_training(
 
 def train_batch(
     examples: Examples,
-    plan: Plan,
+    plan: RowPlan,
     *,
     batch_size: int,
     seed: int,
@@ -149,7 +168,7 @@ def train_batch(
     return lay_out(examples, indices, placement, plan, rows_for(plan, placement), share)
 
 
-def empty_batch(examples: Examples, plan: Plan, rows: int) -> Batch:
+def empty_batch(examples: Examples, plan: RowPlan, rows: int) -> Batch:
     """Returns a batch of padding: the shapes and dtypes to compile for."""
     none = np.zeros(0, np.int32)
     return lay_out(examples, none, Placement(none, none, none, 0), plan, rows)
@@ -190,7 +209,7 @@ def plan_inference(
     rows: int = 0,
     tokens: int = 2048,
     work: Work | None = None,
-) -> tuple[Plan, ...]:
+) -> tuple[RowPlan, ...]:
     """Plans the shapes of evaluation and prediction, by ascending row length.
 
     Short sequences share rows of 128 tokens: attention costs rows x length^2, so only long ones
@@ -211,7 +230,7 @@ def plan_inference(
         each = max(1, tokens // length) * row_multiple
         full = round_up(rows, row_multiple) if rows else each
         slots = 1 if packing == "pad" else _slots(lengths, length)
-        plans.append(Plan(length, tuple(sorted({row_multiple, full})), slots))
+        plans.append(RowPlan(length, tuple(sorted({row_multiple, full})), slots))
     return tuple(plans)
 
 
@@ -246,12 +265,12 @@ def _row_lengths(lengths: Int[np.ndarray, " N"], packing: str, work: Work | None
 
 
 def inference_batches(
-    examples: Examples, plans: Sequence[Plan], share: Share = WHOLE
+    examples: Examples, plans: Sequence[RowPlan], share: Share = WHOLE
 ) -> Iterator[Batch]:
     """Yields every example exactly once: [R, L or S] without A, longest rows first.
 
-    Of several processes each lays out its `share` of the rows; but "example_ids" are always those
-    of all rows, whose logits every process gets.
+    Of several processes each lays out its `share` of the rows; but "example_ids" and "output_ids"
+    are always those of all rows, whose logits every process gets.
     """
     lengths = examples.tokens.lengths
     placed = pack_kinds(lengths, [(plan.row_length, plan.slots) for plan in plans])
@@ -265,11 +284,10 @@ def inference_batches(
             kept = Placement(
                 placement.rows[part] % rows, placement.starts[part], placement.slots[part], rows
             )
-            batch = lay_out(examples, chosen[part], kept, plan, rows, share)
+            batch = lay_out(examples, chosen[part], kept, plan, rows, share, outputs=True)
             if share != WHOLE:
-                ids = np.full((1, rows, plan.slots), -1, np.int32)
-                ids[0, kept.rows, kept.slots] = chosen[part]
-                batch["example_ids"] = ids
+                whole = lay_out(examples, chosen[part], kept, plan, rows, outputs=True)
+                batch |= {name: whole[name] for name in ("example_ids", "output_ids")}
             yield {name: array[0] for name, array in batch.items()}
 
 
@@ -277,13 +295,16 @@ def lay_out(
     examples: Examples,
     indices: Int[np.ndarray, " n"],
     placement: Placement,
-    plan: Plan,
+    plan: RowPlan,
     rows: int,
     share: Share = WHOLE,
+    *,
+    outputs: bool = False,
 ) -> Batch:
     """Writes the sequences `indices` into [A, rows, row_length] arrays at their places.
 
-    With a `share` only into those rows, and they alone come back.
+    With a `share` only into those rows, and they alone come back. With `outputs` there are
+    "output_ids" too: of which sequence, or token of the split, the model's outputs are, -1 = none.
     """
     numbers = np.arange(1, len(indices) + 1)
     if share != WHOLE:
@@ -301,9 +322,10 @@ def lay_out(
     }
     batch["cls_positions"] = np.zeros((total, plan.slots), np.int32)
     batch["example_ids"] = np.full((total, plan.slots), -1, np.int32)
-    labels = examples.labels
-    batch["labels"] = np.zeros((total, plan.slots, *labels.shape[1:]), labels.dtype)
-    batch["weights"] = np.zeros((total, plan.slots), np.float32)
+    labels, by_token = examples.labels, examples.layout == "token"
+    targets = plan.row_length if by_token else plan.slots
+    batch["labels"] = np.zeros((total, targets, *labels.shape[1:]), labels.dtype)
+    batch["weights"] = np.zeros((total, targets), np.float32)
 
     # One flat scatter for all tokens of the update: no Python loop over sequences.
     lengths = tokens.lengths_of(indices)
@@ -318,15 +340,25 @@ def lay_out(
     slot = (placement.rows, placement.slots)
     batch["cls_positions"][slot] = placement.starts
     batch["example_ids"][slot] = indices
-    batch["labels"][slot] = labels[indices]
-    batch["weights"][slot] = 1.0
+    if outputs:
+        batch["output_ids"] = np.full((total, targets), -1, np.int32)
+        if by_token:
+            batch["output_ids"].flat[place] = source
+        else:
+            batch["output_ids"][slot] = indices
+    if by_token:
+        batch["labels"].flat[place] = np.maximum(labels[source], 0)
+        batch["weights"].flat[place] = labels[source] >= 0
+    else:
+        batch["labels"][slot] = labels[indices]
+        batch["weights"][slot] = 1.0
     return {
         name: array.reshape(plan.accumulate, rows, *array.shape[1:])
         for name, array in batch.items()
     }
 
 
-def _place(lengths: Int[np.ndarray, " n"], plan: Plan) -> Placement:
+def _place(lengths: Int[np.ndarray, " n"], plan: RowPlan) -> Placement:
     if plan.slots == 1:  # one sequence a row, in order
         rows = np.arange(len(lengths), dtype=np.int32)
         return Placement(rows, np.zeros_like(rows), np.zeros_like(rows), len(rows))

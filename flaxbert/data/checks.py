@@ -14,9 +14,8 @@ from typing import Any
 
 from flaxbert.data import cells
 from flaxbert.data.bad_rows import Sieve, shown
-from flaxbert.data.rows import Rows, list_lines
+from flaxbert.data.rows import Rows, Target, list_lines
 from flaxbert.errors import ConfigError, DataError
-from flaxbert.heads import Target
 
 # The loss of a regression squares its targets, in float32.
 _LARGEST = 1e18

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from flaxbert.data.checks import Labels, canonical_targets
+from flaxbert.data.checks import Labels
 from flaxbert.data.overlap import text_keys
 from flaxbert.data.rows import Rows
 from flaxbert.errors import DataError
@@ -57,7 +57,7 @@ class _Groups(Sequence[_Group]):
 
 
 def split_validation(
-    rows: Rows, labels: Labels, fraction: float, seed: int, separator: str = ""
+    rows: Rows, targets: Sequence[Any], labels: Labels, fraction: float, seed: int
 ) -> tuple[Rows, Rows]:
     """Holds out a share of the rows: of each label alike (single label), of each label as near as
     its combinations allow (multi-label), or of each range of values alike (regression).
@@ -68,7 +68,7 @@ def split_validation(
     Raises:
       DataError: too few rows for the share.
     """
-    groups = _groups(rows, canonical_targets(rows, labels, separator), seed)
+    groups = _groups(rows, targets, seed)
     if labels.problem == "multi_label":
         held = _iterative(groups, fraction)
     elif labels.problem == "regression":

@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from flaxbert.data.rows import Rows
-from flaxbert.heads import Target
+from flaxbert.data.rows import Rows, Target
 
 
 @dataclasses.dataclass(frozen=True)

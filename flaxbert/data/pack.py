@@ -50,7 +50,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """The shapes of a run: micro-batches of `rows` x `row_length` tokens with `slots` sequences."""
 
     row_length: int
@@ -142,7 +142,7 @@ def make_plan(
     row_multiple: int = 1,
     row_length: int = 0,
     work: Work = Work(),
-) -> Plan:
+) -> RowPlan:
     """Chooses the shapes for a run.
 
     Args:
@@ -171,7 +171,7 @@ def make_plan(
         rows = -(-batch_size // step) * row_multiple
         length = row_length or work.padded_length(longest)
         efficiency = float(lengths.mean() * batch_size / (rows * accumulate * length))
-        return Plan(length, (rows,), 1, accumulate, min(efficiency, 1.0))
+        return RowPlan(length, (rows,), 1, accumulate, min(efficiency, 1.0))
     sample = [lengths[indices] for indices in updates]
     compared = sample[: max(_COMPARED_UPDATES, COMPARED_SEQUENCES // batch_size)]
     best = _cheapest(compared, lengths, row_length, batch_size, accumulate, row_multiple, work)
@@ -187,7 +187,7 @@ def make_plan(
     return dataclasses.replace(best, row_counts=(*chosen, *spare), efficiency=efficiency)
 
 
-def rows_for(plan: Plan, placement: Placement) -> int:
+def rows_for(plan: RowPlan, placement: Placement) -> int:
     """Returns the planned row count (of one micro-batch) that holds the placement."""
     needed = -(-placement.count // plan.accumulate)
     return next(count for count in plan.row_counts if count >= needed)
@@ -201,7 +201,7 @@ def _cheapest(
     accumulate: int,
     row_multiple: int,
     work: Work,
-) -> Plan:
+) -> RowPlan:
     """Returns the row length and the slots with which these updates cost the least."""
 
     def cost(length: int, slots: int) -> float:
@@ -220,7 +220,7 @@ def _cheapest(
         sorted({slots_for(length, times) for times in (1.25, 1.5, 2, 3, 4)}),
         key=lambda slots: cost(length, slots),
     )
-    return Plan(length, (), slots, accumulate)
+    return RowPlan(length, (), slots, accumulate)
 
 
 class _Needed:

@@ -15,9 +15,8 @@ import numpy as np
 from flaxbert.data import checks, overlap
 from flaxbert.data.checks import Labels
 from flaxbert.data.overlap import Repeat
-from flaxbert.data.rows import Rows, list_lines
+from flaxbert.data.rows import Rows, Target, list_lines
 from flaxbert.data.tokenize import Tokens
-from flaxbert.heads import Target
 
 # Above this share of unknown tokens the model was hardly made for these texts.
 UNKNOWN_SHARE = 0.2

@@ -14,6 +14,9 @@ from jaxtyping import Int
 
 from flaxbert.data.texts import Texts
 
+# What a row is to be answered with, after reading: a name or id, a list of names, or a number.
+Target = Any
+
 # Offenders named in one message; the rest is counted.
 NAMED = 20
 

@@ -1,25 +1,26 @@
-"""The splits of a run: which rows they are, and how rows become examples.
+"""The splits of a run: which rows they are, and what they have in common.
 
-Everything a command needs of this room in two steps: `read_*` gives rows, `make_examples` checks
-and tokenizes them. The surprising thing: nothing is printed here; what a user should be told comes
-back as lines.
+`read_*` gives the rows of a split; a head checks and tokenizes them (`heads.Head.split`). Nothing
+is printed here: what a user should be told comes back as lines.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from flaxbert.config import Data
-from flaxbert.data import checks, holdout, overlap, report
+from flaxbert.data import holdout, overlap, report
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Labels
 from flaxbert.data.report import Report
-from flaxbert.data.rows import Rows
+from flaxbert.data.rows import Rows, Target
 from flaxbert.data.sources import files, hub_datasets, named_tasks
 from flaxbert.data.sources.glue import AX, GLUE
-from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError, DataError
-from flaxbert.heads import Target, task_for
+
+# Training rows -> those that can be used, and their targets.
+Usable = Callable[[Rows], tuple[Rows, list[Target]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +91,14 @@ def read_file(data: Data, path: str) -> Rows:
 
 
 def read_split(
-    data: Data, labels: Labels, split: str, seed: int, revision: str = ""
+    data: Data, labels: Labels, usable: Usable, split: str, seed: int, revision: str = ""
 ) -> dict[str, Rows]:
     """Returns the rows of a split as training saw them: {suffix: rows}, for MNLI "" and "mm".
 
     Args:
       data: as `sources.with_task` returns it.
       labels: the run's.
+      usable: see `hold_out`.
       split: train, validation or test; with a data set also the name of any split it has, and ax
         with task mnli.
       seed: of the rows held out by data.validation_fraction.
@@ -109,7 +111,7 @@ def read_split(
         training = read_training(data, revision)
         train, held = training.train, training.validation
         if not held and data.validation_fraction:
-            train, validation = hold_out(data, train, labels, seed)
+            train, validation = hold_out(data, usable(train), labels, seed)
             held = {"": validation}
         rows = {"": train} if split == "train" else held
         if not rows:
@@ -140,37 +142,15 @@ def _dataset_splits(data: Data, split: str, found: hub_datasets.Dataset) -> dict
     return {"": asked or split}
 
 
-def hold_out(data: Data, train: Rows, labels: Labels, seed: int) -> tuple[Rows, Rows]:
-    """Splits validation rows off, as data.validation_fraction says."""
-    train = checks.usable_texts(train, data.on_bad_row, data.on_empty)
-    train, _ = checks.usable_labels(train, labels, data.label_separator, data.on_bad_row)
-    return holdout.split_validation(
-        train, labels, data.validation_fraction, seed, data.label_separator
-    )
+def hold_out(
+    data: Data, usable: tuple[Rows, list[Target]], labels: Labels, seed: int
+) -> tuple[Rows, Rows]:
+    """Splits validation rows off the usable rows, as data.validation_fraction says.
 
-
-def make_examples(
-    name: str,
-    rows: Rows,
-    labels: Labels,
-    tokenizer: Tokenizer,
-    *,
-    max_length: int,
-    separator: str = "",
-    on_bad_row: str = "error",
-    on_empty: str = "keep",
-) -> Split:
-    """Checks and tokenizes the rows of one split.
-
-    Raises:
-      DataError: an empty split, unusable texts, or labels that are not the model's.
+    Args:
+      usable: training rows with their targets, as the head's `labelled` returns them.
     """
-    rows = checks.usable_texts(rows, on_bad_row, on_empty)
-    rows, targets = checks.usable_labels(rows, labels, separator, on_bad_row)
-    tokens = tokenizer.encode(rows.texts, rows.pairs, max_length=max_length)
-    told = report.describe_split(name, rows, targets, labels, tokens, max_length)
-    encoded = task_for(labels.problem).encode(targets, labels.names)
-    return Split(Examples(tokens, encoded), rows, targets, told)
+    return holdout.split_validation(*usable, labels, data.validation_fraction, seed)
 
 
 def report_on(data: Data, labels: Labels, train: Split, validation: dict[str, Split]) -> Report:

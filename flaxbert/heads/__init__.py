@@ -1,44 +1,135 @@
-"""Kinds of target: label shapes, loss sums, metrics and readable predictions, one file per kind.
+"""What is predicted: a file or folder of this room for each of transformers' BertFor... classes.
 
-A leaf: data and loop import it. The loop never asks which kind of target it trains; it calls the
-functions of the `Task` protocol.
+A member defines `HEADS`, {name: Head}, a head for each kind of target that it knows. The members
+of the folder are the registry; nothing else lists them. The training loop never asks which head it
+trains: it calls what `Head` declares. Note: `sequence` is three heads (one label, several labels,
+a number) on one module, told apart by the labels.
 """
 
 from __future__ import annotations
 
+import abc
+import functools
 import importlib
+import pkgutil
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-PROBLEMS = ("single_label", "multi_label", "regression")
+from flaxbert.config import Config
+from flaxbert.data.batches import Examples
+from flaxbert.data.checks import Known, Labels
+from flaxbert.data.long import Cut
+from flaxbert.data.report import Report
+from flaxbert.data.rows import Rows
+from flaxbert.data.splits import Split
+from flaxbert.data.tokenize import Tokenizer
+from flaxbert.errors import ConfigError
+from flaxbert.model import binding
+from flaxbert.model.bert_config import BertConfig
+from flaxbert.model.binding import Params
+from flaxbert.model.kernels import Kernels
 
-# transformers' names for them, in config.json.
-HF_PROBLEM_TYPES = {
-    "single_label": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
-
-# What a target may look like after reading a file: a name or id, a list of names, or a number.
-Target = Any
+# Metrics where less is better, whatever the head; every other one is better when greater.
+_LOWER_IS_BETTER = frozenset({"loss", "mse", "mae"})
 
 
-@runtime_checkable
-class Task(Protocol):
-    """The functions that each file of this room defines."""
+class Head(abc.ABC):
+    """One kind of target: its module, its data, its loss, its scores and its answers.
 
-    MAIN_METRIC: str  # picks the best model unless the config names another
+    Arrays of a split: *outputs* are the logits as computed, of every sequence [N, C] or of every
+    token [T, C], as `layout` says; *answers* are those of what the user asks about (texts, words),
+    one row of logits for each, and *gold* their labels.
+    """
 
-    @staticmethod
-    def encode(targets: Sequence[Target], names: Sequence[str]) -> np.ndarray:
-        """Returns the label array of targets that `data.check` has accepted."""
-        ...
+    name: str  # names the kind of target: "single_label", "token"
+    architecture: str  # transformers' class
+    problem_type: str | None = None  # transformers' name in config.json, where it has one
+    prefix: str = "classifier"  # under which its own parameters stand
+    module: Any  # called as module(config, dtype, rngs=...)
+    layout: Literal["slot", "token"] = "slot"  # what has a target: a sequence, or a token
+    main_metric: str  # picks the best model unless the config names another
 
-    @staticmethod
+    # Data
+
+    @abc.abstractmethod
+    def usable(self, rows: Rows, config: Config) -> Rows:
+        """Returns the rows whose inputs can be used.
+
+        Raises:
+          DataError: an input that cannot be used, unless the config has such rows left out.
+        """
+
+    def empty(self, rows: Rows) -> int:
+        """Returns how many usable rows have nothing to read."""
+        return 0
+
+    @abc.abstractmethod
+    def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
+        """Decides from the usable training rows what the labels are, and in which order.
+
+        `Labels.problem` names the head that trains on them, this one or another of its file.
+        """
+
+    @abc.abstractmethod
+    def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
+        """Returns the usable rows whose targets are the model's, and these targets."""
+
+    @abc.abstractmethod
+    def encode(
+        self, rows: Rows, tokenizer: Tokenizer, max_length: int, cut: Cut | None = None
+    ) -> Examples:
+        """Returns the rows' sequences without labels; `cut` says what stays of long texts."""
+
+    @abc.abstractmethod
+    def with_targets(
+        self, examples: Examples, targets: Sequence[Any], names: Sequence[str]
+    ) -> Examples:
+        """Returns the examples with the labels that `labelled` has accepted."""
+
+    @abc.abstractmethod
+    def describe(
+        self,
+        name: str,
+        rows: Rows,
+        targets: Sequence[Any],
+        labels: Labels,
+        examples: Examples,
+        max_length: int,
+    ) -> Report:
+        """Returns the data report of a split; `name` opens each line."""
+
+    def split(
+        self,
+        name: str,
+        rows: Rows,
+        labels: Labels,
+        tokenizer: Tokenizer,
+        max_length: int,
+        config: Config,
+    ) -> Split:
+        """Checks and tokenizes the rows of one split.
+
+        Raises:
+          DataError: an empty split, unusable inputs, or targets that are not the model's.
+        """
+        rows, targets = self.labelled(self.usable(rows, config), labels, config)
+        examples = self.encode(rows, tokenizer, max_length)
+        examples = self.with_targets(examples, targets, labels.names)
+        told = self.describe(name, rows, targets, labels, examples, max_length)
+        return Split(examples, rows, targets, told)
+
+    @abc.abstractmethod
+    def check_options(self, labels: Labels, config: Config) -> None:
+        """Raises ConfigError if options of the loss do not fit the kind of target."""
+
+    # Training
+
+    @abc.abstractmethod
     def loss_sums(
+        self,
         logits: jax.Array,
         labels: jax.Array,
         weights: jax.Array,
@@ -46,48 +137,110 @@ class Task(Protocol):
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] = (),
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the loss summed over valid slots and what to divide it by."""
-        ...
+        """Returns the loss summed over what has weight 1, and what to divide it by."""
 
-    @staticmethod
-    def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    # Results
+
+    @abc.abstractmethod
+    def answers(self, outputs: np.ndarray, examples: Examples) -> np.ndarray:
+        """Returns the logits of what the user asks about, from those of all sequences."""
+
+    @abc.abstractmethod
+    def gold(self, examples: Examples) -> np.ndarray:
+        """Returns the labels of the answers."""
+
+    @abc.abstractmethod
+    def metrics(
+        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
+    ) -> dict[str, float]:
         """Returns the metrics of one whole split, in float64."""
-        ...
 
-    @staticmethod
-    def report(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    @abc.abstractmethod
+    def report(
+        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
+    ) -> dict[str, Any]:
         """Returns scores in more detail, ready for JSON: per label, or about the errors."""
-        ...
 
-    @staticmethod
-    def report_lines(report: dict[str, Any]) -> list[str]:
+    @abc.abstractmethod
+    def report_lines(self, report: dict[str, Any]) -> list[str]:
         """Returns a report as aligned lines for people."""
-        ...
 
-    @staticmethod
-    def readable(logits: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Returns one prediction record per row of the logits."""
-        ...
+    @abc.abstractmethod
+    def readable(
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Returns one prediction record per row."""
+
+    @abc.abstractmethod
+    def csv_header(self, names: Sequence[str]) -> list[str]:
+        """Returns the columns of a CSV file of predictions."""
+
+    @abc.abstractmethod
+    def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
+        """Returns a record's cells."""
+
+    @abc.abstractmethod
+    def summary(self, record: dict[str, Any]) -> str:
+        """Returns a record in a few words: one cell of a numbered file of predictions."""
+
+    def metric_names(self, examples: Examples, names: Sequence[str]) -> list[str]:
+        """Returns the names of the metrics of a split like this one."""
+        gold = self.gold(examples)
+        answers = np.zeros((len(gold), len(names)), np.float32)
+        return list(self.metrics(answers, gold, examples, names))
 
 
-# Metrics where less is better; every other one is better when greater.
-_LOWER_IS_BETTER = frozenset({"loss", "mse", "mae"})
+@functools.cache
+def members() -> tuple[str, ...]:
+    """Returns the names of the heads' files: what config.head.name may be."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
-def task_for(problem: str) -> Task:
-    """Returns the task module of "single_label", "multi_label" or "regression"."""
-    if problem not in PROBLEMS:
-        raise ValueError(f"problem: expected one of {', '.join(PROBLEMS)}, got {problem!r}")
-    return importlib.import_module(f"flaxbert.heads.{problem}")  # type: ignore[return-value]
+@functools.cache
+def all_heads() -> dict[str, Head]:
+    """Returns every head by the name of its kind of target."""
+    heads: dict[str, Head] = {}
+    for member in members():
+        heads |= importlib.import_module(f"{__name__}.{member}").HEADS
+    return heads
 
 
-def problem_of(problem_type: str | None, num_labels: int) -> str:
-    """Returns the kind of target of a checkpoint; without a stated one, a single output means
-    regression, as in transformers."""
-    for problem, name in HF_PROBLEM_TYPES.items():
-        if name == problem_type:
-            return problem
-    return "regression" if num_labels == 1 else "single_label"
+def heads_in(member: str) -> dict[str, Head]:
+    """Returns the heads of one file.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    if member not in members():
+        raise ConfigError(
+            f"config.head.name: expected one of {', '.join(members())}, got {member!r}."
+        )
+    return importlib.import_module(f"{__name__}.{member}").HEADS
+
+
+def head_named(problem: str) -> Head:
+    """Returns the head of a kind of target: "single_label", "token", ..."""
+    heads = all_heads()
+    if problem not in heads:
+        raise ValueError(f"problem: expected one of {', '.join(heads)}, got {problem!r}")
+    return heads[problem]
+
+
+def head_of(config: BertConfig) -> Head:
+    """Returns the head that a model's config.json states.
+
+    Without a problem type a single output means regression, as in transformers. A class that is no
+    head's (BertModel, the pre-training heads) stands for the sequence classifier.
+    """
+    own = [head for head in all_heads().values() if head.architecture == config.architecture]
+    if not own:
+        own = list(heads_in("sequence").values())
+    for head in own:
+        if head.problem_type == config.problem_type and config.problem_type:
+            return head
+    if len(own) == 1:
+        return own[0]
+    return head_named("regression" if config.num_labels == 1 else "single_label")
 
 
 def is_better(metric: str, new: float, old: float | None) -> bool:
@@ -97,3 +250,25 @@ def is_better(metric: str, new: float, old: float | None) -> bool:
     if old is None:
         return True
     return new < old if metric in _LOWER_IS_BETTER else new > old
+
+
+# The parameters of a model with its head, for a config that states it.
+
+
+def abstract_params(config: BertConfig, dtype: str = "float32") -> Params:
+    """See `model.binding.abstract_params`."""
+    return binding.abstract_params(head_of(config).module, config, dtype)
+
+
+def init_params(
+    config: BertConfig, seed: int, dtype: str = "float32", paths: tuple[str, ...] | None = None
+) -> Params:
+    """See `model.binding.init_params`."""
+    return binding.init_params(head_of(config).module, config, seed, dtype, paths)
+
+
+def bind(
+    config: BertConfig, params: Params, dtype: str = "float32", kernels: Kernels | None = None
+) -> Any:
+    """See `model.binding.bind`."""
+    return binding.bind(head_of(config).module, config, params, dtype, kernels)

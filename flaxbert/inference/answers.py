@@ -1,7 +1,7 @@
 """Predictions as files: JSON lines, CSV, and the numbered lines of transformers' run_glue.
 
-The surprising thing: what goes to a file appears only when it is whole. Standard output cannot wait
-for that; it gets each part as it is ready.
+What goes to a file appears only when it is whole. Standard output cannot wait for that: it gets
+each part as it is ready.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from flaxbert.data.checks import Labels
 from flaxbert.errors import ConfigError, InterruptedRun
+from flaxbert.heads import head_named
 from flaxbert.shell.console import printable_json
 from flaxbert.storage.store import is_url
 
@@ -38,51 +39,29 @@ class JsonLines:
 
 
 class Csv:
-    """A column per field: probabilities become one column per label, several labels JSON."""
+    """The columns that the head has: probabilities of each label a column, lists as JSON."""
 
     def __init__(self, file: TextIO, labels: Labels) -> None:
-        fields = {
-            "single_label": ("label", "score"),
-            "multi_label": ("labels",),
-            "regression": ("value",),
-        }
-        self._fields = fields[labels.problem]
-        self._names = () if labels.problem == "regression" else labels.names
+        self._head, self._names = head_named(labels.problem), labels.names
         self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow([*self._fields, *(f"probability_{name}" for name in self._names)])
+        self._writer.writerow(self._head.csv_header(self._names))
 
     def write(self, answers: Sequence[Answer]) -> None:
-        for answer in answers:
-            values = [answer[field] for field in self._fields]
-            values = [json.dumps(v, ensure_ascii=False) if type(v) is list else v for v in values]
-            self._writer.writerow([*values, *(answer["probabilities"][n] for n in self._names)])
+        self._writer.writerows(self._head.csv_row(answer, self._names) for answer in answers)
 
 
 class Numbered:
-    """index<TAB>prediction with a header, as run_glue writes it: label names, numbers as %3.3f.
-
-    Several labels are a JSON list. A name with a tab or line break is written as in JSON, without
-    the quotes: a line stays a line.
-    """
+    """index<TAB>prediction with a header, as transformers' run_glue writes it."""
 
     def __init__(self, file: TextIO, labels: Labels) -> None:
-        self._file = file
+        self._file, self._head = file, head_named(labels.problem)
         self._count = 0
         file.write("index\tprediction\n")
 
     def write(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
-            self._file.write(f"{self._count}\t{_prediction(answer)}\n")
+            self._file.write(f"{self._count}\t{self._head.summary(answer)}\n")
             self._count += 1
-
-
-def _prediction(answer: Answer) -> str:
-    if "value" in answer:
-        return f"{answer['value']:3.3f}"
-    if "labels" in answer:
-        return json.dumps(answer["labels"], ensure_ascii=False)
-    label = answer["label"]
-    return label if label.isprintable() else json.dumps(label, ensure_ascii=False)[1:-1]
 
 
 def check_output(path: str, source: str = "") -> None:

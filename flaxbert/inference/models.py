@@ -1,11 +1,10 @@
-"""The public class: a BERT sequence classifier as config + parameters + one jitted forward.
+"""The public classes: BERT with a head as config + parameters + one jitted forward.
 
     model = FlaxBertForSequenceClassification.from_pretrained("path/or/hub-id")
     output = model(input_ids, attention_mask, token_type_ids)   # output.logits: [B, C]
     model.save_pretrained("folder")                              # PyTorch loads it as it is
 
-The surprising thing: there is no training mode. Passing `key` computes with dropout, leaving it out
-computes without.
+There is no training mode: passing `key` computes with dropout, leaving it out computes without.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from flaxbert.data.tokenizer_files import files_in
+from flaxbert.heads import Params, bind, head_of
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import Params, bind
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
 from flaxbert.weights.formats.orbax_folder import description_of
 from flaxbert.weights.resolve import resolve_model
@@ -43,8 +42,8 @@ class ClassifierOutput:
     hidden_states: tuple[Float[Array, "B L D"], ...] | None = None
 
 
-class FlaxBertForSequenceClassification:
-    """BERT with a pooler and a classifier: the function of the PyTorch class of that name.
+class FlaxBertModel:
+    """BERT with a head as config + parameters + one jitted forward; the base of the public classes.
 
     Attributes:
       config: the `BertConfig`.
@@ -55,6 +54,8 @@ class FlaxBertForSequenceClassification:
       source: the folder that it was read from, or None.
       revision: the resolved hub commit, "" for a folder.
     """
+
+    architecture: ClassVar[str]  # transformers' class
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class FlaxBertForSequenceClassification:
         revision: str = "",
         dtype: str = "float32",
         seed: int = 0,
-    ) -> FlaxBertForSequenceClassification:
+    ) -> Self:
         """Loads a folder, gs://bucket/folder, a hub id or "embedded:minilm".
 
         Args:
@@ -110,7 +111,7 @@ class FlaxBertForSequenceClassification:
         directory, resolved = resolve_model(path_or_id, revision)
         config, ignored = read_config(directory)
         names = _label_names(config, num_labels, id2label)
-        config = with_labels(config, names, problem_type)
+        config = with_labels(config, names, problem_type, cls.architecture)
         chosen = num_labels is not None or id2label is not None
         loaded = read_model(directory, config, seed, ignored, keep_head=not chosen)
         return cls(
@@ -182,7 +183,8 @@ class FlaxBertForSequenceClassification:
             (ids, types, positions, sequences, cls_at),
             seed,
         )
-        return ClassifierOutput(logits if packed else logits[:, 0], states)
+        by_token = head_of(config).layout == "token"
+        return ClassifierOutput(logits if packed or by_token else logits[:, 0], states)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes config.json, model.safetensors (float32) and the source's tokenizer files."""
@@ -191,6 +193,21 @@ class FlaxBertForSequenceClassification:
     def tokenizer_files(self) -> list[Path]:
         """Returns the tokenizer files of the folder that this model was read from."""
         return [] if self.source is None else files_in(self.source)
+
+
+class FlaxBertForSequenceClassification(FlaxBertModel):
+    """A pooler and a classifier: the function of the PyTorch class of that name."""
+
+    architecture = "BertForSequenceClassification"
+
+
+class FlaxBertForTokenClassification(FlaxBertModel):
+    """A classifier of every token: the function of the PyTorch class of that name.
+
+    Logits are [B, L, C], those of padding included.
+    """
+
+    architecture = "BertForTokenClassification"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -2,8 +2,8 @@
 
 The order after update k never changes: log, evaluate (a new best model leaves as a folder), save.
 So a checkpoint at k has seen everything that was due at k, and a resume starts with update k + 1.
-The surprising thing: Python is ahead of the device (loop/in_flight.py), so an update whose loss is
-not finite is noticed late; the step itself has left the parameters alone.
+Note: Python is ahead of the device (loop/in_flight.py), so an update whose loss is not finite is
+noticed late; the step itself has left the parameters alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import jax
 
@@ -29,35 +29,75 @@ from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.track.writer import Writer
 
 
-@dataclasses.dataclass(frozen=True)
-class Hooks:
-    """What the loop calls; `train.py` puts the rooms together here."""
+class Training(Protocol):
+    """A run as the loop knows it (run/training.py): its updates, evaluation and export."""
 
-    batch: Callable[[int], tuple[Batch, dict[str, int]]]  # update -> arrays, host-side counts
-    update: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
-    learning_rate: Callable[[int], float]
-    # real tokens, keys that they attend to, seconds -> how well that used the devices
-    utilisation: Callable[[int, int, float], dict[str, float]]
-    evaluate: Callable[[Any], dict[str, Any]] | None  # parameters -> metrics; None: no data
-    # (parameters, step, metrics, whether the present model/ is a committed checkpoint's) -> digest
-    export: Callable[[Any, int, dict[str, Any], bool], str]
-    started: float  # time.perf_counter() of this start
-    start_facts: Callable[[], str]  # what else to tell of the start, once the first update is done
-    run_facts: dict[str, Any]  # what else run.json records
-    interrupted: Callable[[], bool]  # of one process; several agree inside the update
-    several: bool = False  # processes
-    # For them: something was finished, or what may take long begins
-    beat: Callable[[], None] = lambda: None
-    busy: Callable[[str], contextlib.AbstractContextManager[None]] = lambda what: (
-        contextlib.nullcontext()
-    )
+    @property
+    def cadence(self) -> Cadence: ...
+
+    @property
+    def started(self) -> float:
+        """time.perf_counter() of this start."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json records beside the progress."""
+        ...
+
+    @property
+    def several(self) -> bool:
+        """Whether other processes train the same run: they agree inside the update."""
+        ...
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether this process, the only one, was asked to stop."""
+        ...
+
+    @property
+    def update(self) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]: ...
+
+    @property
+    def evaluate(self) -> Callable[[Any], dict[str, Any]] | None:
+        """Parameters -> metrics; None without validation data."""
+        ...
+
+    @property
+    def export(self) -> Callable[[Any, int, dict[str, Any], bool], str]:
+        """Parameters, step, metrics, whether the present model/ is a committed checkpoint's ->
+        digest of the weights."""
+        ...
+
+    @property
+    def learning_rate(self) -> Callable[[int], Any]: ...
+
+    @property
+    def utilisation(self) -> Callable[[int, int, float], dict[str, float]]:
+        """Real tokens, keys that they attend to, seconds -> how well that used the devices."""
+        ...
+
+    def batch(self, step: int) -> tuple[Batch, dict[str, int]]:
+        """Update -> arrays, host-side counts."""
+        ...
+
+    def start_facts(self) -> str:
+        """What else to tell of the start, once the first update is done."""
+        ...
+
+    def beat(self) -> None:
+        """Tells other processes that something was finished."""
+        ...
+
+    def busy(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Tells other processes that what follows may take long."""
+        ...
 
 
 def train(
+    training: Training,
     state: State,
     progress: Progress,
-    cadence: Cadence,
-    hooks: Hooks,
     checkpoints: Checkpoints,
     writer: Writer,
 ) -> State:
@@ -68,17 +108,16 @@ def train(
       InterruptedRun: asked to stop; every finished update is saved.
       ModelFileError, StorageError: a checkpoint could not be written, and not at a second try.
     """
-    return _Run(state, progress, cadence, hooks, checkpoints, writer).to_the_end()
+    return _Start(training, state, progress, checkpoints, writer).to_the_end()
 
 
 @dataclasses.dataclass
-class _Run:
+class _Start:
     """One start of a run, from a state on."""
 
+    training: Training
     state: State
     progress: Progress
-    cadence: Cadence
-    hooks: Hooks
     checkpoints: Checkpoints
     writer: Writer
     exported_since_save: bool = False  # whether model/ is newer than the last checkpoint
@@ -87,20 +126,21 @@ class _Run:
     all_saved: bool | None = None  # whether all have ended the last save; None: one process
 
     def __post_init__(self) -> None:
+        self.cadence = self.training.cadence
         self.in_flight = InFlight(self.read)
-        self.clock = Clock(self.progress, self.hooks.started)
+        self.clock = Clock(self.progress, self.training.started)
         self.begun_at = self.progress.step
-        self.all_saved = False if self.hooks.several else None
+        self.all_saved = False if self.training.several else None
 
     def to_the_end(self) -> State:
         progress, cadence = self.progress, self.cadence
         if progress.step:
             self.conclude()  # a resume: the interruption may have come in the middle of it
         while progress.step < cadence.total and not progress.stopped_early:
-            batch, counts = self.hooks.batch(progress.step)
+            batch, counts = self.training.batch(progress.step)
             self.in_flight.make_room()
             self.look_after_save()
-            if self.stopping or self.hooks.interrupted():
+            if self.stopping or self.training.interrupted:
                 self.stop()
             self.update(batch, counts)
             self.conclude()
@@ -112,7 +152,7 @@ class _Run:
         """Sends one update to the device, and tells of those that are done when that is due."""
         progress = self.progress
         sent = time.perf_counter()
-        self.state, sums = self.hooks.update(self.state, batch)
+        self.state, sums = self.training.update(self.state, batch)
         progress.step += 1
         self.in_flight.add(progress.step, sums, counts, sent)
         self.writer.advance()
@@ -121,10 +161,10 @@ class _Run:
             self.tell_start()
         if progress.step % self.cadence.log_every == 0 or progress.step == self.cadence.total:
             self.settle()
-            log.window(progress, self.cadence, self.hooks, self.writer)
+            log.window(progress, self.training, self.writer)
 
     def tell_start(self) -> None:
-        seconds, facts = time.perf_counter() - self.hooks.started, self.hooks.start_facts()
+        seconds, facts = time.perf_counter() - self.training.started, self.training.start_facts()
         told = f" ({facts})" if facts else ""
         self.writer.line(f"first update after {seconds:.1f} s{told}")
 
@@ -133,8 +173,8 @@ class _Run:
         progress, cadence = self.progress, self.cadence
         step, last = progress.step, progress.step == cadence.total
         try:
-            if self.hooks.evaluate is not None and (step % cadence.eval_every == 0 or last):
-                self.evaluate(self.hooks.evaluate)
+            if self.training.evaluate is not None and (step % cadence.eval_every == 0 or last):
+                self.evaluate(self.training.evaluate)
         except InterruptedRun:
             self.stop()  # the evaluation is dropped; a resume starts with it
         if step % cadence.save_every == 0 or last or progress.stopped_early:
@@ -148,7 +188,7 @@ class _Run:
             return
         results = evaluate(self.state["params"])
         self.clock.restart()
-        with self.hooks.busy("saving"):  # metrics.jsonl
+        with self.training.busy("saving"):  # metrics.jsonl
             better = judge(results, self.progress, self.cadence, self.writer)
         if better:
             self.check_parameters()
@@ -158,8 +198,8 @@ class _Run:
         """The new best leaves as a folder, complete before a checkpoint names it."""
         step, metrics = self.progress.step, log.metrics_of(results)
         committed = not self.exported_since_save
-        with self.hooks.busy("exporting"):
-            digest = self.hooks.export(self.state["params"], step, metrics, committed)
+        with self.training.busy("exporting"):
+            digest = self.training.export(self.state["params"], step, metrics, committed)
         self.exported_since_save = True
         self.progress.best = {
             "step": step,
@@ -187,7 +227,7 @@ class _Run:
     def read(self, update: int, sums: dict[str, Any], counts: dict[str, int]) -> None:
         """Counts an update that is done; ends the run if too many were skipped."""
         progress = self.progress
-        self.hooks.beat()
+        self.training.beat()
         if "said" in sums:
             self.stopping = self.stopping or bool(sums["said"][STOP])
             self.all_saved = not sums["said"][SAVING]
@@ -213,7 +253,7 @@ class _Run:
             )
 
     def give_up(self, what: str, todo: str) -> NoReturn:
-        with self.hooks.busy("saving"):
+        with self.training.busy("saving"):
             self.checkpoints.wait()
         commit = self.checkpoints.last_commit
         saved = commit.step if commit else self.begun_at
@@ -234,12 +274,12 @@ class _Run:
         progress = self.progress
         self.settle()
         self.check_parameters()
-        with self.hooks.busy("saving"):
+        with self.training.busy("saving"):
             self.writer.sync()
         self.clock.wall()
         begun = time.perf_counter()
-        facts = {**self.hooks.run_facts, **dataclasses.asdict(progress)}
-        with self.hooks.busy("saving"):
+        facts = {**self.training.facts, **dataclasses.asdict(progress)}
+        with self.training.busy("saving"):
             if self.checkpoints.save(progress.step, self.state, facts):
                 self.exported_since_save = False
         if self.all_saved:
@@ -259,7 +299,7 @@ class _Run:
         """
         try:
             if wait or self.all_saved:
-                with self.hooks.busy("saving"):
+                with self.training.busy("saving"):
                     ended = self.checkpoints.wait()
             else:
                 ended = self.all_saved is None and self.checkpoints.check()

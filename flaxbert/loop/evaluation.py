@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,29 +11,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxbert.config import Loss
-from flaxbert.heads import Task
+from flaxbert.data.batches import Examples
+from flaxbert.heads import Head
 from flaxbert.loop.forward import Batch, Forward, predict_logits
-from flaxbert.model.heads import Params
+from flaxbert.model.binding import Params
 
 
 def evaluate(
     forward: Forward,
     params: Params,
     batches: Iterable[Batch],
-    labels: np.ndarray,
+    examples: Examples,
     *,
-    task: Task,
+    head: Head,
+    names: Sequence[str],
     loss: Loss,
-    after_batch: Callable[[int], None] = lambda examples: None,
+    after_batch: Callable[[int], None] = lambda sequences: None,
 ) -> dict[str, float]:
-    """Returns {"loss", the task's metrics, "samples", "runtime" (seconds) and speeds}.
+    """Returns {"loss", the head's metrics, "samples", "runtime" (seconds) and speeds}.
 
     The loss is the training objective (with smoothing and class weights), over the whole split.
-    `after_batch` is called with the number of examples of every batch, and may raise.
+    `after_batch` is called with the number of sequences of every batch, and may raise.
     """
     stopwatch = Stopwatch(after_batch)
-    logits = predict_logits(forward, params, batches, len(labels), stopwatch)
-    return scores(task, logits, labels, loss) | stopwatch.results(len(labels))
+    outputs = predict_logits(forward, params, batches, examples.outputs, stopwatch)
+    answers = head.answers(outputs, examples)
+    return scores(head, answers, examples, names, loss) | stopwatch.results(examples.count)
 
 
 class Stopwatch:
@@ -59,15 +62,19 @@ class Stopwatch:
         }
 
 
-def scores(task: Task, logits: np.ndarray, labels: np.ndarray, loss: Loss) -> dict[str, Any]:
-    """Returns the loss and the task's metrics of logits that are already there."""
+def scores(
+    head: Head, answers: np.ndarray, examples: Examples, names: Sequence[str], loss: Loss
+) -> dict[str, Any]:
+    """Returns the loss and the head's metrics of logits that are already there."""
+    gold = head.gold(examples)
     total, normalizer = jax.device_get(
-        task.loss_sums(
-            jnp.asarray(logits),
-            jnp.asarray(labels),
-            jnp.ones(len(labels), logits.dtype),
+        head.loss_sums(
+            jnp.asarray(answers),
+            jnp.asarray(gold),
+            jnp.ones(len(gold), answers.dtype),
             label_smoothing=loss.label_smoothing,
             class_weights=loss.class_weights,
         )
     )
-    return {"loss": float(total) / float(normalizer), **task.metrics(logits, labels)}
+    metrics = head.metrics(answers, gold, examples, names)
+    return {"loss": float(total) / float(normalizer), **metrics}

@@ -1,4 +1,4 @@
-"""Logits of every example, in the order of the data, however they were packed."""
+"""Logits of every sequence or token, in the order of the data, however they were packed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from flaxbert.heads import Params, bind
 from flaxbert.loop.mesh import (
     batch_sharding,
     gather_tables,
@@ -18,14 +19,14 @@ from flaxbert.loop.mesh import (
     replicated,
 )
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import INPUTS, Params, bind
+from flaxbert.model.bert_model import INPUTS
 
 Batch = dict[str, Any]
 Forward = Callable[[Params, Batch], jax.Array]
 
 
 def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
-    """Returns `forward(params, batch) -> logits [R, S, C]`, jitted; the batch has [R, L or S]."""
+    """Returns `forward(params, batch) -> logits [R, S or L, C]`, jitted; the batch has no A."""
     forward = forward_program(config, mesh=mesh, dtype=dtype)
     rows = batch_sharding(mesh, micro_batches=False)
 
@@ -52,16 +53,16 @@ def forward_program(config: BertConfig, *, mesh: Mesh, dtype: str) -> Any:
 
 def predict_stream(
     forward: Forward, params: Params, batches: Iterable[Batch]
-) -> Iterator[tuple[np.ndarray, Float[np.ndarray, "n C"]]]:
-    """Yields (example ids, logits) of each batch, one batch behind the device."""
-    pending: tuple[np.ndarray, jax.Array] | None = None
+) -> Iterator[tuple[Batch, jax.Array]]:
+    """Yields each batch with its logits, one batch behind the device."""
+    pending: tuple[Batch, jax.Array] | None = None
     for batch in batches:
-        following = (batch["example_ids"], forward(params, batch))
+        following = (batch, forward(params, batch))
         if pending is not None:
-            yield _filled(*pending)
+            yield pending
         pending = following
     if pending is not None:
-        yield _filled(*pending)
+        yield pending
 
 
 def predict_logits(
@@ -69,28 +70,26 @@ def predict_logits(
     params: Params,
     batches: Iterable[Batch],
     count: int,
-    after_batch: Callable[[int], None] = lambda examples: None,
+    after_batch: Callable[[int], None] = lambda sequences: None,
 ) -> Float[np.ndarray, "N C"]:
-    """Returns the logits of examples 0..count-1; each is computed exactly once.
+    """Returns the logits of outputs 0..count-1; each is computed exactly once.
 
-    `after_batch` is called with the number of examples of every batch, and may raise.
+    Outputs are sequences or tokens, as the head's layout says; `after_batch` is called with the
+    number of sequences of every batch, and may raise.
 
     Raises:
-      RuntimeError: an example came twice or not at all (a defect, never a user's mistake).
+      RuntimeError: one came twice or not at all (a defect, never a user's mistake).
     """
     logits: np.ndarray | None = None
     times_seen = np.zeros(count, np.int64)
-    for ids, values in predict_stream(forward, params, batches):
+    for batch, computed in predict_stream(forward, params, batches):
+        valid = batch["output_ids"] >= 0
+        ids, values = batch["output_ids"][valid], np.asarray(computed)[valid]
         if logits is None:
             logits = np.zeros((count, values.shape[-1]), values.dtype)
         logits[ids] = values
         np.add.at(times_seen, ids, 1)
-        after_batch(len(ids))
+        after_batch(int(np.sum(batch["example_ids"] >= 0)))
     if logits is None or not np.all(times_seen == 1):
-        raise RuntimeError(f"{np.sum(times_seen != 1)} of {count} examples were not computed once")
+        raise RuntimeError(f"{np.sum(times_seen != 1)} of {count} outputs were not computed once")
     return logits
-
-
-def _filled(ids: np.ndarray, logits: jax.Array) -> tuple[np.ndarray, Float[np.ndarray, "n C"]]:
-    valid = ids >= 0
-    return ids[valid], np.asarray(logits)[valid]

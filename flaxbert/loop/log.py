@@ -9,7 +9,7 @@ from flaxbert.loop.progress import Progress, Sums
 from flaxbert.track.writer import Writer
 
 if TYPE_CHECKING:
-    from flaxbert.loop.control import Hooks
+    from flaxbert.loop.control import Training
 
 # What an evaluation says beside its metrics, also of a second set (samples_mm).
 _NOT_METRICS = ("samples", "runtime", "steps_per_second")
@@ -38,19 +38,19 @@ def skipped(
     )
 
 
-def window(progress: Progress, cadence: Cadence, hooks: Hooks, writer: Writer) -> None:
+def window(progress: Progress, training: Training, writer: Writer) -> None:
     """The updates since the last such line, whose sums begin anew."""
-    sums, step = progress.window, progress.step
+    sums, step, cadence = progress.window, progress.step, training.cadence
     seconds = max(sums.seconds, 1e-9)
     values = {
         "loss": sums.loss / sums.updates if sums.updates else float("nan"),
         "gradient_norm": sums.gradient_norm / sums.updates if sums.updates else float("nan"),
-        "learning_rate": hooks.learning_rate(step - 1),
+        "learning_rate": float(training.learning_rate(step - 1)),
         "padding_share": 1 - sums.real_tokens / sums.computed_tokens,
         "nonfinite_updates": progress.nonfinite_updates,
         "samples_per_second": sums.examples / seconds,
         "tokens_per_second": sums.real_tokens / seconds,
-        **hooks.utilisation(sums.real_tokens, sums.attended_keys, seconds),
+        **training.utilisation(sums.real_tokens, sums.attended_keys, seconds),
     }
     writer.scalars(step, cadence.epoch(step), "train", values)
     speed = f"{values['model_flops_per_second'] / 1e9:.0f} GFLOP/s"

@@ -3,8 +3,7 @@
 Rows of a batch are spread over data and fsdp; parameters and moments over fsdp and model, by an
 ordered table from path to PartitionSpec, and moments over data too (ZeRO stage 1, Rajbhandari et
 al. 2020, arXiv 1910.02054): each device updates its part of the parameters and gathers the others.
-The surprising thing: an unmatched parameter is an error, so a new one cannot end up replicated by
-accident.
+An unmatched parameter is an error, so a new one cannot end up replicated by accident.
 """
 
 from __future__ import annotations
@@ -42,10 +41,11 @@ _RULES: tuple[tuple[str, P], ...] = (
     (r"intermediate/dense/bias$", P("model")),
     (r"output/dense/kernel$", P("model", "fsdp")),
     (r"pooler/dense/kernel$", P("fsdp", None)),
-    (r"classifier/kernel$", P("fsdp", None)),
     (r"(output|pooler)/dense/bias$", P()),
     (r"LayerNorm/(scale|bias)$", P()),
-    (r"classifier/bias$", P()),
+    # A head's own parameters, whatever its prefix.
+    (r"^(?!.*\bbert/).*kernel$", P("fsdp", None)),
+    (r"^(?!.*\bbert/).*(bias|scale)$", P()),
 )
 
 

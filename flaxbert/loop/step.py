@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxbert.config import Loss, Optim
-from flaxbert.heads import Task
+from flaxbert.heads import Head, Params, bind
 from flaxbert.loop.agreement import all_said, said_sharding
 from flaxbert.loop.mesh import (
     batch_sharding,
@@ -25,8 +25,8 @@ from flaxbert.loop.mesh import (
     state_shardings,
 )
 from flaxbert.model.bert_config import BertConfig
+from flaxbert.model.bert_model import INPUTS
 from flaxbert.model.dropout import fold
-from flaxbert.model.heads import INPUTS, Params, bind
 from flaxbert.optim.adamw import (
     Schedule,
     apply_gradients,
@@ -83,7 +83,7 @@ def all_finite(tree: Any) -> jax.Array:
 
 def make_train_step(
     config: BertConfig,
-    task: Task,
+    head: Head,
     *,
     mesh: Mesh,
     shardings: Any,
@@ -110,7 +110,7 @@ def make_train_step(
         whole = gather_tables(mesh, params)
         model = bind(config, whole, dtype, kernels)
         logits = model(*(micro[name] for name in INPUTS), seed)
-        return task.loss_sums(
+        return head.loss_sums(
             logits,
             micro["labels"],
             micro["weights"].astype(logits.dtype),

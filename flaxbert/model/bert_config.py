@@ -1,7 +1,7 @@
 """BertConfig: what `config.json` says about the function, every field honoured or refused by name.
 
-The surprising thing: refusing is deliberate. A field that would change the function and that this
-model does not implement (relative positions, decoders, pruned heads) must never be dropped quietly.
+Refusing is deliberate: a field that would change the function and that this model does not
+implement (relative positions, decoders, pruned heads) must never be dropped quietly.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class BertConfig:
     classifier_dropout: float | None = None  # None = hidden_dropout_prob
     problem_type: str | None = None
     id2label: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    architecture: str = "BertForSequenceClassification"  # transformers' class, with its head
 
     @property
     def num_labels(self) -> int:
@@ -197,6 +198,10 @@ class BertConfig:
         if chosen.get("hidden_act") in list(_ACTIVATION_ALIASES):
             chosen["hidden_act"] = _ACTIVATION_ALIASES[chosen["hidden_act"]]
         chosen["id2label"] = _read_labels(values)
+        chosen.pop("architecture", None)
+        stated = values.get("architectures")
+        if isinstance(stated, (list, tuple)) and len(stated) == 1 and isinstance(stated[0], str):
+            chosen["architecture"] = stated[0]
         config = cls(**chosen)
         used = known | set(_ONLY_VALUE) | _NO_EFFECT | {"num_labels", "_num_labels"}
         return config, sorted(set(values) - used)
@@ -206,7 +211,7 @@ class BertConfig:
         values = dataclasses.asdict(self)
         values["id2label"] = {str(i): name for i, name in enumerate(self.id2label)}
         values["label2id"] = self.label2id
-        values["architectures"] = ["BertForSequenceClassification"]
+        values["architectures"] = [values.pop("architecture")]
         values["model_type"] = "bert"
         values["dtype"] = "float32"
         if values["problem_type"] is None:

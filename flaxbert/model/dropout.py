@@ -20,7 +20,7 @@ _GOLDEN = np.uint32(0x9E3779B9)
 
 # Sites of one encoder layer, and outside of the layers. A site's word is layer * 8 + site.
 ATTENTION, ATTENTION_OUTPUT, OUTPUT = 0, 1, 2
-EMBEDDINGS, POOLED = 3, 4
+EMBEDDINGS, HEAD = 3, 4
 
 # Key positions of one head take the low 16 bits, the head number the high 16.
 _POSITION_BITS = 16

@@ -10,7 +10,7 @@ from flaxbert.config import Mesh as MeshConfig
 from flaxbert.errors import ConfigError
 from flaxbert.planning.footprint import Planned, plan_run
 from flaxbert.planning.topology import Target
-from flaxbert.run.inputs import Prepared
+from flaxbert.run.inputs import Inputs
 
 # A slice that needs no more chip hours than this times the least is as good: then the faster one.
 _AS_GOOD = 1.05
@@ -53,12 +53,12 @@ def meshes_for(asked: MeshConfig, devices: int) -> list[MeshConfig]:
     return meshes
 
 
-def compare(config: Config, prepared: Prepared, targets: Sequence[Target]) -> Iterator[Choice]:
+def compare(config: Config, inputs: Inputs, targets: Sequence[Target]) -> Iterator[Choice]:
     """Yields a choice for each slice and mesh; one that is refused says why."""
     for target in targets:
         for mesh in meshes_for(config.mesh, len(target.devices)):
             try:
-                planned = plan_run(dataclasses.replace(config, mesh=mesh), prepared, target)
+                planned = plan_run(dataclasses.replace(config, mesh=mesh), inputs, target)
             except ConfigError as error:
                 yield Choice(target, mesh, None, str(error))
             else:

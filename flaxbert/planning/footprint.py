@@ -1,6 +1,6 @@
 """Compiles what a run would run, for a mesh whose devices may not be here, and counts it up.
 
-The surprising thing: only the fullest update is compiled. The smaller ones of the run differ in
+Note: only the fullest update is compiled. The smaller ones of the run differ in
 their rows, so their time is the optimizer's, and of the rest a share.
 """
 
@@ -13,23 +13,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from flaxbert.config import Config
 from flaxbert.data.batches import empty_batch, inference_batches
 from flaxbert.errors import ConfigError, is_out_of_memory
+from flaxbert.heads import abstract_params
 from flaxbert.loop import memory
 from flaxbert.loop.flops import model_flops, peak_of
 from flaxbert.loop.forward import forward_program
 from flaxbert.loop.mesh import batch_sharding, make_mesh, row_multiple
 from flaxbert.loop.step import abstract_state, compile_step
-from flaxbert.model.heads import INPUTS, abstract_params
+from flaxbert.model.bert_model import INPUTS
 from flaxbert.planning.chips import Chip
 from flaxbert.planning.estimate import Memory, Program, describe, memory_in
 from flaxbert.planning.largest import Largest, by_proportion, largest_rows
 from flaxbert.planning.topology import Target
-from flaxbert.run.compile import fitting, train_step_of
-from flaxbert.run.inputs import Plans, Prepared, plan, resolve_dtype
+from flaxbert.run.compile import fitted, train_step_of
+from flaxbert.run.inputs import Inputs
+from flaxbert.run.one_run import Run
+from flaxbert.run.shapes import resolve_dtype
 
 # Parts of an update that do not grow with its rows.
 _FIXED = ("optimizer", "gradient_norm")
@@ -111,7 +113,7 @@ class Planned:
 
 
 def plan_run(
-    config: Config, prepared: Prepared, target: Target, *, find_largest: bool = False
+    config: Config, inputs: Inputs, target: Target, *, find_largest: bool = False
 ) -> Planned:
     """Compiles the run's fullest update and its evaluation for some devices.
 
@@ -120,70 +122,62 @@ def plan_run(
     Raises:
       ConfigError: a mesh or an update that does not fit the devices.
     """
-    bert, devices, chip = prepared.bert, target.devices, target.chip
+    bert, devices, chip = inputs.bert, target.devices, target.chip
     mesh = make_mesh(config.mesh, bert, devices)
     dtype = resolve_dtype(config.model.dtype, devices[0])
     limit = memory.share_of(chip.memory) if chip else memory.limit_of(devices[0])
-    plans = plan(config, prepared, mesh, config.train.accumulate or 1)
+    run = Run.plan(config, inputs, mesh, dtype)
     state = abstract_state(abstract_params(bert), mesh)
-    step = train_step_of(config, prepared, plans, mesh, state, dtype)
+    step = train_step_of(run, state)
 
     taken = 0.0
 
-    def compiled(plans: Plans, rows: int) -> Any:
+    def compiled(run: Run, rows: int) -> Any:
         nonlocal taken
         start = time.perf_counter()
-        batch = empty_batch(prepared.train, plans.train, rows)
+        batch = empty_batch(inputs.train, run.shapes.train, rows)
         program = compile_step(step, state, batch, {"dropout": np.uint32(0)})
         taken = time.perf_counter() - start
         return program
 
     def memory_of(rows: int) -> Memory | None:
         """Of an update without micro-batches."""
-        whole = dataclasses.replace(plans, train=dataclasses.replace(plans.train, accumulate=1))
         try:
-            return memory_in(compiled(whole, rows), state, limit)
+            return memory_in(compiled(run.in_one_micro_batch(), rows), state, limit)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             return None
 
-    plans, fullest, _ = fitting(
-        compiled, lambda program: memory.fit(program, limit), config, prepared, plans, mesh
-    )
-    program = describe(fullest, mesh, state, limit, plans.train.accumulate, target.kernel_cycles)
-    update = _update(config, prepared, plans, program, chip, taken)
+    run, fullest, _ = fitted(run, compiled, lambda program: memory.fit(program, limit))
+    shapes = run.shapes
+    program = describe(fullest, mesh, state, limit, shapes.train.accumulate, target.kernel_cycles)
+    update = _update(run, program, chip, taken)
     del fullest
-    evaluation = _evaluation(prepared, plans, mesh, dtype, state, target, limit)
+    evaluation = _evaluation(run, state, target, limit)
     if limit:
         found = _largest(update, row_multiple(mesh), memory_of if find_largest else None)
         update = dataclasses.replace(update, largest=found)
-    every = config.train.eval_every or plans.per_epoch
+    every = config.train.eval_every or shapes.per_epoch
     return Planned(
         devices=mesh.devices.size,
         hosts=len({device.process_index for device in mesh.devices.flat}),
         kind=devices[0].device_kind,
         mesh=dict(mesh.shape),
         dtype=dtype,
-        updates=plans.total,
+        updates=shapes.total,
         update=update,
         evaluation=evaluation,
-        evaluations=-(-plans.total // every) if evaluation else 0,
+        evaluations=-(-shapes.total // every) if evaluation else 0,
         exchange_seconds=program.exchange_seconds(chip, target.links) if chip else 0.0,
         peak_flops=peak_of(mesh, dtype),
     )
 
 
-def _update(
-    config: Config,
-    prepared: Prepared,
-    plans: Plans,
-    program: Program,
-    chip: Chip | None,
-    compile_seconds: float,
-) -> Update:
-    bert, shape, lengths = prepared.bert, plans.train, prepared.train.tokens.lengths
-    sequences = min(config.train.batch_size, len(prepared.train))
+def _update(run: Run, program: Program, chip: Chip | None, compile_seconds: float) -> Update:
+    bert, shape, train = run.inputs.bert, run.shapes.train, run.inputs.train
+    lengths = train.tokens.lengths
+    sequences = min(run.config.train.batch_size, len(train))
     each = sequences / len(lengths)  # of an epoch
     rows, length = shape.row_counts[-1], shape.row_length
     fullest = shape.accumulate * rows * length
@@ -232,25 +226,18 @@ def _largest(
     return Largest(rows, sequences, too_many, held)
 
 
-def _evaluation(
-    prepared: Prepared,
-    plans: Plans,
-    mesh: Mesh,
-    dtype: str,
-    state: Any,
-    target: Target,
-    limit: int,
-) -> Evaluation | None:
-    if plans.validation is None:
+def _evaluation(run: Run, state: Any, target: Target, limit: int) -> Evaluation | None:
+    mesh, shapes = run.mesh, run.shapes.validation
+    if shapes is None:
         return None
     counts: dict[tuple[int, int], int] = {}
     batches: dict[tuple[int, int], Any] = {}
-    for examples in prepared.validation.values():
-        for batch in inference_batches(examples, plans.validation):
+    for examples in run.inputs.validation.values():
+        for batch in inference_batches(examples, shapes):
             shape = batch["input_ids"].shape
             counts[shape] = counts.get(shape, 0) + 1
             batches.setdefault(shape, batch)
-    forward = forward_program(prepared.bert, mesh=mesh, dtype=dtype)
+    forward = forward_program(run.inputs.bert, mesh=mesh, dtype=run.dtype)
     rows = batch_sharding(mesh, micro_batches=False)
 
     def program(batch: Any) -> Program:

@@ -1,7 +1,7 @@
 """What makes a later start the same run: config, data, tokenizer and labels.
 
-The first start writes it into the workdir, a resume compares. The surprising thing: some facts stay
-the first start's for ever (compute dtype, revisions), whatever a later machine would choose.
+The first start writes it into the workdir, a resume compares. Note: some facts stay the first
+start's for ever (compute dtype, revisions), whatever a later machine would choose.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from flaxbert.storage.store import TEMPORARY
 from flaxbert.storage.workdir import Workdir, copy_file, read_json, write_json
 
 if TYPE_CHECKING:
-    from flaxbert.run.inputs import Prepared
+    from flaxbert.run.inputs import Inputs
+    from flaxbert.storage.checkpoint import Checkpoints
 
 
 def check_config(config: Config, workdir: Workdir) -> None:
@@ -32,49 +33,74 @@ def check_config(config: Config, workdir: Workdir) -> None:
         )
 
 
-def check_data(workdir: Workdir, stored: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Raises DataError if a resume has other sentences or labels than the start had."""
-    for split in ("training", "validation"):
-        if stored and stored[split] != facts[split]:
-            raise DataError(
-                f"config.data: the {split} data differ from those that {workdir.root} was started "
-                "with. Restore them, or start in another workdir."
-            )
+def look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:
+    """Returns whether the run has been started, and finished.
+
+    Raises:
+      ConfigError: see `check_config`.
+    """
+    if not workdir.started:
+        return False, False
+    check_config(config, workdir)
+    return True, workdir.finished
 
 
-def check_source(workdir: Workdir, stored: dict[str, Any]) -> None:
-    """Raises ModelFileError if tokenizer or labels are not those that the run started with."""
-    found, recorded = _source_digests(workdir), stored.get("source", {})
+def newest_record(workdir: Workdir, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Returns run.json of the newest valid checkpoint, {} if there is none to start from.
+
+    Raises:
+      ModelFileError: tokenizer or labels are not those that the run started with.
+    """
+    from flaxbert.loop.run_record import check_recorded  # here: it imports JAX
+
+    newest = checkpoints.newest_valid()
+    if newest is None:
+        return {}
+    place = workdir.checkpoints / str(newest)
+    record = check_recorded(checkpoints.read_run(newest), place, newest)
+    found, recorded = _source_digests(workdir), record.get("source", {})
     names = [name for name, digest in recorded.items() if found.get(name) != digest]
     if names:
         raise ModelFileError(
             f"{workdir.source}: {', '.join(names)}: not the same as when this run was started. "
             "Bring the old content back, or start in another workdir."
         )
+    return record
 
 
-def run_facts(config: Config, prepared: Prepared, stored: dict[str, Any]) -> dict[str, Any]:
-    """Returns what run.json records beside the progress; some of it stays the first start's."""
-    from flaxbert.run.inputs import resolve_dtype  # here: it imports JAX
+def run_facts(
+    config: Config, workdir: Workdir, inputs: Inputs, dtype: str, record: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns what run.json records beside the progress; some of it stays the first start's.
 
+    Raises:
+      DataError: a resume has other sentences or labels than the start had.
+    """
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
     versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
-    return {
-        "training": {"": prepared.train.digest},
-        "validation": {name: split.digest for name, split in prepared.validation.items()},
-        "dtype": stored.get("dtype") or resolve_dtype(config.model.dtype),
-        "labels": list(prepared.bert.id2label),
+    facts = {
+        "training": {"": inputs.train.digest},
+        "validation": {name: split.digest for name, split in inputs.validation.items()},
+        "dtype": dtype,
+        "labels": list(inputs.bert.id2label),
         "model": config.model.path,
-        "model_revision": stored.get("model_revision", prepared.revision),
-        "dataset_revision": prepared.dataset_revision,
-        "source": stored.get("source", {}),
+        "model_revision": record.get("model_revision", inputs.revision),
+        "dataset_revision": inputs.dataset_revision,
+        "source": record.get("source", {}),
         "config": to_dict(config),
         "versions": versions | {name: version(name) for name in names},
     }
+    for split in ("training", "validation"):
+        if record and record[split] != facts[split]:
+            raise DataError(
+                f"config.data: the {split} data differ from those that {workdir.root} was started "
+                "with. Restore them, or start in another workdir."
+            )
+    return facts
 
 
 def start_workdir(
-    config: Config, workdir: Workdir, prepared: Prepared, facts: dict[str, Any]
+    config: Config, workdir: Workdir, inputs: Inputs, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes config.json first: from then on the folder is this run's.
 
@@ -82,10 +108,10 @@ def start_workdir(
     """
     write_json(workdir.config, to_dict(config))
     workdir.store.make_directory(workdir.source)
-    for path in prepared.tokenizer_files:
+    for path in inputs.tokenizer_files:
         copy_file(path, workdir.source)
-    write_json(workdir.source / "config.json", prepared.bert.to_dict())
-    write_json(workdir.data_report, prepared.report)
+    write_json(workdir.source / "config.json", inputs.bert.to_dict())
+    write_json(workdir.data_report, inputs.report)
     facts = facts | {"source": _source_digests(workdir)}
     write_json(workdir.facts, facts)
     return facts

@@ -1,7 +1,7 @@
-"""What a run knows before a device is asked: model files, labels, examples and the planned shapes.
+"""What a run reads before a device is asked: model files, labels and examples.
 
-The surprising thing: a resume reads the tokenizer and the label map that the first start left in
-the workdir, never the pretrained weights; of a hub data set it reads the recorded revision.
+Note: a resume reads the tokenizer and the label map that the first start left in the workdir, never
+the pretrained weights; of a hub data set it reads the recorded revision.
 """
 
 from __future__ import annotations
@@ -12,32 +12,20 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from flaxbert.config import Config, refuse_without_validation, seed_for
 from flaxbert.data import checks, splits
-from flaxbert.data.batches import (
-    Examples,
-    plan_inference,
-    plan_training,
-    steps_per_epoch,
-    total_steps,
-)
+from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Labels
-from flaxbert.data.pack import Plan
 from flaxbert.data.sources import named_tasks
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ConfigError, DataError, ModelFileError
-from flaxbert.heads import HF_PROBLEM_TYPES, problem_of, task_for
+from flaxbert.heads import Head, Params, head_named, head_of, heads_in
 from flaxbert.hosts.group import Alone
-from flaxbert.loop.mesh import row_multiple
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import Params
 from flaxbert.run import shared_data
-from flaxbert.run.row_costs import work_for
 from flaxbert.shell.console import say
 from flaxbert.storage.workdir import Workdir
 from flaxbert.weights.folder import read_config, read_model, with_labels
@@ -73,10 +61,10 @@ class Start:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Everything that is known before a device is asked."""
+class Inputs:
+    """Everything that a run reads before a device is asked."""
 
-    bert: BertConfig  # with the run's labels
+    bert: BertConfig  # with the run's head and labels
     labels: Labels
     train: Examples
     validation: dict[str, Examples]  # {suffix of its metrics: examples}; {} = none
@@ -86,7 +74,11 @@ class Prepared:
     start: Start
     revision: str  # of the model; "" for a folder
     dataset_revision: str  # of the data set; "" for files
-    metric: str  # picks the best model, unless the config names another
+    best_metric: str  # picks the best model
+
+    @property
+    def head(self) -> Head:
+        return head_named(self.labels.problem)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -98,7 +90,7 @@ class Prepared:
             "start": dataclasses.asdict(self.start),
             "revision": self.revision,
             "dataset_revision": self.dataset_revision,
-            "metric": self.metric,
+            "best_metric": self.best_metric,
         }
 
     @property
@@ -108,27 +100,20 @@ class Prepared:
         return {"train": self.train, **named}
 
 
-@dataclasses.dataclass(frozen=True)
-class Plans:
-    train: Plan
-    validation: tuple[Plan, ...] | None
-    total: int  # updates
-    per_epoch: int
+def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any]) -> Inputs:
+    """Reads and checks model folder and data.
 
-
-def prepare(
-    config: Config, workdir: Workdir | None, *, resumed: bool, dataset_revision: str = ""
-) -> Prepared:
-    """Reads and checks model folder and data; without a workdir nothing can be resumed.
-
-    A resume needs no pretrained weights: tokenizer files and the label map are those that the first
-    start left in the workdir, and a hub data set is that of the revision recorded there.
+    Args:
+      config: of the run.
+      workdir: where a resume reads what the first start left; None = there is nothing to resume.
+      record: run.json of the checkpoint that a resume starts from, {} for a fresh start.
     """
-    data, model = named_tasks.with_task(config.data), config.model
-    if workdir and resumed:
+    data = named_tasks.with_task(config.data)
+    config = dataclasses.replace(config, data=data)
+    if workdir and record:
         folder, revision = workdir.store.local_copy(workdir.source), ""
     else:
-        folder, revision = resolve_model(model.path, model.revision)
+        folder, revision = resolve_model(config.model.path, config.model.revision)
     bert, ignored = read_config(folder)
     described = description_of(folder)
     tokenizer = Tokenizer(
@@ -139,49 +124,36 @@ def prepare(
     )
     max_length = resolve_max_length(data.max_length, bert.max_position_embeddings)
 
-    read = splits.read_training(data, dataset_revision)
-    checkpoint_names = bert.id2label if bert.has_label_names and not resumed else ()
-    train_rows = checks.usable_texts(read.train, data.on_bad_row, data.on_empty)
-    validation_rows = read.validation
-    if resumed:
-        labels = checks.Labels(problem_of(bert.problem_type, bert.num_labels), bert.id2label)
+    read = splits.read_training(data, record.get("dataset_revision", ""))
+    head = head_of(bert) if record else next(iter(heads_in(config.head.name).values()))
+    train_rows, validation_rows = head.usable(read.train, config), read.validation
+    own_names = bert.id2label if bert.has_label_names and not record else ()
+    if record:
+        labels = Labels(head.name, bert.id2label)
     else:
-        known = checks.Known(checkpoint_names, read.names)
-        labels = checks.learn_labels(
-            train_rows,
-            data.problem,
-            data.label_separator,
-            known,
-            data.on_bad_row,
-            data.on_single_class,
-        )
-    checks.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
+        known = checks.Known(own_names, read.names)
+        labels = head.learn_labels(train_rows, config, known)
+        head = head_named(labels.problem)
+    head.check_options(labels, config)
     if data.validation_fraction and not validation_rows:
-        seed = seed_for(config, "data")
-        train_rows, held_out = splits.hold_out(data, train_rows, labels, seed)
+        usable = head.labelled(train_rows, labels, config)
+        train_rows, held_out = splits.hold_out(data, usable, labels, seed_for(config, "data"))
         validation_rows = {"": held_out}
     if not validation_rows:
         refuse_without_validation(config.train)
 
-    examples = functools.partial(
-        splits.make_examples,
-        labels=labels,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        separator=data.label_separator,
-        on_bad_row=data.on_bad_row,
-        on_empty=data.on_empty,
+    split = functools.partial(
+        head.split, labels=labels, tokenizer=tokenizer, max_length=max_length, config=config
     )
-    train = examples("training", train_rows)
+    train = split("training", train_rows)
     validation = {
-        suffix: examples(f"validation {suffix}".rstrip(), rows)
+        suffix: split(f"validation {suffix}".rstrip(), rows)
         for suffix, rows in validation_rows.items()
     }
     named = {f"validation {suffix}".rstrip(): split for suffix, split in validation.items()}
     report = splits.report_on(data, labels, train, named)
-    bert = with_labels(bert, labels.names, HF_PROBLEM_TYPES[labels.problem])
-
-    return Prepared(
+    bert = with_labels(bert, labels.names, head.problem_type, head.architecture)
+    return Inputs(
         bert=bert,
         labels=labels,
         train=train.examples,
@@ -190,22 +162,22 @@ def prepare(
         report=report.values,
         tokenizer_files=files_in(described),
         start=Start(
-            model.path,
+            config.model.path,
             str(folder),
             list(ignored),
-            list(checkpoint_names),
+            list(own_names),
             seed_for(config, "init"),
         ),
         revision=revision,
         dataset_revision=read.revision,
-        metric=named_tasks.main_metric_of(data.task) or task_for(labels.problem).MAIN_METRIC,
+        best_metric=_best_metric(config, head, train.examples, labels),
     )
 
 
-def prepare_together(
-    config: Config, workdir: Workdir, group: Alone, *, resumed: bool, dataset_revision: str = ""
-) -> Prepared:
-    """`prepare` for the processes of a run: once on each machine, and the same on all.
+def read_inputs_together(
+    config: Config, workdir: Workdir, group: Alone, record: dict[str, Any]
+) -> Inputs:
+    """`read_inputs` for the processes of a run: once on each machine, and the same on all.
 
     Raises:
       DataError: machines have other data.
@@ -213,11 +185,11 @@ def prepare_together(
     own = None
     if group.leads_here:
         with group.busy("preparing"):
-            own = prepare(config, workdir, resumed=resumed, dataset_revision=dataset_revision)
+            own = read_inputs(config, workdir, record)
     if group.count == 1 and own:
         return own
     sets, told = shared_data.hand_over(group, own.sets if own else None, own.facts if own else None)
-    prepared = own or _prepared_from(sets, told)
+    inputs = own or _inputs_from(sets, told)
     digests = group.all_of([split.digest for split in own.sets.values()] if own else None)
     for process, digest in enumerate(digests):
         if digest not in (None, digests[0]):
@@ -225,18 +197,18 @@ def prepare_together(
                 f"process {process} has read other data than process 0. Give all machines the same "
                 "files, or a data set at one revision."
             )
-    return prepared
+    return inputs
 
 
-def _prepared_from(sets: dict[str, Examples], told: dict[str, Any]) -> Prepared:
-    """Returns what another process of this machine has prepared; it has told the user."""
+def _inputs_from(sets: dict[str, Examples], told: dict[str, Any]) -> Inputs:
+    """Returns what another process of this machine has read; it has told the user."""
     bert, _ = BertConfig.from_dict(told["bert"])
     validation = {
         name.removeprefix(_VALIDATION): examples
         for name, examples in sets.items()
         if name.startswith(_VALIDATION)
     }
-    return Prepared(
+    return Inputs(
         bert=bert,
         labels=Labels(told["problem"], tuple(told["names"])),
         train=sets["train"],
@@ -247,7 +219,7 @@ def _prepared_from(sets: dict[str, Examples], told: dict[str, Any]) -> Prepared:
         start=Start(**told["start"]),
         revision=told["revision"],
         dataset_revision=told["dataset_revision"],
-        metric=told["metric"],
+        best_metric=told["best_metric"],
     )
 
 
@@ -273,69 +245,20 @@ def _label_notes(
     return (f"the checkpoint's labels are {had}, the run's are {has}; its head {kept}",)
 
 
-def best_metric_of(config: Config, prepared: Prepared) -> str:
+def _best_metric(config: Config, head: Head, examples: Examples, labels: Labels) -> str:
     """Returns the metric that picks the best model.
 
     Raises:
-      ConfigError: config.train.best_metric is none that the task has.
+      ConfigError: config.train.best_metric is none that the head has.
     """
     asked = config.train.best_metric
-    labels = prepared.train.labels[:2]
-    some = np.zeros((len(labels), prepared.bert.num_labels))
-    names = ["loss", *task_for(prepared.labels.problem).metrics(some, labels)]
-    if asked and asked not in names:
+    if not asked:
+        return named_tasks.main_metric_of(config.data.task) or head.main_metric
+    names = ["loss", *head.metric_names(examples, labels.names)]
+    if asked not in names:
         near = difflib.get_close_matches(asked, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
             f"config.train.best_metric: expected one of {', '.join(names)}, got {asked!r}.{hint}"
         )
-    return asked or prepared.metric
-
-
-def plan(config: Config, prepared: Prepared, mesh: Mesh, accumulate: int) -> Plans:
-    """Plans rows and updates for a mesh, in so many micro-batches."""
-    count, train = len(prepared.train), config.train
-    total = total_steps(count, train.batch_size, epochs=train.epochs, steps=train.steps)
-    device = mesh.devices.flat[0]
-    dtype = resolve_dtype(config.model.dtype, device)
-    work = work_for(prepared.bert, device.platform, dtype, mesh.shape["model"])
-    multiple = row_multiple(mesh)
-    training = plan_training(
-        prepared.train,
-        batch_size=train.batch_size,
-        seed=seed_for(config, "data"),
-        steps=total,
-        packing=config.data.packing,
-        accumulate=accumulate,
-        row_multiple=multiple,
-        row_length=config.data.row_length,
-        work=work,
-    )
-    validation = None
-    if prepared.validation:
-        lengths = [examples.tokens.lengths for examples in prepared.validation.values()]
-        validation = plan_inference(
-            np.concatenate(lengths),
-            row_multiple=multiple,
-            packing=config.data.packing,
-            work=work,
-        )
-    return Plans(training, validation, total, steps_per_epoch(count, train.batch_size))
-
-
-def resolve_dtype(asked: str, device: Any = None) -> str:
-    """Returns the compute dtype on a device (None: the first one at hand).
-
-    auto is bfloat16 on TPUs and on GPUs from Ampere on. On CPUs it is float32: bfloat16 products
-    were no faster there in this program.
-    """
-    if asked != "auto":
-        return asked
-    device = jax.devices()[0] if device is None else device
-    if device.platform == "gpu":
-        try:
-            capability = float(getattr(device, "compute_capability", 0))
-        except ValueError:  # not NVIDIA's numbering: all of those in use are good at it
-            capability = 8.0
-        return "bfloat16" if capability >= 8 else "float32"
-    return "bfloat16" if device.platform == "tpu" else "float32"
+    return asked

@@ -1,7 +1,7 @@
 """What leaves a run: model/ with the best weights, and the result files.
 
-The surprising thing: model/ may be newer than the last checkpoint. The one that the checkpoint
-speaks of is kept beside it, so that a resume can always go back to what its run.json names.
+Note: model/ may be newer than the last checkpoint. The one that the checkpoint speaks of is kept
+beside it, so that a resume can always go back to what its run.json names.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ import dataclasses
 from pathlib import PurePath
 from typing import Any
 
-from jax.sharding import Mesh
-
 from flaxbert.config import Config
 from flaxbert.errors import StorageError
-from flaxbert.hosts.group import Alone
-from flaxbert.loop.cadence import Cadence
-from flaxbert.loop.control import Hooks
 from flaxbert.loop.mesh import on_host
 from flaxbert.loop.progress import Progress
-from flaxbert.model.heads import Params
-from flaxbert.run.inputs import Prepared
+from flaxbert.model.binding import Params
+from flaxbert.run.one_run import Run
 from flaxbert.run.result_names import named_for, train_results
 from flaxbert.shell.console import say
 from flaxbert.storage.store import WEIGHTS, store_for
@@ -29,59 +24,47 @@ from flaxbert.weights.card import model_card
 from flaxbert.weights.folder import write_model
 
 
-def export_model(
-    workdir: Workdir,
-    config: Config,
-    prepared: Prepared,
-    facts: dict[str, Any],
-    mesh: Mesh,
-    group: Alone,
-    params: Params,
-    step: int,
-    results: dict[str, Any],
-    committed: bool,
-) -> str:
-    """Writes model/ whole, beside it first, then switched; returns the weights' SHA-256.
+@dataclasses.dataclass(frozen=True)
+class Exporter:
+    """Writes model/ of a run."""
 
-    All processes of a run call it, for each may hold a part of the parameters; the first writes.
-    """
-    params = on_host(mesh, params, wanted=group.first)
-    return group.of_first(
-        lambda: _write_model(workdir, config, prepared, facts, params, step, results, committed)
-    )
+    run: Run
+    workdir: Workdir
+    facts: dict[str, Any]  # what run.json records
 
+    def __call__(self, params: Params, step: int, results: dict[str, Any], committed: bool) -> str:
+        """Writes model/ whole, beside it first, then switched; returns the weights' SHA-256.
 
-def _write_model(
-    workdir: Workdir,
-    config: Config,
-    prepared: Prepared,
-    facts: dict[str, Any],
-    params: Params,
-    step: int,
-    results: dict[str, Any],
-    committed: bool,
-) -> str:
-    staged = workdir.store.stage(workdir.model)
-    told = {
-        "started from": _with_revision(facts["model"], facts["model_revision"]),
-        "data": _with_revision(_data_name(config), facts["dataset_revision"]),
-        "updates": step,
-        "sequences per update": config.train.batch_size,
-        "peak learning rate": config.optim.learning_rate,
-        "seed": config.seed,
-        "compute dtype": facts["dtype"],
-        **facts["versions"],
-    }
-    write_model(
-        staged,
-        prepared.bert,
-        params,
-        prepared.tokenizer_files,
-        card=model_card(prepared.bert, told, results),
-    )
-    digest = _digest_of(staged)
-    workdir.store.replace_directory(staged, workdir.model, committed=committed)
-    return digest
+        All processes of a run call it, for each may hold a part of the parameters; the first
+        writes. `committed`: whether the present model/ is the one that a checkpoint names.
+        """
+        group = self.run.group
+        host = on_host(self.run.mesh, params, wanted=group.first)
+        return group.of_first(lambda: self._write(host, step, results, committed))
+
+    def _write(self, params: Params, step: int, results: dict[str, Any], committed: bool) -> str:
+        config, inputs, facts = self.run.config, self.run.inputs, self.facts
+        staged = self.workdir.store.stage(self.workdir.model)
+        told = {
+            "started from": _with_revision(facts["model"], facts["model_revision"]),
+            "data": _with_revision(_data_name(config), facts["dataset_revision"]),
+            "updates": step,
+            "sequences per update": config.train.batch_size,
+            "peak learning rate": config.optim.learning_rate,
+            "seed": config.seed,
+            "compute dtype": facts["dtype"],
+            **facts["versions"],
+        }
+        write_model(
+            staged,
+            inputs.bert,
+            params,
+            inputs.tokenizer_files,
+            card=model_card(inputs.bert, told, results),
+        )
+        digest = _digest_of(staged)
+        self.workdir.store.replace_directory(staged, self.workdir.model, committed=committed)
+        return digest
 
 
 def _with_revision(name: str, revision: str) -> str:
@@ -93,8 +76,8 @@ def _data_name(config: Config) -> str:
     return data.dataset if data.task == "text" and data.dataset else data.task
 
 
-def restore_model(workdir: Workdir, progress: Progress) -> dict[str, Any]:
-    """Makes model/ the best model that the checkpoint knows; returns the progress as plain values.
+def restore_model(workdir: Workdir, progress: Progress) -> dict[str, Any] | None:
+    """Makes model/ the best model that the checkpoint knows; returns what it knows of it now.
 
     It may be a later one: exported, and then the process died before a checkpoint named it. Where
     the replay is bit-identical it comes again, on other devices perhaps not.
@@ -103,13 +86,12 @@ def restore_model(workdir: Workdir, progress: Progress) -> dict[str, Any]:
     if best is None or workdir.store.choose_directory(
         workdir.model, lambda folder: _digest_of(folder) == best["weights"]
     ):
-        return dataclasses.asdict(progress)
+        return best
     say(
         f"WARNING: {workdir.model} is not the best model, of update {best['step']}, any more; the "
         "next evaluation counts as best"
     )
-    progress.best = None
-    return dataclasses.asdict(progress)
+    return None
 
 
 def drop_previous(workdir: Workdir) -> None:
@@ -126,41 +108,33 @@ def _digest_of(folder: PurePath) -> str:
     return store.sha256(path) if store.is_file(path) else ""
 
 
-def write_results(
-    workdir: Workdir,
-    prepared: Prepared,
-    progress: Progress,
-    cadence: Cadence,
-    hooks: Hooks,
-    params: Params,
-    group: Alone,
-) -> None:
+def write_results(run: Run, export: Exporter, progress: Progress, params: Params) -> None:
     """Writes train_results.json, eval_results.json and, last of all, all_results.json.
 
     All processes of a run call it, for the model may have to leave; the first one writes.
     """
-    if progress.best is None:
-        hooks.export(params, progress.step, {}, True)
-    if group.first:
-        _write_results(workdir, prepared, progress, cadence)
+    with run.group.busy("writing results"):
+        if progress.best is None:
+            export(params, progress.step, {}, True)
+        if run.group.first:
+            _write_results(run, export.workdir, progress)
 
 
-def _write_results(
-    workdir: Workdir, prepared: Prepared, progress: Progress, cadence: Cadence
-) -> None:
-    train = train_results(progress, len(prepared.train), cadence.epoch(progress.step))
+def _write_results(run: Run, workdir: Workdir, progress: Progress) -> None:
+    best_metric = run.inputs.best_metric
+    epoch = run.cadence.epoch(progress.step)
+    train = train_results(progress, len(run.inputs.train), epoch)
     evaluated: dict[str, Any] = {}
     write_json(workdir.results("train"), train)
     if progress.best is not None:
         evaluated = named_for("validation", progress.best["results"])
         say(
-            f"best: {cadence.best_metric} {progress.best['value']:.4f} after update "
-            f"{progress.best['step']}"
+            f"best: {best_metric} {progress.best['value']:.4f} after update {progress.best['step']}"
         )
     else:
         why = "no validation data"
         if progress.results is not None:
-            why = f"{cadence.best_metric} was never finite"
+            why = f"{best_metric} was never finite"
             evaluated = named_for("validation", progress.results)
         say(f"{why}: model/ holds the weights after the last update")
     if evaluated:

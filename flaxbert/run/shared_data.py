@@ -1,8 +1,7 @@
 """Prepared data, handed from one process of a machine to the others there: tokenized once.
 
 Arrays go through files that the others map, so a machine holds them once, however many processes it
-has. The surprising thing: the files are deleted as soon as all have opened them; a mapping outlives
-its name.
+has. The files are deleted as soon as all have opened them: a mapping outlives its name.
 """
 
 from __future__ import annotations
@@ -49,16 +48,20 @@ def hand_over(
 def _write(sets: dict[str, Examples], description: Any) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="flaxbert-"))
     signals.on_leaving(lambda: shutil.rmtree(folder, ignore_errors=True))
-    described = {}
+    described: dict[str, Any] = {}
     for number, (name, examples) in enumerate(sets.items()):
-        fields = dataclasses.asdict(examples.tokens) | {"labels": examples.labels}
-        plain = {}
-        for field, value in fields.items():
-            if isinstance(value, np.ndarray):
-                np.save(folder / f"{number}.{field}.npy", value)
-            else:
-                plain[field] = value
-        described[name] = plain
+        parts = {
+            "tokens": dataclasses.asdict(examples.tokens),
+            "examples": {"labels": examples.labels, "layout": examples.layout},
+            "extra": examples.extra,
+        }
+        described[name] = {part: {} for part in parts}
+        for part, fields in parts.items():
+            for field, value in fields.items():
+                if isinstance(value, np.ndarray):
+                    np.save(folder / f"{number}.{part}.{field}.npy", value)
+                else:
+                    described[name][part][field] = value
     text = json.dumps({"sets": described, "description": description})
     (folder / _DESCRIPTION).write_text(text, encoding="utf-8")
     return folder
@@ -68,10 +71,8 @@ def _read(folder: Path) -> tuple[dict[str, Examples], Any]:
     found = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
     sets = {}
     for number, (name, plain) in enumerate(found["sets"].items()):
-        arrays = {
-            path.name.split(".")[1]: np.load(path, mmap_mode="r")
-            for path in folder.glob(f"{number}.*.npy")
-        }
-        labels = arrays.pop("labels")
-        sets[name] = Examples(Tokens(**plain, **arrays), labels)
+        for path in folder.glob(f"{number}.*.npy"):
+            _, part, field, _ = path.name.split(".")
+            plain[part][field] = np.load(path, mmap_mode="r")
+        sets[name] = Examples(Tokens(**plain["tokens"]), **plain["examples"], extra=plain["extra"])
     return sets, found["description"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 
 from flaxbert.errors import ModelFileError
+from flaxbert.heads import Params, all_heads, head_of, init_params
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import Params, init_params
 from flaxbert.storage.plain import refuse_outside
 from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
 from flaxbert.weights import formats, table
@@ -44,20 +44,28 @@ def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
         if (directory / name).is_file():
             values = read_json(directory / name)
             try:
-                return BertConfig.from_dict(values)
+                config, ignored = BertConfig.from_dict(values)
             except ModelFileError as error:
                 raise ModelFileError(f"{directory / name}: {error}") from error
+            if config.architecture not in {head.architecture for head in all_heads().values()}:
+                config = dataclasses.replace(config, architecture=BertConfig.architecture)
+            return config, ignored
     raise ModelFileError(f"{directory}: has no config.json (or Google's bert_config.json).")
 
 
 def with_labels(
-    config: BertConfig, names: Sequence[str] | None, problem_type: str | None = None
+    config: BertConfig,
+    names: Sequence[str] | None,
+    problem_type: str | None = None,
+    architecture: str | None = None,
 ) -> BertConfig:
-    """Returns the config for other labels; None keeps what it has."""
+    """Returns the config for other labels, or another head; None keeps what it has."""
     if names is not None:
         config = dataclasses.replace(config, id2label=tuple(names))
     if problem_type is not None:
         config = dataclasses.replace(config, problem_type=problem_type)
+    if architecture is not None:
+        config = dataclasses.replace(config, architecture=architecture)
     return config
 
 
@@ -101,6 +109,9 @@ def read_weights(
     the config has no names for them: Google's bert_config.json never says how many there are.
     """
     read, notes = formats.assemble(config, directory)
+    if _states_another_head(directory, config):
+        read = _without_head(read, config)
+        notes.append("its head is another one's, and is not used")
     if read.resized and keep_head and not config.has_label_names:
         config = with_labels(config, [f"LABEL_{i}" for i in range(read.resized)])
         notes.append(f"the head has {read.resized} labels, which its config does not name")
@@ -108,10 +119,28 @@ def read_weights(
     if ignored:
         notes.append(f"config.json has fields that BERT does not: {', '.join(ignored)} (not used)")
     if read.dropped:
-        notes.append(f"left out the pre-training heads ({len(read.dropped)} parameters of cls.*)")
+        notes.append(f"left out {', '.join(_tops(read.dropped))}, which this model does not have")
     if read.resized:
         notes.append(f"the checkpoint's head has another number of labels than {config.num_labels}")
     return Loaded(config, read.params, tuple(notes), read.fresh)
+
+
+def _states_another_head(directory: Path, config: BertConfig) -> bool:
+    """Whether a folder's config.json states another class: its head must not be taken for ours,
+    though it may have as many labels."""
+    return read_config(directory)[0].architecture != config.architecture
+
+
+def _without_head(read: table.Assembled, config: BertConfig) -> table.Assembled:
+    prefix = head_of(config).prefix
+    params = {name: part for name, part in read.params.items() if name != prefix}
+    names = [e.name for e in table.entries(config) if e.path.startswith(f"{prefix}/")]
+    return dataclasses.replace(read, params=params, fresh=(*dict.fromkeys((*read.fresh, *names)),))
+
+
+def _tops(names: Sequence[str]) -> list[str]:
+    """Returns "cls.*" for all names that begin so."""
+    return sorted({f"{name.removeprefix('bert.').partition('.')[0]}.*" for name in names})
 
 
 def write_model(
@@ -131,7 +160,7 @@ def write_model(
     directory.mkdir(parents=True, exist_ok=True)
     host = jax.device_get(params)
     values = config.to_dict()
-    if "classifier" not in host:
+    if head_of(config).prefix not in host:
         values["architectures"] = ["BertModel"]
     formats.WRITERS[format](directory, config, host)
     for path in tokenizer_files:

@@ -1,9 +1,9 @@
 """The one name table between flaxbert's parameter tree and BERT checkpoints, used both ways.
 
 The tree keeps BERT's own terms, so a PyTorch name is the path with the last part renamed; a linear
-kernel is [inputs, outputs] here and [outputs, inputs] in PyTorch. The surprising thing: there is no
-list of names to keep in step with the model; the table is computed from the model's own tree, so a
-parameter cannot be forgotten in one direction.
+kernel is [inputs, outputs] here and [outputs, inputs] in PyTorch. There is no list of names to keep
+in step with the model: the table is computed from the model's own tree, so a parameter cannot be
+forgotten in one direction. A head's own parameters are those under its prefix.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import ml_dtypes
 import numpy as np
 
 from flaxbert.errors import ModelFileError
+from flaxbert.heads import Params, abstract_params, all_heads, head_of
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import Params, abstract_params
 
 # Last part of a path here -> (last part in PyTorch, transposed).
 _LEAVES = {
@@ -31,12 +31,12 @@ _LEAVES = {
 
 _FLOATS = tuple(map(np.dtype, (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)))
 
-_POOLER, _CLASSIFIER = "bert/pooler/", "classifier/"
+_POOLER = "bert/pooler/"
 
 # Buffers that old versions saved: derived from nothing but their shape.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
-# The pre-training heads (masked words, next sentence), and their old file names.
-_PRETRAINING = re.compile(r"^cls\.")
+# Heads of transformers' classes that are none of ours yet: pre-training, question answering.
+_OTHER_HEADS = ("cls", "qa_outputs")
 _OLD_LAYER_NORM = {"gamma": "weight", "beta": "bias"}
 _WRAPPERS = ("module.", "model.")  # of DataParallel, of Lightning
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
@@ -95,7 +95,7 @@ class Matched:
 
     found: dict[str, str]  # path here -> the name in the file
     fresh: tuple[str, ...]  # PyTorch names of parameters to be initialised: pooler, head
-    dropped: tuple[str, ...]  # pre-training heads that a classifier does not need
+    dropped: tuple[str, ...]  # other heads, or the pooler, which this model does not have
     resized: int  # labels of the file's head where that is why the head is fresh, else 0
 
 
@@ -105,7 +105,7 @@ class Assembled:
 
     params: Params  # numpy arrays; a fresh leaf is absent
     fresh: tuple[str, ...]  # PyTorch names of parameters to be initialised: pooler, head
-    dropped: tuple[str, ...]  # pre-training heads that a classifier does not need
+    dropped: tuple[str, ...]  # other heads, or the pooler, which this model does not have
     resized: int  # labels of the file's head where that is why the head is fresh, else 0
 
 
@@ -139,19 +139,22 @@ def match(config: BertConfig, tensors: Mapping[str, Described], source: str) -> 
     """
     found: dict[str, tuple[str, Described]] = {}
     problems, dropped = [], []
+    table = {entry.name: entry for entry in entries(config)}
+    prefix = head_of(config).prefix
+    others = {head.prefix for head in all_heads().values()}.union(_OTHER_HEADS) - {prefix}
     for name, array in tensors.items():
         canonical = canonical_name(name)
         if canonical is None:
             continue
-        if _PRETRAINING.match(canonical):
+        is_pooler = canonical.startswith("bert.pooler.")
+        if canonical.partition(".")[0] in others or (is_pooler and canonical not in table):
             dropped.append(name)
         elif canonical in found:
             problems.append(f"{name} and {found[canonical][0]} are the same parameter")
         else:
             found[canonical] = (name, array)
 
-    table = {entry.name: entry for entry in entries(config)}
-    heads = [name for name, entry in table.items() if entry.path.startswith(_CLASSIFIER)]
+    heads = [name for name, entry in table.items() if entry.path.startswith(f"{prefix}/")]
     resized = 0
     if any(name in found and found[name][1].shape != table[name].shape for name in heads):
         resized = _labels_of_head(found, heads, config)
@@ -161,7 +164,7 @@ def match(config: BertConfig, tensors: Mapping[str, Described], source: str) -> 
 
     paths: dict[str, str] = {}
     missing = [name for name in table if name not in found]
-    fresh = _fresh(missing, table)
+    fresh = _fresh(missing, table, prefix)
     problems += [f"{name} is missing" for name in missing if name not in fresh]
     for name, (original, array) in found.items():
         entry = table.get(name)
@@ -194,7 +197,8 @@ def to_torch(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
     """
     flat = flatten(params)
     table = {entry.name: entry for entry in entries(config)}
-    absent = _fresh([name for name, entry in table.items() if entry.path not in flat], table)
+    missing = [name for name, entry in table.items() if entry.path not in flat]
+    absent = _fresh(missing, table, head_of(config).prefix)
     tensors = {}
     for name, entry in table.items():
         if name in absent:
@@ -265,10 +269,10 @@ def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield from _leaves(tree[name], f"{prefix}/{name}" if prefix else name)
 
 
-def _fresh(missing: list[str], table: dict[str, Entry]) -> list[str]:
+def _fresh(missing: list[str], table: dict[str, Entry], prefix: str) -> list[str]:
     """The pooler and the head may be missing, each as a whole: half of one is a damaged file."""
     fresh = []
-    for part in (_POOLER, _CLASSIFIER):
+    for part in (_POOLER, f"{prefix}/"):
         names = [name for name, entry in table.items() if entry.path.startswith(part)]
         if all(name in missing for name in names):
             fresh += names

@@ -23,7 +23,7 @@ from flaxbert.data.batches import (
     train_batch,
     update_indices,
 )
-from flaxbert.data.pack import Plan, Work, pack
+from flaxbert.data.pack import RowPlan, Work, pack
 from flaxbert.data.tokenize import Tokens
 
 # The same examples in every run, so that a failure is a failure everywhere.
@@ -118,7 +118,7 @@ def test_the_order_is_the_same_in_every_version():
 # --- layout -------------------------------------------------------------------------------------
 
 
-def naive_batch(examples: Examples, plan: Plan, indices, rows: int) -> dict[str, np.ndarray]:
+def naive_batch(examples: Examples, plan: RowPlan, indices, rows: int) -> dict[str, np.ndarray]:
     """The table of batch keys, one token at a time."""
     tokens, shape = examples.tokens, (plan.accumulate, rows)
     batch = {
@@ -296,8 +296,10 @@ def test_shares_of_inference_know_all_example_ids():
         for part, batch in zip(parts, whole, strict=True):
             half = len(batch["input_ids"]) // 2
             mine = slice(block * half, (block + 1) * half)
-            np.testing.assert_array_equal(part["example_ids"], batch["example_ids"])
-            for name in batch.keys() - {"example_ids"}:
+            of_all = {"example_ids", "output_ids"}
+            for name in of_all:
+                np.testing.assert_array_equal(part[name], batch[name])
+            for name in batch.keys() - of_all:
                 np.testing.assert_array_equal(part[name], batch[name][mine], err_msg=name)
 
 

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxbert.data.checks import Labels
-from flaxbert.data.holdout import split_validation
+from flaxbert.data import holdout
+from flaxbert.data.checks import Labels, canonical_targets
 from flaxbert.data.overlap import text_keys
 from flaxbert.data.rows import Rows
 from flaxbert.errors import DataError
 
 REGRESSION = Labels("regression", ("x",))
+
+
+def split_validation(rows, labels, fraction, seed):
+    return holdout.split_validation(rows, canonical_targets(rows, labels), labels, fraction, seed)
 
 
 def rows_of(targets: list[Any], texts: list[str] | None = None) -> Rows:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flaxbert.data.pack import (
     MAX_ROW_COUNTS,
     Placement,
-    Plan,
+    RowPlan,
     Work,
     _Needed,
     make_plan,
@@ -110,11 +110,11 @@ def epoch_updates(examples: int, batch_size: int, epochs: int, seed: int = 0) ->
     return updates
 
 
-def place(lengths, plan: Plan, update) -> Placement:
+def place(lengths, plan: RowPlan, update) -> Placement:
     return pack(lengths[update], plan.row_length, plan.slots)
 
 
-def check_plan(plan: Plan, lengths, batch_size: int, accumulate: int, row_multiple: int) -> None:
+def check_plan(plan: RowPlan, lengths, batch_size: int, accumulate: int, row_multiple: int) -> None:
     assert plan.accumulate == accumulate
     assert 1 <= len(plan.row_counts) <= MAX_ROW_COUNTS == 4
     assert list(plan.row_counts) == sorted(set(plan.row_counts))

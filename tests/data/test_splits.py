@@ -1,4 +1,4 @@
-"""From the config to examples: which rows a split has, and what a user is told about them."""
+"""From the config to rows: which rows a split has."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from flaxbert.config import Data
+from flaxbert.data import checks
 from flaxbert.data.checks import Labels
-from flaxbert.data.rows import Rows
 from flaxbert.data.sources.named_tasks import with_task
 from flaxbert.data.splits import (
     hold_out,
-    make_examples,
     read_file,
     read_split,
     read_training,
-    report_on,
 )
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError, DataError
 
 AB = Labels("single_label", ("a", "b"))
+
+
+def usable(data: Data, labels: Labels):
+    """What a sequence classifier can use of the rows, and its targets."""
+    return lambda rows: checks.usable_labels(rows, labels, data.label_separator, data.on_bad_row)
 
 
 @pytest.fixture
@@ -107,19 +109,25 @@ def test_label_names_of_the_file_come_with_it(tmp_path):
 def test_splits_by_name(files):
     data = files(validation=True, test=True)
     names = ("train", "validation", "test")
-    sizes = {split: len(read_split(data, AB, split, seed=0)[""]) for split in names}
+    sizes = {
+        split: len(read_split(data, AB, usable(data, AB), split, seed=0)[""]) for split in names
+    }
     assert sizes == {"train": 40, "validation": 6, "test": 4}
 
 
 def test_held_out_rows_are_the_same_ones_later(files):
     data = files(validation_fraction=0.25)
     whole = read_training(data).train
-    train, validation = hold_out(data, whole, AB, seed=9)
+    train, validation = hold_out(data, usable(data, AB)(whole), AB, seed=9)
     assert (len(train), len(validation)) == (30, 10)
     assert sorted(validation.targets) == ["a"] * 5 + ["b"] * 5
-    assert read_split(data, AB, "train", seed=9)[""].lines == train.lines
-    assert read_split(data, AB, "validation", seed=9)[""].lines == validation.lines
-    assert read_split(data, AB, "validation", seed=8)[""].lines != validation.lines
+    assert read_split(data, AB, usable(data, AB), "train", seed=9)[""].lines == train.lines
+    assert (
+        read_split(data, AB, usable(data, AB), "validation", seed=9)[""].lines == validation.lines
+    )
+    assert (
+        read_split(data, AB, usable(data, AB), "validation", seed=8)[""].lines != validation.lines
+    )
 
 
 def test_held_out_rows_of_several_labels_a_cell(tmp_path):
@@ -128,99 +136,12 @@ def test_held_out_rows_of_several_labels_a_cell(tmp_path):
     )
     data = Data(train=str(tmp_path / "train.csv"), label_separator="|", validation_fraction=0.2)
     labels = Labels("multi_label", ("a", "b"))
-    assert len(read_split(data, labels, "validation", seed=0)[""]) == 4
+    assert len(read_split(data, labels, usable(data, labels), "validation", seed=0)[""]) == 4
 
 
 def test_splits_that_a_run_does_not_have(files):
+    data = files()
     with pytest.raises(ConfigError, match=r"--split=test: the run's config names no such file"):
-        read_split(files(), AB, "test", seed=0)
+        read_split(files(), AB, usable(data, AB), "test", seed=0)
     with pytest.raises(ConfigError, match=r"no validation data\. Give --data=FILE"):
-        read_split(files(), AB, "validation", seed=0)
-
-
-# --- examples -----------------------------------------------------------------------------------
-
-
-def rows_of(texts, targets, pairs=None) -> Rows:
-    return Rows("rows.csv", texts, pairs, targets, list(range(2, len(texts) + 2)))
-
-
-def test_examples(tokenizer):
-    rows = rows_of(["hello world", "one two three four", "hi"], ["b", "a", "b"])
-    split = make_examples("training", rows, AB, tokenizer, max_length=5)
-    assert split.examples.labels.tolist() == [1, 0, 1]
-    assert split.examples.labels.dtype == np.int32
-    assert split.examples.tokens.lengths.tolist() == [4, 5, 3]
-    assert split.lines == (
-        "training: 3 rows; a 1 (33.3 %), b 2 (66.7 %)",
-        "training: tokens a row: median 4, 90 % up to 6, 99 % up to 6, longest 6; 1 row (33.3 %) "
-        "cut to 5",
-    )
-
-
-def test_examples_of_pairs_lists_and_numbers(tokenizer):
-    rows = rows_of(["x", "y"], ["a;b", "b"], ["second", "text"])
-    labels = Labels("multi_label", ("a", "b"))
-    split = make_examples("test", rows, labels, tokenizer, max_length=16, separator=";")
-    assert split.examples.labels.tolist() == [[1.0, 1.0], [0.0, 1.0]]
-    assert split.examples.tokens.lengths.tolist() == [5, 5]
-    assert split.lines[0] == "test: 2 rows; a 1 (50.0 %), b 2 (100.0 %)"
-    rows = rows_of(["x", "y"], ["0.5", "-2"])
-    split = make_examples(
-        "test", rows, Labels("regression", ("LABEL_0",)), tokenizer, max_length=16
-    )
-    assert split.examples.labels.tolist() == [0.5, -2.0]
-    assert split.lines[0] == "test: 2 rows; values -2 to 0.5, mean -0.75"
-
-
-@pytest.mark.parametrize(
-    ("texts", "targets", "said"),
-    [
-        ([], [], "rows.csv: has no rows"),
-        (["a", None], ["a", "b"], "rows.csv:3: the text is missing"),
-        (["a", "b"], ["a", "c"], "rows.csv:3: the label is not among"),
-        (["a", "b"], ["a", -1], "rows.csv:3: the label is -1"),
-        (["a"], None, "rows.csv: has no label column"),
-    ],
-)
-def test_bad_rows_never_become_examples(tokenizer, texts, targets, said):
-    with pytest.raises(DataError, match=said):
-        make_examples("test", rows_of(texts, targets), AB, tokenizer, max_length=16)
-
-
-def test_bad_rows_can_be_left_out(tokenizer):
-    rows = rows_of(["a", None, "", "b", "c"], ["a", "b", "a", "x", "b"])
-    split = make_examples(
-        "test", rows, AB, tokenizer, max_length=16, on_bad_row="skip", on_empty="skip"
-    )
-    assert list(split.rows.lines) == [2, 6]
-    assert split.targets == ["a", "b"]
-    assert split.examples.labels.tolist() == [0, 1]
-    assert len(split.examples.tokens) == 2
-
-
-# --- the report on all splits -------------------------------------------------------------------
-
-
-def test_report_on_training_and_validation(tokenizer):
-    def split(name, texts, targets):
-        return make_examples(name, rows_of(texts, targets), AB, tokenizer, max_length=16)
-
-    train = split("training", ["one", "two", "three"], ["a", "b", "b"])
-    validation = split("validation", ["Two ", "four"], ["b", "b"])
-    report = report_on(Data(), AB, train, {"validation": validation})
-    assert report.lines[:2] == train.lines
-    assert report.lines[2:4] == validation.lines
-    assert report.lines[4:] == (
-        "validation: WARNING: no row has the label 'a'",
-        "validation: WARNING: 1 of 2 texts also stand in training, 0 of them exactly: "
-        "rows.csv:2 = rows.csv:3; the metrics will flatter",
-    )
-    assert set(report.values) == {"training", "validation", "labels", "validation_in_training"}
-    assert report_on(Data(), AB, train, {}).values.keys() == {"training", "labels"}
-    json.dumps(report.values, allow_nan=False)
-    message = r"^validation: 1 of 2 texts also stand in training.*\. Remove them.*on_leak=warn"
-    with pytest.raises(DataError, match=message):
-        report_on(Data(on_leak="error"), AB, train, {"validation": validation})
-    clean = split("validation", ["five", "six"], ["a", "b"])
-    assert len(report_on(Data(on_leak="error"), AB, train, {"validation": clean}).lines) == 4
+        read_split(files(), AB, usable(data, AB), "validation", seed=0)

@@ -16,11 +16,11 @@ from jax.sharding import AxisType
 
 from flaxbert.config import Loss
 from flaxbert.data.batches import Examples, inference_batches, plan_inference
-from flaxbert.heads import task_for
+from flaxbert.heads import head_named
 from flaxbert.loop.evaluation import evaluate, scores
 from flaxbert.loop.forward import predict_logits
 from flaxbert.loop.mesh import AXES, batch_sharding, replicated
-from flaxbert.model.heads import INPUTS
+from flaxbert.model.bert_model import INPUTS
 from tests.loop.harness import BERT, examples
 
 SIZES, ROWS, DEVICES = range(1, 131), range(1, 18), (1, 2, 4, 8)
@@ -72,10 +72,11 @@ def direct(data: Examples) -> np.ndarray:
 def check(sizes, row_counts, devices: int, packing: str = "pack") -> int:
     """Checks every size with every number of rows; returns how many cases that were."""
     whole = examples(max(sizes), longest=_LENGTH)
-    logits, forward, task, cases = direct(whole), make_forward(devices), task_for("single_label"), 0
+    logits, forward, cases = direct(whole), make_forward(devices), 0
+    head, names = head_named("single_label"), ("a", "b")
     for size in sizes:
         data = _first(whole, size)
-        expected = scores(task, logits[:size], data.labels, Loss())
+        expected = scores(head, logits[:size], data, names, Loss())
         for rows in row_counts:
             plans = [
                 # Rows of the sequences' own length: many batches and full rows.
@@ -91,7 +92,7 @@ def check(sizes, row_counts, devices: int, packing: str = "pack") -> int:
             assert all(count % devices == 0 and count < rows + devices for count in counts)
             found = predict_logits(forward, {}, batches, size)
             np.testing.assert_array_equal(found, logits[:size])
-            results = evaluate(forward, {}, batches, data.labels, task=task, loss=Loss())
+            results = evaluate(forward, {}, batches, data, head=head, names=names, loss=Loss())
             assert results["samples"] == size
             assert {name: results[name] for name in expected} == expected
             cases += 1

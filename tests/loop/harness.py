@@ -12,13 +12,12 @@ import numpy as np
 from flaxbert.config import Loss, Mesh, Optim
 from flaxbert.data.batches import Examples, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
-from flaxbert.heads import task_for
+from flaxbert.heads import head_named, init_params
 from flaxbert.loop.mesh import make_mesh, on_mesh, row_multiple, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import init_params
 from flaxbert.optim.adamw import make_schedule
-from flaxbert.run.compile import share_of
+from flaxbert.run.one_run import share_of
 
 BERT = BertConfig(
     vocab_size=64,
@@ -93,7 +92,7 @@ def run(
     state = init_state(params, on)
     step = make_train_step(
         config,
-        task_for(problem),
+        head_named(problem),
         mesh=on,
         shardings=state_shardings(on, state),
         schedule=make_schedule(optim, updates),

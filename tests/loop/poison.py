@@ -12,10 +12,9 @@ import numpy as np
 
 from flaxbert.config import Loss, Optim
 from flaxbert.data.batches import plan_training, train_batch
-from flaxbert.heads import task_for
+from flaxbert.heads import head_named, init_params
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
-from flaxbert.model.heads import init_params
 from flaxbert.optim.adamw import make_schedule
 from tests.loop.harness import BERT, ONE_DEVICE, examples
 
@@ -34,8 +33,8 @@ _through.defvjp(
 )
 
 
-def _task() -> Any:
-    real = task_for("single_label")
+def _head() -> Any:
+    real = head_named("single_label")
 
     def loss_sums(logits: Any, labels: Any, weights: Any, **options: Any) -> Any:
         asked = (weights == _BAD_GRADIENT).any()
@@ -70,7 +69,7 @@ class Loop:
         ]
         self._step = make_train_step(
             BERT,
-            _task(),
+            _head(),
             mesh=mesh,
             shardings=state_shardings(mesh, self._fresh()),
             schedule=make_schedule(optim, updates),

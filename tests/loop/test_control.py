@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -18,6 +19,20 @@ from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.track.writer import Writer
 
 _COUNTS = {"examples": 1, "real_tokens": 1, "computed_tokens": 1, "attended_keys": 1}
+
+
+class _Started:
+    """A training that is asked to stop when `asked` says so."""
+
+    def __init__(self, training, asked):
+        self._training, self._asked = training, asked
+
+    def __getattr__(self, name):
+        return getattr(self._training, name)
+
+    @property
+    def interrupted(self):
+        return self._asked()
 
 
 class _Runs:
@@ -36,7 +51,7 @@ class _Runs:
         if newest:
             progress = Progress.from_dict(checkpoints.read_run(newest))
             state = {"params": jnp.float32(newest)}
-        hooks = control.Hooks(
+        training = types.SimpleNamespace(
             batch=lambda step: ({}, _COUNTS),
             update=self._update,
             learning_rate=lambda step: 0.0,
@@ -45,14 +60,16 @@ class _Runs:
             export=self._export,
             started=0.0,
             start_facts=lambda: "",
-            run_facts={},
-            interrupted=lambda: progress.step == self.stop_at,
+            facts={},
+            several=False,
+            beat=lambda: None,
             busy=self._busy,
+            cadence=Cadence(6, 6, 100, eval_every, save_every, 0, 3, "loss"),
         )
-        cadence = Cadence(6, 6, 100, eval_every, save_every, 0, 3, "loss")
+        started = _Started(training, lambda: progress.step == self.stop_at)
         writer = Writer(self.folder / "metrics.jsonl", step=progress.step, total=6)
         try:
-            control.train(state, progress, cadence, hooks, checkpoints, writer)
+            control.train(started, state, progress, checkpoints, writer)
         finally:
             writer.close()
             checkpoints.close()

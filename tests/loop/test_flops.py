@@ -9,13 +9,12 @@ import pytest
 
 from flaxbert.config import Loss, Optim
 from flaxbert.data.batches import empty_batch
-from flaxbert.data.pack import Plan
-from flaxbert.heads import task_for
+from flaxbert.data.pack import RowPlan
+from flaxbert.heads import abstract_params, head_named
 from flaxbert.loop.flops import Utilisation, model_flops, peak_of
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import abstract_state, compile_step, make_train_step
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import abstract_params
 from flaxbert.optim.adamw import make_schedule
 from tests.loop.harness import ONE_DEVICE, examples
 
@@ -76,7 +75,7 @@ def test_the_compiled_update_computes_little_beside_the_model(dtype):
     state = abstract_state(abstract_params(BASE), mesh)
     step = make_train_step(
         BASE,
-        task_for("single_label"),
+        head_named("single_label"),
         mesh=mesh,
         shardings=state_shardings(mesh, state),
         schedule=make_schedule(Optim(), 100),
@@ -84,7 +83,7 @@ def test_the_compiled_update_computes_little_beside_the_model(dtype):
         loss=Loss(),
         dtype=dtype,
     )
-    plan = Plan(row_length=128, row_counts=(16,), slots=1)
+    plan = RowPlan(row_length=128, row_counts=(16,), slots=1)
     seeds = {"dropout": np.uint32(0)}
     compiled = compile_step(step, state, empty_batch(data, plan, 16), seeds)
     tokens = 16 * 128

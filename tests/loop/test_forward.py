@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flaxbert.config import Loss, Mesh
 from flaxbert.data.batches import inference_batches, plan_inference
-from flaxbert.heads import task_for
+from flaxbert.heads import head_named, init_params
 from flaxbert.loop.evaluation import evaluate, scores
 from flaxbert.loop.forward import make_forward, predict_logits
 from flaxbert.loop.mesh import make_mesh, row_multiple
-from flaxbert.model.heads import init_params
 from tests.loop import grid
 from tests.loop.harness import BERT, ONE_DEVICE, examples
 
@@ -52,12 +53,12 @@ def test_every_count_is_complete(count):
 
 def test_a_missing_or_repeated_example_is_an_error():
     def forward(params, batch):
-        return jnp.zeros((*batch["example_ids"].shape, 2))
+        return jnp.zeros((*batch["output_ids"].shape, 2))
 
-    once = {"example_ids": np.array([[0, 1, -1]])}
-    with pytest.raises(RuntimeError, match="1 of 3 examples were not computed once"):
+    once = {name: np.array([[0, 1, -1]]) for name in ("example_ids", "output_ids")}
+    with pytest.raises(RuntimeError, match="1 of 3 outputs were not computed once"):
         predict_logits(forward, {}, [once], 3)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="2 of 2 examples were not computed once"):
+    with pytest.raises(RuntimeError, match="2 of 2 outputs were not computed once"):
         predict_logits(forward, {}, [once, once], 2)  # type: ignore[arg-type]
 
 
@@ -70,8 +71,9 @@ def test_evaluation_counts_and_scores_everything():
         make_forward(BERT, mesh=on, dtype="float32"),
         params,
         inference_batches(data, plan),
-        data.labels,
-        task=task_for("single_label"),
+        data,
+        head=head_named("single_label"),
+        names=("a", "b"),
         loss=Loss(),
     )
     logits = _logits(data)
@@ -84,10 +86,10 @@ def test_evaluation_counts_and_scores_everything():
 
 def test_scores_use_the_training_objective():
     logits = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
-    labels = np.arange(20, dtype=np.int32) % 3
-    task = task_for("single_label")
-    plain = scores(task, logits, labels, Loss())
-    smoothed = scores(task, logits, labels, Loss(label_smoothing=0.2))
+    data = dataclasses.replace(examples(20), labels=np.arange(20, dtype=np.int32) % 3)
+    head, names = head_named("single_label"), ("a", "b", "c")
+    plain = scores(head, logits, data, names, Loss())
+    smoothed = scores(head, logits, data, names, Loss(label_smoothing=0.2))
     assert plain["loss"] != smoothed["loss"]
     assert plain["accuracy"] == smoothed["accuracy"]
 

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from flaxbert.config import Mesh
 from flaxbert.errors import ConfigError
+from flaxbert.heads import abstract_params
 from flaxbert.loop.mesh import (
     AXES,
     make_mesh,
@@ -18,7 +19,6 @@ from flaxbert.loop.mesh import (
     spec_for,
 )
 from flaxbert.loop.step import abstract_state
-from flaxbert.model.heads import abstract_params
 from flaxbert.weights.table import flatten
 from tests.loop.harness import BERT
 

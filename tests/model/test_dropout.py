@@ -73,7 +73,7 @@ def test_masks_of_seeds_steps_layers_and_sites_are_independent():
         "layer 11": _mask(layer=11),
         "attention output": _mask(site=drop.ATTENTION_OUTPUT),
         "embeddings": _mask(site=drop.EMBEDDINGS),
-        "pooled": _mask(site=drop.POOLED),
+        "head": _mask(site=drop.HEAD),
     }
     for (first, a), (second, b) in itertools.combinations(masks.items(), 2):
         assert _independent(a, b), (first, second)

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxbert.heads import task_for
+from flaxbert.heads import bind, head_named
 from flaxbert.inference.models import FlaxBertForSequenceClassification
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import bind
 from flaxbert.weights.table import entries, flatten
 from tests.reference import (
     DEEP,
@@ -96,7 +95,7 @@ def compute(case: Case, dtype: str) -> Outcome:
     # Without hidden states the last layer is computed at the first tokens only.
     logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
     assert np.abs(logits - out.logits).max() <= (1e-12 if dtype == "float64" else 1e-5)
-    task = task_for("regression" if config.num_labels == 1 else "single_label")
+    task = head_named("regression" if config.num_labels == 1 else "single_label")
 
     def loss(params):
         positions = jnp.broadcast_to(jnp.arange(shape[1]), shape)

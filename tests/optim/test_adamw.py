@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from flaxbert.config import Mesh, Optim
+from flaxbert.heads import abstract_params
 from flaxbert.loop.mesh import AXES, make_mesh
 from flaxbert.loop.step import abstract_state
-from flaxbert.model.heads import abstract_params
 from flaxbert.optim.adamw import (
     apply_gradients,
     init_optimizer,

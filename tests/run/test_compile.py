@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from flaxbert import train
 from flaxbert.errors import InterruptedRun
 from flaxbert.hosts.group import Alone
 from flaxbert.loop import memory
 from flaxbert.run import compile
+from flaxbert.run.training import Training
 from tests.commands import call, final_state, metrics_without_times, train_flags
 
 # Each test trains several times, in shapes of its own.
@@ -96,15 +96,15 @@ def test_the_choice_is_no_part_of_the_config(trained, limited, monkeypatch):
     """A resume where there is more memory goes on whole."""
     whole, _ = trained("whole", checkpoint__every=1)
     limited(needed(whole.err) - 0.1)
-    real = train._train_batch
+    real = Training.batch
 
-    def interrupted(*arguments):
-        if arguments[-1] == 1:
+    def interrupted(training, step):
+        if step == 1:
             raise InterruptedRun("enough")
-        return real(*arguments)
+        return real(training, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_train_batch", interrupted)
+        patch.setattr(Training, "batch", interrupted)
         parts, _ = trained("parts", checkpoint__every=1)
     assert parts.code == 75 and "micro-batches" in parts.err
     limited(100_000)

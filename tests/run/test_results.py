@@ -37,17 +37,15 @@ def test_the_model_of_the_checkpoint_comes_back(tmp_path):
     staged = _model(tmp_path / "new", "abandoned")
     workdir.store.replace_directory(staged, workdir.model, committed=True)
     progress = _best("named by the checkpoint")
-    restore_model(workdir, progress)
+    assert restore_model(workdir, progress) == progress.best is not None
     assert (workdir.model / "model.safetensors").read_text() == "named by the checkpoint"
-    assert progress.best is not None
 
 
 def test_a_model_that_somebody_changed_is_not_called_best(tmp_path, capsys):
     workdir = Workdir(tmp_path)
     _model(workdir.model, "changed by hand")
     progress = _best("named by the checkpoint")
-    restore_model(workdir, progress)
-    assert progress.best is None
+    assert restore_model(workdir, progress) is None
     assert "is not the best model" in capsys.readouterr().err
 
 

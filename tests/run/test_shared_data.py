@@ -17,7 +17,7 @@ from flaxbert.data.batches import Examples
 from flaxbert.errors import DataError
 from flaxbert.hosts.group import Alone
 from flaxbert.run import shared_data
-from flaxbert.run.inputs import prepare_together
+from flaxbert.run.inputs import read_inputs_together
 
 
 class Together(Alone):
@@ -106,16 +106,16 @@ def test_all_have_what_the_leader_prepared(max_length, tiny_bert, reviews, monke
     from flaxbert.run import inputs as module
 
     config = config_for(tiny_bert, reviews, max_length=max_length)
-    real, calls = module.prepare, []
-    monkeypatch.setattr(module, "prepare", lambda *a, **k: calls.append(1) or real(*a, **k))
-    results = together(4, 2, lambda group: prepare_together(config, None, group, resumed=False))
+    real, calls = module.read_inputs, []
+    monkeypatch.setattr(module, "read_inputs", lambda *a, **k: calls.append(1) or real(*a, **k))
+    results = together(4, 2, lambda group: read_inputs_together(config, None, group, {}))
     assert len(calls) == 2  # once on each machine
     first = results[0]
     for other in results[1:]:
         assert other.sets.keys() == first.sets.keys() and len(first.sets) == 2
         for name in first.sets:
             assert same(other.sets[name], first.sets[name])
-        for field in ("bert", "labels", "start", "revision", "dataset_revision", "metric"):
+        for field in ("bert", "labels", "start", "revision", "dataset_revision", "best_metric"):
             assert getattr(other, field) == getattr(first, field), field
 
 
@@ -124,7 +124,7 @@ def test_files_are_gone_once_all_have_them(tiny_bert, reviews, tmp_path, monkeyp
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config = config_for(tiny_bert, reviews)
-    results = together(2, 2, lambda group: prepare_together(config, None, group, resumed=False))
+    results = together(2, 2, lambda group: read_inputs_together(config, None, group, {}))
     assert list(tmp_path.iterdir()) == []
     assert results[1].train.tokens.input_ids.sum() > 0  # still there
 
@@ -134,7 +134,7 @@ def test_machines_with_other_data_are_refused(tiny_bert, reviews):
         files = dict(reviews)
         if group.index == 1:
             files["train"] = reviews["test"]
-        return prepare_together(config_for(tiny_bert, files), None, group, resumed=False)
+        return read_inputs_together(config_for(tiny_bert, files), None, group, {})
 
     results = together(2, 1, run)
     assert all(isinstance(result, DataError) for result in results)

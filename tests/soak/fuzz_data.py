@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from flaxbert.config import Data
+from flaxbert.config import Config, Data
 from tests.soak.record import machine, scratch, versions
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "csv.gz", "tsv.gz", "jsonl.gz")
@@ -231,6 +231,7 @@ def try_case(case: Case, tokenizer: Any) -> str:
     from flaxbert.data import checks, splits
     from flaxbert.data.sources import files
     from flaxbert.errors import ConfigError, DataError
+    from flaxbert.heads import head_named
 
     data = case.data
     try:
@@ -241,29 +242,17 @@ def try_case(case: Case, tokenizer: Any) -> str:
     try:
         read = splits.read_training(data)
         train, held = read.train, read.validation
-        train = checks.usable_texts(train, data.on_bad_row, data.on_empty)
-        labels = checks.learn_labels(
-            train,
-            data.problem,
-            data.label_separator,
-            checks.Known((), read.names),
-            data.on_bad_row,
-            data.on_single_class,
-        )
+        config = Config(data=data)
+        head = head_named("single_label")
+        train = head.usable(train, config)
+        labels = head.learn_labels(train, config, checks.Known((), read.names))
+        head = head_named(labels.problem)
         if data.validation_fraction:
-            train, held_out = splits.hold_out(data, train, labels, seed=0)
+            usable = head.labelled(train, labels, config)
+            train, held_out = splits.hold_out(data, usable, labels, seed=0)
             held = {"": held_out}
         made = [
-            splits.make_examples(
-                name,
-                rows,
-                labels,
-                tokenizer,
-                max_length=32,
-                separator=data.label_separator,
-                on_bad_row=data.on_bad_row,
-                on_empty=data.on_empty,
-            )
+            head.split(name, rows, labels, tokenizer, 32, config)
             for name, rows in (("training", train), *(("validation", r) for r in held.values()))
         ]
         validation = dict(zip(("validation",), made[1:], strict=False))

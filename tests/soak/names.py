@@ -59,7 +59,7 @@ class Places:
     """Everything that takes a name; each method is given one, and a folder of its own."""
 
     def __init__(self, root: Path) -> None:
-        from flaxbert.model.heads import init_params
+        from flaxbert.heads import init_params
         from flaxbert.storage.embedded import minilm_directory
         from tests.folders import CONFIG
 
@@ -104,7 +104,7 @@ class Places:
         import numpy as np
 
         from flaxbert.data.checks import Labels
-        from flaxbert.heads import single_label
+        from flaxbert.heads.sequence import single_label
         from flaxbert.inference import answers
         from flaxbert.model.bert_config import BertConfig
         from flaxbert.shell.console import say

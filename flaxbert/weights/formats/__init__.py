@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flaxbert.errors import ModelFileError
+from flaxbert.heads import head_of
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import Params
+from flaxbert.model.binding import Params
 from flaxbert.storage.plain import refuse_outside
 from flaxbert.weights import table
 from flaxbert.weights.formats import flax_msgpack, orbax_folder, pytorch_bin, safetensors_file, tf1
@@ -78,13 +79,13 @@ FORMATS = (
 
 def _write_pytorch(directory: Path, config: BertConfig, params: Params) -> None:
     tensors = table.to_torch(config, params)
-    if "classifier" not in params:
+    if head_of(config).prefix not in params:
         tensors = {name.removeprefix("bert."): array for name, array in tensors.items()}
     safetensors_file.write_safetensors(directory / safetensors_file.WEIGHTS, tensors)
 
 
 def _write_flax(directory: Path, config: BertConfig, params: Params) -> None:
-    tree = params if "classifier" in params else params["bert"]
+    tree = params if head_of(config).prefix in params else params["bert"]
     flax_msgpack.write_flax(directory / flax_msgpack.WEIGHTS, tree)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from flax import serialization
 
 from flaxbert.errors import ModelFileError
-from flaxbert.model.heads import Params
+from flaxbert.model.binding import Params
 from flaxbert.storage.workdir import write_atomically
 from flaxbert.weights.shards import Tensors, read_shards, refuse_pointer
 from flaxbert.weights.table import from_flax

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flaxbert.errors import ModelFileError
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import Params
+from flaxbert.model.binding import Params
 from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.parameters import (
     describe_parameters,

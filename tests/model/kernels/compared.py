@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxbert.heads import bind, init_params
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.model.heads import bind, init_params
 
 
 def rows_of(random: np.random.Generator, rows: int, length: int) -> tuple[jax.Array, jax.Array]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
+from flaxbert.heads import bind
 from flaxbert.loop import mesh as mesh_module
 from flaxbert.model.attention import attend
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.dropout import dropout
-from flaxbert.model.heads import bind
 from flaxbert.optim.adamw import norm_together
 from tests.model.kernels.compared import (
     bits_of,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from flaxbert.errors import ModelFileError
+from flaxbert.heads import abstract_params
 from flaxbert.inference.models import FlaxBertForSequenceClassification
-from flaxbert.model.heads import abstract_params
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.weights import table
 from flaxbert.weights.folder import write_model

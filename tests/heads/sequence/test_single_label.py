@@ -13,18 +13,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from flaxbert.heads import (
-    HF_PROBLEM_TYPES,
-    PROBLEMS,
-    is_better,
-    multi_label,
-    problem_of,
-    regression,
-    single_label,
-    task_for,
-)
-from tests.heads.slots import SINGLE_LABEL, class_weights
-from tests.heads.slots import single_label as batch
+from flaxbert.heads.sequence import single_label
+from tests.heads.sequence.slots import SINGLE_LABEL, class_weights
+from tests.heads.sequence.slots import single_label as batch
 from tests.reference import load_golden
 
 TOLERANCE = 1e-12
@@ -133,55 +124,6 @@ def test_readable():
         (extreme,) = single_label.readable(np.array([[1e4, -1e4]], np.float32), ("a", "b"))
     assert extreme["probabilities"] == {"a": 1.0, "b": 0.0}
     assert single_label.readable(np.zeros((0, 2)), ("a", "b")) == []
-
-
-# --- what all kinds share -----------------------------------------------------------------------
-
-
-def test_task_for():
-    assert [task_for(problem) for problem in PROBLEMS] == [single_label, multi_label, regression]
-    with pytest.raises(ValueError, match="expected one of single_label, multi_label, regression"):
-        task_for("token")
-
-
-@pytest.mark.parametrize(
-    ("problem_type", "labels", "problem"),
-    [
-        *((name, 3, problem) for problem, name in HF_PROBLEM_TYPES.items()),
-        ("single_label_classification", 1, "single_label"),
-        ("regression", 3, "regression"),
-        (None, 1, "regression"),
-        (None, 2, "single_label"),
-        ("something else", 2, "single_label"),
-    ],
-)
-def test_problem_of(problem_type, labels, problem):
-    assert problem_of(problem_type, labels) == problem
-
-
-@pytest.mark.parametrize(
-    ("metric", "new", "old", "better"),
-    [
-        ("accuracy", 0.6, 0.5, True),
-        ("accuracy", 0.5, 0.5, False),  # strictly
-        ("accuracy", 0.4, 0.5, False),
-        ("matthews_correlation", -0.1, -0.2, True),
-        ("loss", 0.4, 0.5, True),
-        ("loss", 0.5, 0.5, False),
-        ("loss", 0.6, 0.5, False),
-        ("mse", 1.0, 2.0, True),
-        ("mae", 2.0, 1.0, False),
-        ("f1", 0.0, None, True),
-        ("loss", 9.0, None, True),
-        ("accuracy", float("nan"), 0.5, False),
-        ("accuracy", float("nan"), None, False),
-        ("accuracy", float("inf"), 0.5, False),
-        ("loss", float("nan"), None, False),
-        ("loss", float("-inf"), 0.5, False),
-    ],
-)
-def test_is_better(metric, new, old, better):
-    assert is_better(metric, new, old) is better
 
 
 def test_report_equals_scikit_learn():

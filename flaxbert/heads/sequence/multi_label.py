@@ -1,11 +1,12 @@
 """Any number of labels per example: one sigmoid per label, micro F1, macro F1, subset accuracy.
 
-The surprising thing: class weights are torch's `pos_weight` here (they weigh the positive term of
-each label), and the mean is over examples and labels.
+Note: class weights are torch's `pos_weight` here (they weigh the positive term of each label), and
+the mean is over examples and labels.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flaxbert.heads import scores
+from flaxbert.metrics import classification as scores
 
 MAIN_METRIC = "f1"
+CSV_COLUMNS = ("labels",)
 
 THRESHOLD = 0.5
 
@@ -96,3 +98,8 @@ def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dic
         }
         for row in probabilities
     ]
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Returns the labels as a JSON list."""
+    return json.dumps(record["labels"], ensure_ascii=False)

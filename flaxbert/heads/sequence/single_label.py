@@ -1,11 +1,12 @@
 """One label per example: softmax cross-entropy, accuracy, F1, Matthews correlation.
 
-The surprising thing: the loss picks the label's column by a one-hot product, not by indexing: a
-gather on an array that is spread over devices makes the compiler replicate it.
+Note: the loss picks the label's column by a one-hot product, not by indexing: a gather on an array
+that is spread over devices makes the compiler replicate it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flaxbert.heads import scores
+from flaxbert.metrics import classification as scores
 
 MAIN_METRIC = "accuracy"
+CSV_COLUMNS = ("label", "score")
 
 
 def encode(targets: Sequence[Any], names: Sequence[str]) -> Int[np.ndarray, " N"]:
@@ -111,3 +113,9 @@ def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dic
         }
         for top, row in zip(best, probabilities, strict=True)
     ]
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Returns the label; one with a tab or line break as in JSON, so that a line stays a line."""
+    label = record["label"]
+    return label if label.isprintable() else json.dumps(label, ensure_ascii=False)[1:-1]

@@ -14,7 +14,7 @@ import scipy.special
 import scipy.stats
 from sklearn import metrics as sk
 
-from flaxbert.heads import scores
+from flaxbert.metrics import classification as scores
 
 TOLERANCE = 1e-12
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flaxbert.heads import scores
+from flaxbert.metrics import classification as scores
 
 MAIN_METRIC = "loss"
+CSV_COLUMNS = ("value",)
 
 _QUANTILES = ("min", "25 %", "median", "75 %", "max")
 
@@ -86,3 +87,8 @@ def report_lines(report: dict[str, Any]) -> list[str]:
 def readable(logits: Float[np.ndarray, "N 1"], names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns {"value"} per row."""
     return [{"value": float(value)} for value in logits[..., 0]]
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Returns the number as transformers' run_glue writes it."""
+    return f"{record['value']:3.3f}"

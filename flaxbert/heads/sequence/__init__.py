@@ -1,0 +1,165 @@
+"""Sequence classification (BertForSequenceClassification): a target for each text or pair of texts.
+
+Three kinds of target, a file each: one label, several labels, a number. transformers calls them
+problem types; `config.data.problem` names one, or the labels decide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flaxbert.config import Config
+from flaxbert.data import checks, report
+from flaxbert.data.batches import Examples
+from flaxbert.data.checks import Known, Labels
+from flaxbert.data.long import Cut, cut_end
+from flaxbert.data.report import Report
+from flaxbert.data.rows import Rows
+from flaxbert.data.tokenize import Tokenizer
+from flaxbert.heads import Head
+from flaxbert.heads.sequence import multi_label, regression, single_label
+from flaxbert.model import dropout as drop
+from flaxbert.model.bert import Linear, Places
+from flaxbert.model.bert_config import BertConfig
+from flaxbert.model.bert_model import BertModel, BertWithHead
+
+
+class BertForSequenceClassification(BertWithHead):
+    """Pooler and classifier on each sequence's first token."""
+
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        self.bert = BertModel(config, dtype, pooler=True, rngs=rngs)
+        self.classifier = Linear(config.hidden_size, config.num_labels, config, dtype, rngs=rngs)
+        self.rate = config.head_dropout
+
+    def head(self, states: Float[Array, "B S D"], places: Places) -> Float[Array, "B S C"]:
+        pooled = self.bert.pooler(states)
+        bits = places.bits(0, drop.HEAD)
+        if bits is not None and self.rate:
+            pooled = drop.dropout(pooled, self.rate, bits)
+        return self.classifier(pooled)
+
+
+class SequenceHead(Head):
+    """A sequence classifier for one kind of target."""
+
+    architecture = "BertForSequenceClassification"
+    module = BertForSequenceClassification
+
+    def __init__(self, name: str, problem_type: str, kind: ModuleType) -> None:
+        """`kind` is the module of the kind of target; `problem_type` transformers' name of it."""
+        self.name, self.problem_type, self.kind = name, problem_type, kind
+        self.main_metric = kind.MAIN_METRIC
+
+    def usable(self, rows: Rows, config: Config) -> Rows:
+        return checks.usable_texts(rows, config.data.on_bad_row, config.data.on_empty)
+
+    def empty(self, rows: Rows) -> int:
+        return len(checks.empty_texts(rows))
+
+    def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
+        data = config.data
+        return checks.learn_labels(
+            rows, data.problem, data.label_separator, known, data.on_bad_row, data.on_single_class
+        )
+
+    def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
+        return checks.usable_labels(
+            rows, labels, config.data.label_separator, config.data.on_bad_row
+        )
+
+    def check_options(self, labels: Labels, config: Config) -> None:
+        checks.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
+
+    def encode(
+        self, rows: Rows, tokenizer: Tokenizer, max_length: int, cut: Cut | None = None
+    ) -> Examples:
+        tokens = tokenizer.encode(rows.texts, rows.pairs, max_length=max_length, cut=cut or cut_end)
+        return Examples(tokens, np.zeros(len(tokens), np.int32))
+
+    def with_targets(
+        self, examples: Examples, targets: Sequence[Any], names: Sequence[str]
+    ) -> Examples:
+        labels, owners = self.kind.encode(targets, names), examples.tokens.owners
+        return dataclasses.replace(examples, labels=labels if owners is None else labels[owners])
+
+    def describe(
+        self,
+        name: str,
+        rows: Rows,
+        targets: Sequence[Any],
+        labels: Labels,
+        examples: Examples,
+        max_length: int,
+    ) -> Report:
+        return report.describe_split(name, rows, targets, labels, examples.tokens, max_length)
+
+    def loss_sums(self, *arguments: Any, **options: Any) -> tuple[Any, Any]:
+        return self.kind.loss_sums(*arguments, **options)
+
+    def answers(self, outputs: np.ndarray, examples: Examples) -> np.ndarray:
+        """Returns the logits of each text; of several windows their mean."""
+        owners = examples.tokens.owners
+        if owners is None:
+            return outputs
+        counts = np.bincount(owners)
+        sums = np.zeros((len(counts), outputs.shape[1]))
+        np.add.at(sums, owners, outputs)
+        return (sums / counts[:, None]).astype(outputs.dtype)
+
+    def gold(self, examples: Examples) -> np.ndarray:
+        owners = examples.tokens.owners
+        if owners is None:
+            return examples.labels
+        return examples.labels[np.unique(owners, return_index=True)[1]]
+
+    def metrics(
+        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
+    ) -> dict[str, float]:
+        return self.kind.metrics(answers, gold)
+
+    def report(
+        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
+    ) -> dict[str, Any]:
+        return self.kind.report(answers, gold, names)
+
+    def report_lines(self, report: dict[str, Any]) -> list[str]:
+        return self.kind.report_lines(report)
+
+    def readable(
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        return self.kind.readable(answers, names)
+
+    def csv_header(self, names: Sequence[str]) -> list[str]:
+        return [*self.kind.CSV_COLUMNS, *(f"probability_{name}" for name in self._classes(names))]
+
+    def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
+        values = [record[column] for column in self.kind.CSV_COLUMNS]
+        values = [json.dumps(v, ensure_ascii=False) if type(v) is list else v for v in values]
+        return [*values, *(record["probabilities"][name] for name in self._classes(names))]
+
+    def summary(self, record: dict[str, Any]) -> str:
+        return self.kind.summary(record)
+
+    def _classes(self, names: Sequence[str]) -> Sequence[str]:
+        return () if self.name == "regression" else names
+
+
+HEADS: dict[str, Head] = {
+    head.name: head
+    for head in (
+        SequenceHead("single_label", "single_label_classification", single_label),
+        SequenceHead("multi_label", "multi_label_classification", multi_label),
+        SequenceHead("regression", "regression", regression),
+    )
+}

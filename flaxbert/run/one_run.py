@@ -1,0 +1,102 @@
+"""One run: its config, inputs, mesh and planned shapes, built once and passed as one object."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from flaxbert.config import Config
+from flaxbert.data.batches import WHOLE, Share
+from flaxbert.heads import Head
+from flaxbert.hosts.group import Alone
+from flaxbert.loop.cadence import Cadence
+from flaxbert.loop.mesh import row_blocks
+from flaxbert.run.inputs import Inputs
+from flaxbert.run.shapes import Shapes, plan_shapes
+from flaxbert.shell.console import say
+
+
+def share_of(mesh: Mesh) -> Share:
+    """Returns the rows of a batch that this process lays out."""
+    blocks, count = row_blocks(mesh)
+    return WHOLE if len(blocks) == count else Share(blocks, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is known of a run before anything is compiled."""
+
+    config: Config
+    inputs: Inputs
+    mesh: Mesh
+    dtype: str  # compute dtype: float32 or bfloat16
+    shapes: Shapes
+    group: Alone  # the processes of the run
+
+    @classmethod
+    def plan(
+        cls, config: Config, inputs: Inputs, mesh: Mesh, dtype: str, group: Alone | None = None
+    ) -> Run:
+        """Plans a run in as few micro-batches as the config asks for."""
+        shapes = plan_shapes(config, inputs, mesh, dtype, config.train.accumulate or 1)
+        return cls(config, inputs, mesh, dtype, shapes, group or Alone())
+
+    def in_micro_batches(self, accumulate: int) -> Run:
+        """Returns the same run with its updates in so many micro-batches."""
+        shapes = plan_shapes(self.config, self.inputs, self.mesh, self.dtype, accumulate)
+        return dataclasses.replace(self, shapes=shapes)
+
+    def in_one_micro_batch(self) -> Run:
+        """Returns the run with rows of the same length, those of an update in one micro-batch."""
+        train = dataclasses.replace(self.shapes.train, accumulate=1)
+        return dataclasses.replace(self, shapes=dataclasses.replace(self.shapes, train=train))
+
+    @property
+    def head(self) -> Head:
+        return self.inputs.head
+
+    @property
+    def share(self) -> Share:
+        return share_of(self.mesh)
+
+    @property
+    def cadence(self) -> Cadence:
+        config, per_epoch = self.config, self.shapes.per_epoch
+        return Cadence(
+            total=self.shapes.total,
+            per_epoch=per_epoch,
+            log_every=config.log.every,
+            eval_every=config.train.eval_every or per_epoch,
+            save_every=config.checkpoint.every or per_epoch,
+            patience=config.train.patience,
+            nonfinite_limit=config.train.nonfinite_limit,
+            best_metric=self.inputs.best_metric,
+        )
+
+    def announce(self, params: Any) -> None:
+        """Tells what will run before anything compiles."""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+        device = jax.devices()[0]
+        inputs, rows, train = self.inputs, self.shapes.train, self.config.train
+        axes = ", ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
+        shapes = ", ".join(f"{count} x {rows.row_length}" for count in rows.row_counts)
+        micro = f" in {rows.accumulate} micro-batches" if rows.accumulate > 1 else ""
+        labels = ", ".join(inputs.labels.names[:20])
+        tokens = int(inputs.train.tokens.lengths.sum())
+        total, per_epoch = self.shapes.total, self.shapes.per_epoch
+        for line in (
+            f"devices: {self.mesh.devices.size} {device.device_kind} ({device.platform}); "
+            f"mesh {axes}",
+            f"model: {self.config.model.path}, {parameters / 1e6:.1f} M parameters, {self.dtype} "
+            "compute, float32 parameters",
+            f"target: {inputs.labels.problem}, labels {labels}",
+            *inputs.lines,
+            f"training: {total} updates ({total / per_epoch:.2f} epochs of {tokens} tokens) of "
+            f"{train.batch_size} sequences{micro}",
+            f"rows: {shapes} tokens ({self.config.data.packing}), up to {rows.slots} sequences a "
+            f"row, {100 * (1 - rows.efficiency):.1f} % padding",
+        ):
+            say(line)
