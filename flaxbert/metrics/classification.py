@@ -1,7 +1,7 @@
 """Metrics as pure functions of whole arrays in float64, equal to scikit-learn and SciPy.
 
-The surprising thing: they never see batches. Averages of per-batch averages are wrong for every
-metric here when batches differ in size, and F1 or a correlation has no per-batch meaning at all.
+Note: they never see batches. Averages of per-batch averages are wrong for every metric here when
+batches differ in size, and F1 or a correlation has no per-batch meaning at all.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ def label_scores(hits: int, predicted: int, actual: int) -> dict[str, float]:
 
 
 def averages(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Macro (each label alike) and weighted (by support) means of label scores."""
+    """Macro (each label alike) and weighted (by support) means of label scores; 0 of no label."""
     supports = [values["support"] for values in scores.values()]
     total = sum(supports)
     return {
         "macro": {
-            name: sum(values[name] for values in scores.values()) / len(scores) for name in _SCORES
+            name: ratio(sum(values[name] for values in scores.values()), len(scores))
+            for name in _SCORES
         },
         "weighted": {
             name: ratio(sum(values[name] * values["support"] for values in scores.values()), total)
@@ -87,6 +88,32 @@ def scores_table(report: dict[str, Any], means: Sequence[str]) -> list[str]:
     rows = [[name, *values.values()] for name, values in report["labels"].items()]
     rows += [[f"({name})", *(report[name][score] for score in _SCORES), ""] for name in means]
     return table(["label", *_SCORES, "support"], rows)
+
+
+def label_report(confusion: Int[np.ndarray, "C C"], names: Sequence[str]) -> dict[str, Any]:
+    """Returns {"labels": {name: scores}, "macro", "weighted", "confusion_matrix": {"labels",
+    "counts"}}; counts[actual][predicted] in the order of the names."""
+    hits, predicted, actual = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+    each = {
+        name: label_scores(int(hits[i]), int(predicted[i]), int(actual[i]))
+        for i, name in enumerate(names)
+    }
+    return {
+        "labels": each,
+        **averages(each),
+        "confusion_matrix": {"labels": list(names), "counts": confusion.tolist()},
+    }
+
+
+def label_report_lines(report: dict[str, Any]) -> list[str]:
+    """Returns the table of scores, and the confusion matrix below it."""
+    matrix = report["confusion_matrix"]
+    rows = [[name, *row] for name, row in zip(matrix["labels"], matrix["counts"], strict=True)]
+    return [
+        *scores_table(report, ("macro", "weighted")),
+        "",
+        *table(["actual \\ predicted", *matrix["labels"]], rows),
+    ]
 
 
 def mean_of_present(per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarray, "C C"]) -> float:

@@ -74,30 +74,12 @@ def metrics(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> 
 def report(
     logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns {"labels": {name: scores}, "macro", "weighted", "confusion_matrix": {"labels",
-    "counts"}}; counts[actual][predicted] in the order of the names."""
-    confusion = scores.confusion_matrix(labels, np.argmax(logits, axis=-1), len(names))
-    hits, predicted, actual = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
-    each = {
-        name: scores.label_scores(int(hits[i]), int(predicted[i]), int(actual[i]))
-        for i, name in enumerate(names)
-    }
-    return {
-        "labels": each,
-        **scores.averages(each),
-        "confusion_matrix": {"labels": list(names), "counts": confusion.tolist()},
-    }
+    """Returns the scores of each label, their means, and the confusion matrix."""
+    predicted = np.argmax(logits, axis=-1)
+    return scores.label_report(scores.confusion_matrix(labels, predicted, len(names)), names)
 
 
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns the table of scores, and the confusion matrix below it."""
-    matrix = report["confusion_matrix"]
-    rows = [[name, *row] for name, row in zip(matrix["labels"], matrix["counts"], strict=True)]
-    return [
-        *scores.scores_table(report, ("macro", "weighted")),
-        "",
-        *scores.table(["actual \\ predicted", *matrix["labels"]], rows),
-    ]
+report_lines = scores.label_report_lines
 
 
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
