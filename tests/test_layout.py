@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "model": {"errors"},
     "storage": BASE,
     "hosts": BASE,
-    "metrics": set(),
+    "metrics": {"errors"},
     "optim": BASE,
     "track": BASE | {"storage"},
     "data": BASE | {"storage"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flaxbert.errors import ConfigError, DataError
-from flaxbert.heads.tag_schemes import (
+from flaxbert.metrics.tag_schemes import (
     entity_spans,
     iob2_labels,
     irregular_words,

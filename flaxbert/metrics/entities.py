@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxbert.heads import scores
-from flaxbert.heads.tag_schemes import PLAIN, Entities, TagSet
+from flaxbert.metrics import classification as scores
+from flaxbert.metrics.tag_schemes import PLAIN, Entities, TagSet
 
 
 def report(

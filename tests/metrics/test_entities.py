@@ -16,8 +16,8 @@ from seqeval.scheme import IOB1, IOB2, IOBES
 from sklearn import metrics as sk
 
 from flaxbert.errors import DataError
-from flaxbert.heads.entity_scores import report, report_lines, scored_entities
-from flaxbert.heads.tag_schemes import TagSet, flatten, to_iob2
+from flaxbert.metrics.entities import report, report_lines, scored_entities
+from flaxbert.metrics.tag_schemes import TagSet, flatten, to_iob2
 
 TOLERANCE = 1e-12
 Tags = Sequence[Sequence[str]]
