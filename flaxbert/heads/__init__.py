@@ -1,6 +1,6 @@
-"""What is predicted: a file or folder of this room for each of transformers' BertFor... classes.
+"""What is predicted: a file of this room for each of transformers' BertFor... classes.
 
-A member defines `HEADS`, {name: Head}, a head for each kind of target that it knows. The members
+A member defines `HEADS`, {name: Head}, a head for each kind of target that it knows. The files
 of the folder are the registry; nothing else lists them. The training loop never asks which head it
 trains: it calls what `Head` declares. Note: `sequence` is three heads (one label, several labels,
 a number) on one module, told apart by the labels.
@@ -193,7 +193,7 @@ class Head(abc.ABC):
 @functools.cache
 def members() -> tuple[str, ...]:
     """Returns the names of the heads' files: what config.head.name may be."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg)
 
 
 @functools.cache

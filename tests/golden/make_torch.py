@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from tests import folders as our_folders
-from tests.heads.sequence import slots
+from tests.heads.targets import slots
 from tests.loop.cases import EMBEDDED_UPDATES, SCHEDULE_STEPS, SCHEDULES, UPDATES, embedded_examples
 from tests.loop.harness import examples, without_dropout
 from tests.reference import (

@@ -104,7 +104,7 @@ class Places:
         import numpy as np
 
         from flaxbert.data.checks import Labels
-        from flaxbert.heads.sequence import single_label
+        from flaxbert.heads.targets import single_label
         from flaxbert.inference import answers
         from flaxbert.model.bert_config import BertConfig
         from flaxbert.shell.console import say

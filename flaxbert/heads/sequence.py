@@ -26,7 +26,7 @@ from flaxbert.data.report import Report
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.heads import Head
-from flaxbert.heads.sequence import multi_label, regression, single_label
+from flaxbert.heads.targets import multi_label, regression, single_label
 from flaxbert.model import dropout as drop
 from flaxbert.model.bert import Linear, Places
 from flaxbert.model.bert_config import BertConfig

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from flaxbert.heads.sequence import multi_label
-from tests.heads.sequence.slots import MULTI_LABEL, class_weights
-from tests.heads.sequence.slots import multi_label as batch
+from flaxbert.heads.targets import multi_label
+from tests.heads.targets.slots import MULTI_LABEL, class_weights
+from tests.heads.targets.slots import multi_label as batch
 from tests.reference import load_golden
 
 TOLERANCE = 1e-12

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from flaxbert.heads.sequence import single_label
-from tests.heads.sequence.slots import SINGLE_LABEL, class_weights
-from tests.heads.sequence.slots import single_label as batch
+from flaxbert.heads.targets import single_label
+from tests.heads.targets.slots import SINGLE_LABEL, class_weights
+from tests.heads.targets.slots import single_label as batch
 from tests.reference import load_golden
 
 TOLERANCE = 1e-12

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flaxbert.heads.sequence import regression
-from tests.heads.sequence.slots import REGRESSION
-from tests.heads.sequence.slots import regression as batch
+from flaxbert.heads.targets import regression
+from tests.heads.targets.slots import REGRESSION
+from tests.heads.targets.slots import regression as batch
 from tests.reference import load_golden
 
 TOLERANCE = 1e-12
