@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from flaxbert.shell.console import printable, say
 from flaxbert.shell.library_output import left_out
-from flaxbert.storage.store import naming, store_for
+from flaxbert.storage.interface import naming
+from flaxbert.storage.store import store_for
 from flaxbert.storage.workdir import write_atomically
 
 # What it could write to besides files: a tenth of a start's imports.
