@@ -79,7 +79,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     from flaxbert.run.results import export_model, write_results
     from flaxbert.storage import compiled
     from flaxbert.storage.checkpoint import Checkpoints
-    from flaxbert.track.writer import Silent, Writer
+    from flaxbert.track import Trackers, open_trackers
 
     compiled.keep(several=group.count > 1)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
@@ -140,18 +140,17 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
         busy=group.busy,
     )
     cadence = _cadence(config, plans, best_metric)
-    writer = Silent()
+    trackers = Trackers()
     if group.first:
-        writer = Writer(
-            workdir.metrics, step=progress.step, total=plans.total, evaluated=progress.evaluated
-        )
+        done = {"step": progress.step, "evaluated": progress.evaluated}
+        trackers = open_trackers(config, workdir, total=plans.total, **done)
     with (
         stop.deferred(lambda asked: any(group.all_of(asked))),
         _closing(checkpoints, after_errors=not several),
-        _closing(writer),
+        _closing(trackers),
     ):
         consistency.begin_training(group, stop)
-        state = control.train(state, progress, cadence, hooks, checkpoints, writer)
+        state = control.train(state, progress, cadence, hooks, checkpoints, trackers)
     with group.busy("writing results"):
         write_results(workdir, prepared, progress, cadence, hooks, state["params"], group)
 
