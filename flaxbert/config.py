@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from typing import Any, get_type_hints
+import pkgutil
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 from flaxbert.errors import ConfigError
 
@@ -112,6 +114,7 @@ class Checkpoint:
 @dataclasses.dataclass(frozen=True)
 class Log:
     every: int = 20  # updates between log lines
+    trackers: tuple[str, ...] = ("tensorboard",)  # beside console and jsonl, which are always on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +144,13 @@ class Config:
 # Sections that a resumed run may change: they do not touch what is learnt.
 RESUME_MAY_CHANGE = ("mesh", "checkpoint", "log", "processes")
 
+
+def members(room: str) -> tuple[str, ...]:
+    """Returns the names of the files of a room whose files are its registry."""
+    folder = Path(__file__).parent / room
+    return tuple(module.name for module in pkgutil.iter_modules([str(folder)]))
+
+
 _CHOICES = {
     "model.dtype": ("float32", "bfloat16", "auto"),
     "data.problem": ("single_label", "multi_label", "regression", "auto"),
@@ -150,6 +160,7 @@ _CHOICES = {
     "data.on_leak": ("warn", "error"),
     "data.on_single_class": ("error", "warn"),
     "optim.schedule": ("linear", "cosine", "constant"),
+    "log.trackers": members("track"),
 }
 
 # Least and most: the squares of gradients not yet normalised stay in float32 (optim/adamw.py).
@@ -282,21 +293,23 @@ def _coerce(value: Any, expected: Any, name: str) -> Any:
         return float(value)
     if expected in (int, float, str) and type(value) is expected:
         return value
-    if expected == tuple[float, ...] and isinstance(value, (list, tuple)):
-        return tuple(_coerce(item, float, name) for item in value)
-    kind = {int: "an integer", float: "a number", str: "a string"}.get(expected, "numbers")
+    if get_origin(expected) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_coerce(item, get_args(expected)[0], name) for item in value)
+    kinds = {int: "an integer", float: "a number", str: "a string", tuple[str, ...]: "names"}
+    kind = kinds.get(expected, "numbers")
     raise ConfigError(f"config.{name}: expected {kind}, got {value!r}.")
 
 
 def _check(config: Config) -> None:
     flat = flatten(dataclasses.asdict(config))
     for name, choices in _CHOICES.items():
-        if flat[name] not in choices:
-            near = difflib.get_close_matches(flat[name], choices, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                f"config.{name}: expected one of {', '.join(choices)}, got {flat[name]!r}.{hint}"
-            )
+        for value in flat[name] if isinstance(flat[name], tuple) else (flat[name],):
+            if value not in choices:
+                near = difflib.get_close_matches(value, choices, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(
+                    f"config.{name}: expected one of {', '.join(choices)}, got {value!r}.{hint}"
+                )
     for name, (low, high, low_allowed) in _RANGES.items():
         value = flat[name]
         if not (low <= value <= high) or (value == low and not low_allowed):  # NaN fails too

@@ -69,7 +69,7 @@ def train(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) 
     from flaxbert.run.training import Training
     from flaxbert.storage import compiled
     from flaxbert.storage.checkpoint import Checkpoints
-    from flaxbert.track.writer import Silent, Writer
+    from flaxbert.track import Trackers, open_trackers
 
     compiled.keep(several=group.count > 1)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
@@ -102,19 +102,17 @@ def train(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) 
         stop=stop,
         saving=lambda: checkpoints.under_way,
     )
-    writer = Silent()
+    trackers = Trackers()
     if group.first:
-        total = training.cadence.total
-        writer = Writer(
-            workdir.metrics, step=progress.step, total=total, evaluated=progress.evaluated
-        )
+        done = {"step": progress.step, "evaluated": progress.evaluated}
+        trackers = open_trackers(config, workdir, total=training.cadence.total, **done)
     with (
         stop.deferred(lambda asked: any(group.all_of(asked))),
         _closing(checkpoints, after_errors=group.count == 1),
-        _closing(writer),
+        _closing(trackers),
     ):
         consistency.begin_training(group, stop)
-        state = control.train(training, state, progress, checkpoints, writer)
+        state = control.train(training, state, progress, checkpoints, trackers)
     write_results(training.run, training.export, progress, state["params"])
 
 

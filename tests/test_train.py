@@ -363,7 +363,7 @@ def test_an_evaluation_with_nan_never_becomes_the_best():
 
     class Told(list):
         scalars = staticmethod(lambda *values: None)
-        line = list.append
+        text = list.append
 
     cadence = Cadence(10, 5, 1, 1, 1, 0, 3, "accuracy")
     speeds = {"samples": 4, "samples_per_second": 1.0}

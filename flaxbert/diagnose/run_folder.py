@@ -19,7 +19,7 @@ from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
 from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
 from flaxbert.storage import lease, lock
 from flaxbert.storage.bucket import split_url
-from flaxbert.storage.store import TEMPORARY, WEIGHTS
+from flaxbert.storage.interface import TEMPORARY, WEIGHTS
 from flaxbert.storage.valid_checkpoints import Examined, examine, read_run
 from flaxbert.storage.workdir import Workdir, existing_workdir, read_json
 

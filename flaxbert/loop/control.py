@@ -26,7 +26,7 @@ from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.progress import Clock, Progress
 from flaxbert.loop.step import Batch, State, all_finite
 from flaxbert.storage.checkpoint import Checkpoints
-from flaxbert.track.writer import Writer
+from flaxbert.track import Trackers
 
 
 class Training(Protocol):
@@ -99,7 +99,7 @@ def train(
     state: State,
     progress: Progress,
     checkpoints: Checkpoints,
-    writer: Writer,
+    trackers: Trackers,
 ) -> State:
     """Runs the remaining updates and returns the final state; `progress` is kept up to date.
 
@@ -108,7 +108,7 @@ def train(
       InterruptedRun: asked to stop; every finished update is saved.
       ModelFileError, StorageError: a checkpoint could not be written, and not at a second try.
     """
-    return _Start(training, state, progress, checkpoints, writer).to_the_end()
+    return _Start(training, state, progress, checkpoints, trackers).to_the_end()
 
 
 @dataclasses.dataclass
@@ -119,7 +119,7 @@ class _Start:
     state: State
     progress: Progress
     checkpoints: Checkpoints
-    writer: Writer
+    trackers: Trackers
     exported_since_save: bool = False  # whether model/ is newer than the last checkpoint
     save_failed: bool = False  # the last one that ended
     stopping: bool = False  # as the processes have agreed
@@ -155,18 +155,25 @@ class _Start:
         self.state, sums = self.training.update(self.state, batch)
         progress.step += 1
         self.in_flight.add(progress.step, sums, counts, sent)
-        self.writer.advance()
+        self.trackers.advance()
         if progress.step == self.warm_up:
             self.settle()  # it warms caches up: not part of the steady state
             self.tell_start()
         if progress.step % self.cadence.log_every == 0 or progress.step == self.cadence.total:
             self.settle()
-            log.window(progress, self.training, self.writer)
+            training = self.training
+            log.window(
+                progress,
+                self.cadence,
+                training.learning_rate,
+                training.utilisation,
+                self.trackers,
+            )
 
     def tell_start(self) -> None:
         seconds, facts = time.perf_counter() - self.training.started, self.training.start_facts()
         told = f" ({facts})" if facts else ""
-        self.writer.line(f"first update after {seconds:.1f} s{told}")
+        self.trackers.text(f"first update after {seconds:.1f} s{told}")
 
     def conclude(self) -> None:
         """Does what is due after the update just sent."""
@@ -189,7 +196,7 @@ class _Start:
         results = evaluate(self.state["params"])
         self.clock.restart()
         with self.training.busy("saving"):  # metrics.jsonl
-            better = judge(results, self.progress, self.cadence, self.writer)
+            better = judge(results, self.progress, self.cadence, self.trackers)
         if better:
             self.check_parameters()
             self.export(results)
@@ -234,7 +241,7 @@ class _Start:
         progress.add(sums, counts)
         if sums["finite"]:
             return
-        log.skipped(update, sums, progress, self.cadence, self.writer)
+        log.skipped(update, sums, progress, self.cadence, self.trackers)
         if progress.nonfinite_in_a_row >= self.cadence.nonfinite_limit:
             first = update - progress.nonfinite_in_a_row + 1
             self.give_up(
@@ -275,7 +282,7 @@ class _Start:
         self.settle()
         self.check_parameters()
         with self.training.busy("saving"):
-            self.writer.sync()
+            self.trackers.sync()
         self.clock.wall()
         begun = time.perf_counter()
         facts = {**self.training.facts, **dataclasses.asdict(progress)}
@@ -307,7 +314,7 @@ class _Start:
             if self.save_failed:
                 raise
             self.save_failed = True
-            self.writer.line(f"flaxbert: WARNING: {error} Trying once more, now.")
+            self.trackers.text(f"flaxbert: WARNING: {error} Trying once more, now.")
             self.start_save()
             return
         if ended:
@@ -323,7 +330,7 @@ class _Start:
         progress.longest_save = max(progress.longest_save, commit.seconds)
         if first:
             self.note_longest_update()
-            self.writer.line(progress.least_grace)
+            self.trackers.text(progress.least_grace)
 
     def stop(self) -> NoReturn:
         progress = self.progress
@@ -337,7 +344,9 @@ class _Start:
         )
 
 
-def judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer: Writer) -> bool:
+def judge(
+    results: dict[str, Any], progress: Progress, cadence: Cadence, trackers: Trackers
+) -> bool:
     """Records an evaluation; returns whether it is the best so far, and notes when to stop."""
     step, metric = progress.step, cadence.best_metric
     progress.evaluated = step
@@ -345,7 +354,7 @@ def judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer:
     # NaN logits have an accuracy too: a loss that is not finite is no model to keep.
     odd = [name for name in ("loss", metric) if not math.isfinite(results[name])]
     if odd:
-        writer.line(f"validation {odd[0]} is not finite: this model cannot become the best")
+        trackers.text(f"validation {odd[0]} is not finite: this model cannot become the best")
     best = progress.best["value"] if progress.best else None
     better = not odd and is_better(metric, results[metric], best)
     if better:
@@ -354,7 +363,9 @@ def judge(results: dict[str, Any], progress: Progress, cadence: Cadence, writer:
         progress.evaluations_without_gain += 1
         if cadence.patience and progress.evaluations_without_gain >= cadence.patience:
             progress.stopped_early = True
-    log.validation(results, better, progress, cadence, writer)
+    log.validation(results, better, progress, cadence, trackers)
     if progress.stopped_early:
-        writer.line(f"stopping early: {metric} has not improved in {cadence.patience} evaluations")
+        trackers.text(
+            f"stopping early: {metric} has not improved in {cadence.patience} evaluations"
+        )
     return better

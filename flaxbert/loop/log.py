@@ -1,15 +1,13 @@
-"""What is told of updates and evaluations: a line for people, scalars for metrics.jsonl."""
+"""What trackers are told of updates and evaluations: scalars, and a line for people."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.progress import Progress, Sums
-from flaxbert.track.writer import Writer
-
-if TYPE_CHECKING:
-    from flaxbert.loop.control import Training
+from flaxbert.track import Trackers
 
 # What an evaluation says beside its metrics, also of a second set (samples_mm).
 _NOT_METRICS = ("samples", "runtime", "steps_per_second")
@@ -22,7 +20,7 @@ def described(sums: dict[str, Any]) -> str:
 
 
 def skipped(
-    update: int, sums: dict[str, Any], progress: Progress, cadence: Cadence, writer: Writer
+    update: int, sums: dict[str, Any], progress: Progress, cadence: Cadence, trackers: Trackers
 ) -> None:
     """An update whose loss or gradient is not finite."""
     in_a_row, in_all = progress.nonfinite_in_a_row, progress.nonfinite_updates
@@ -32,32 +30,38 @@ def skipped(
         "skipped_in_a_row": in_a_row,
         "skipped_updates": in_all,
     }
-    writer.scalars(update, cadence.epoch(update), "train", values)
-    writer.line(
+    trackers.scalars(update, cadence.epoch(update), "train", values)
+    trackers.text(
         f"update {update}: {described(sums)}: skipped, {in_a_row} in a row, {in_all} in all"
     )
 
 
-def window(progress: Progress, training: Training, writer: Writer) -> None:
+def window(
+    progress: Progress,
+    cadence: Cadence,
+    learning_rate: Callable[[int], Any],
+    utilisation: Callable[[int, int, float], dict[str, float]],
+    trackers: Trackers,
+) -> None:
     """The updates since the last such line, whose sums begin anew."""
-    sums, step, cadence = progress.window, progress.step, training.cadence
+    sums, step = progress.window, progress.step
     seconds = max(sums.seconds, 1e-9)
     values = {
         "loss": sums.loss / sums.updates if sums.updates else float("nan"),
         "gradient_norm": sums.gradient_norm / sums.updates if sums.updates else float("nan"),
-        "learning_rate": float(training.learning_rate(step - 1)),
+        "learning_rate": float(learning_rate(step - 1)),
         "padding_share": 1 - sums.real_tokens / sums.computed_tokens,
         "nonfinite_updates": progress.nonfinite_updates,
         "samples_per_second": sums.examples / seconds,
         "tokens_per_second": sums.real_tokens / seconds,
-        **training.utilisation(sums.real_tokens, sums.attended_keys, seconds),
+        **utilisation(sums.real_tokens, sums.attended_keys, seconds),
     }
-    writer.scalars(step, cadence.epoch(step), "train", values)
+    trackers.scalars(step, cadence.epoch(step), "train", values)
     speed = f"{values['model_flops_per_second'] / 1e9:.0f} GFLOP/s"
     if "mfu" in values:
         speed = f"MFU {100 * values['mfu']:.1f} %"
     skipped = f"  skipped {progress.nonfinite_updates}" if progress.nonfinite_updates else ""
-    writer.line(
+    trackers.text(
         f"update {step}/{cadence.total}  epoch {cadence.epoch(step):.2f}  "
         f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}  "
         f"{values['samples_per_second']:.1f} sequences/s  "
@@ -68,14 +72,14 @@ def window(progress: Progress, training: Training, writer: Writer) -> None:
 
 
 def validation(
-    results: dict[str, Any], better: bool, progress: Progress, cadence: Cadence, writer: Writer
+    results: dict[str, Any], better: bool, progress: Progress, cadence: Cadence, trackers: Trackers
 ) -> None:
     """An evaluation, and whether it is `better` than all before."""
     step, metrics = progress.step, metrics_of(results)
     scalars = metrics | {"samples_per_second": results["samples_per_second"]}
-    writer.scalars(step, cadence.epoch(step), "validation", scalars)
+    trackers.scalars(step, cadence.epoch(step), "validation", scalars)
     shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    writer.line(
+    trackers.text(
         f"validation after update {step}: {shown}  ({results['samples']} examples, "
         f"{results['samples_per_second']:.0f}/s){'  best so far' if better else ''}"
     )

@@ -1,9 +1,11 @@
 """Cycles of the Pallas kernels for TPUs, of which the compiler says nothing within a program.
 
 Of one that it compiles alone, told to by a flag, it writes a static profile: the instructions as it
-has scheduled them, with the time that copies take. The surprising thing: that needs a process of
-its own. The flag must be there when the compiler is loaded, and where it cannot count (it has no
-such model of v4) it ends the process; then a formula stands in, within a third of what it counts.
+has scheduled them, with the time that copies take.
+
+Note: that needs a process of its own. The flag must be there when the compiler is loaded, and where
+it cannot count (it has no such model of v4) it ends the process; then a formula stands in, within a
+third of what it counts.
 """
 
 from __future__ import annotations
@@ -117,7 +119,7 @@ def main(topology: str, asked: str) -> None:
         flags = f"--xla_jf_dump_static_llo_profile_to={profiles}"
         os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}"
 
-        from flaxbert.planning.topology import devices_of
+        from flaxbert.planning.tpu_devices import devices_of
 
         device = devices_of(topology, 1)[0]
         for each in json.loads(asked):

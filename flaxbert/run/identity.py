@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import flaxbert
 from flaxbert.config import Config, make_config, resume_differences, to_dict
 from flaxbert.errors import ConfigError, DataError, ModelFileError
-from flaxbert.storage.store import TEMPORARY
+from flaxbert.storage.interface import TEMPORARY
 from flaxbert.storage.workdir import Workdir, copy_file, read_json, write_json
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from flaxbert.model.binding import Params
 from flaxbert.run.one_run import Run
 from flaxbert.run.result_names import named_for, train_results
 from flaxbert.shell.console import say
-from flaxbert.storage.store import WEIGHTS, store_for
+from flaxbert.storage.interface import WEIGHTS
+from flaxbert.storage.store import store_for
 from flaxbert.storage.workdir import Workdir, write_json
 from flaxbert.weights.card import model_card
 from flaxbert.weights.folder import write_model

@@ -1,6 +1,6 @@
 """A run's files on a local disk: renames, syncs and a kernel lock.
 
-The surprising thing: a rename makes a new file visible, only syncing its directory makes the name
+Note: a rename makes a new file visible, only syncing its directory makes the name
 survive a power cut. So every commit here is data, sync, rename, sync of the directory.
 """
 
@@ -18,9 +18,9 @@ from typing import TextIO
 
 from flaxbert.errors import ModelFileError
 from flaxbert.shell import signals
+from flaxbert.storage.interface import TEMPORARY, DamagedError, Spool, Store, naming
 from flaxbert.storage.lock import locked
 from flaxbert.storage.plain import refuse_links
-from flaxbert.storage.store import TEMPORARY, DamagedError, Spool, Store, naming
 
 
 class LocalDisk(Store):

@@ -1,6 +1,6 @@
 """One writer at a time: a kernel lock on the workdir that dies with its process.
 
-The surprising thing: the file stays after the run. Only the lock on it counts, so a killed process
+Note: the file stays after the run. Only the lock on it counts, so a killed process
 leaves nothing to clean up and no stale pid can block a restart.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flaxbert.errors import ConfigError
-from flaxbert.storage.store import naming
+from flaxbert.storage.interface import naming
 
 _ON = " on "
 _LONGEST = 400  # characters of what stands in the file: others may have written it

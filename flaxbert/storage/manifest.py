@@ -12,7 +12,8 @@ import json
 from pathlib import PurePath
 from typing import Any
 
-from flaxbert.storage.store import MANIFEST, DamagedError, store_for
+from flaxbert.storage.interface import MANIFEST, DamagedError
+from flaxbert.storage.store import store_for
 
 NAME = MANIFEST
 FORMAT = 1

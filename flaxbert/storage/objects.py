@@ -2,9 +2,10 @@
 
 A put is atomic and seen at once by everybody, but nothing can be renamed or appended to. So of a
 folder that must be whole one object vouches for all others: it is deleted first and written last.
-For a checkpoint that is its manifest, for model/ its weights. The surprising thing: a `<step>/`
-without a manifest is therefore litter, never a damaged checkpoint, and is deleted at the next
-start. A damaged one is copied to `damaged-<step>/` before it is deleted.
+For a checkpoint that is its manifest, for model/ its weights.
+
+Note: a `<step>/` without a manifest is therefore litter, never a damaged checkpoint, and is deleted
+at the next start. A damaged one is copied to `damaged-<step>/` before it is deleted.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from flaxbert.storage.bucket import (
     reason_for,
     split_url,
 )
+from flaxbert.storage.interface import MANIFEST, TEMPORARY, WEIGHTS, Spool, Store, is_step
 from flaxbert.storage.lease import Lease
-from flaxbert.storage.store import MANIFEST, TEMPORARY, WEIGHTS, Spool, Store, is_step
 
 _VOUCHING = (MANIFEST, WEIGHTS)
 _ATTEMPTS = 3  # to copy a folder that is written meanwhile

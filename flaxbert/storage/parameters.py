@@ -1,7 +1,8 @@
 """A plain parameter tree as an Orbax checkpoint: written, described without reading it, and read.
 
-A manifest beside Orbax's files makes damage visible, as in a run's checkpoints. The surprising
-thing: Orbax allocates what a checkpoint declares, so nothing is read before the caller has seen the
+A manifest beside Orbax's files makes damage visible, as in a run's checkpoints.
+
+Note: Orbax allocates what a checkpoint declares, so nothing is read before the caller has seen the
 shapes, and never much more than the files could hold.
 """
 
@@ -16,9 +17,9 @@ import numpy as np
 
 from flaxbert.errors import ModelFileError
 from flaxbert.storage.declared import declared, unreadable
+from flaxbert.storage.interface import DamagedError
 from flaxbert.storage.local import files_in
 from flaxbert.storage.manifest import NAME, verify_manifest, write_manifest
-from flaxbert.storage.store import DamagedError
 
 _MARKER = "_METADATA"  # a file of every Orbax checkpoint
 # Weights hardly compress; a file that declares far more than it has was made to fill the memory.

@@ -1,6 +1,6 @@
 """Which checkpoints of a run stand, and which of them are valid: their manifest verifies.
 
-The surprising thing: a disk that cannot be read for the moment is told and ends the start. It says
+Note: a disk that cannot be read for the moment is told and ends the start. It says
 nothing about a checkpoint, and to take it for damaged would throw training away.
 """
 
@@ -14,8 +14,9 @@ from typing import Any
 
 from flaxbert.errors import ModelFileError
 from flaxbert.shell.console import say
+from flaxbert.storage.interface import DamagedError, is_step
 from flaxbert.storage.manifest import verify_manifest
-from flaxbert.storage.store import DamagedError, is_step, store_for
+from flaxbert.storage.store import store_for
 from flaxbert.storage.workdir import read_json
 
 # Beside the manifest, in each of them

@@ -1,6 +1,6 @@
 """The workdir: the names of a run's files, and whether a directory is a run's.
 
-The surprising thing: a folder that holds only our own litter (a lock, files whose rename never
+Note: a folder that holds only our own litter (a lock, files whose rename never
 came) counts as empty, so a first start that was killed can simply be repeated.
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from flaxbert.errors import ConfigError, ModelFileError
-from flaxbert.storage.store import TEMPORARY, Store, location, store_for
+from flaxbert.storage.interface import TEMPORARY, Store
+from flaxbert.storage.store import location, store_for
 
 # A file of JSON becomes objects many times its size; the largest known, a tokenizer, has 20 MB.
 _MAX_JSON_BYTES = 2**27

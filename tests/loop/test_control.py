@@ -10,13 +10,15 @@ import types
 import jax.numpy as jnp
 import pytest
 
+from flaxbert.config import Config
 from flaxbert.errors import InterruptedRun, ModelFileError
 from flaxbert.loop import control
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.progress import Progress
 from flaxbert.storage import checkpoint
 from flaxbert.storage.checkpoint import Checkpoints
-from flaxbert.track.writer import Writer
+from flaxbert.storage.workdir import Workdir
+from flaxbert.track import Trackers, open_trackers
 
 _COUNTS = {"examples": 1, "real_tokens": 1, "computed_tokens": 1, "attended_keys": 1}
 
@@ -67,11 +69,11 @@ class _Runs:
             cadence=Cadence(6, 6, 100, eval_every, save_every, 0, 3, "loss"),
         )
         started = _Started(training, lambda: progress.step == self.stop_at)
-        writer = Writer(self.folder / "metrics.jsonl", step=progress.step, total=6)
+        trackers = open_trackers(Config(), Workdir(self.folder), total=6, step=progress.step)
         try:
-            control.train(started, state, progress, checkpoints, writer)
+            control.train(started, state, progress, checkpoints, trackers)
         finally:
-            writer.close()
+            trackers.close()
             checkpoints.close()
         return progress
 
@@ -122,8 +124,8 @@ def fail(monkeypatch):
 
 
 def test_a_slow_disk_under_the_metrics_is_no_alarm(runs, monkeypatch):
-    doing, real = [], Writer.sync
-    monkeypatch.setattr(Writer, "sync", lambda self: doing.append(list(runs.doing)) or real(self))
+    doing, real = [], Trackers.sync
+    monkeypatch.setattr(Trackers, "sync", lambda self: doing.append(list(runs.doing)) or real(self))
     runs.start(eval_every=3)
     assert len(doing) >= 5 and all("saving" in each for each in doing)
 

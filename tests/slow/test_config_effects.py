@@ -56,6 +56,7 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "checkpoint.every": (5, {}),
     "checkpoint.keep": (1, {}),
     "log.every": (3, {}),
+    "log.trackers": ("()", {}),
 }
 
 # Proved elsewhere: by tests that need a hub, or a broken batch.
@@ -117,6 +118,7 @@ def _fingerprint(workdir: Path, err: str) -> dict[str, object]:
         "mesh": re.findall(r"mesh (.*)", said),
         "rows": re.findall(r"rows: (.*)", said),
         "best": re.findall(r"best: .* after update (.*)", said),
+        "events": len(list(workdir.glob("events.out.*"))),
     }
 
 

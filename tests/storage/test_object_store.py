@@ -18,8 +18,9 @@ from flaxbert.errors import ConfigError, ModelFileError, StorageError
 from flaxbert.storage import bucket as bucket_module
 from flaxbert.storage.bucket import Bucket, split_url
 from flaxbert.storage.checkpoint import Checkpoints
+from flaxbert.storage.interface import DamagedError
 from flaxbert.storage.manifest import verify_manifest
-from flaxbert.storage.store import DamagedError, location, on_disk, store_for
+from flaxbert.storage.store import location, on_disk, store_for
 from flaxbert.storage.workdir import (
     existing_workdir,
     open_workdir,

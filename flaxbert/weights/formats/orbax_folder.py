@@ -11,6 +11,7 @@ from pathlib import Path
 from flaxbert.errors import ModelFileError
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.binding import Params
+from flaxbert.storage.interface import DamagedError
 from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.parameters import (
     describe_parameters,
@@ -19,7 +20,6 @@ from flaxbert.storage.parameters import (
     save_parameters,
     verify_parameters,
 )
-from flaxbert.storage.store import DamagedError
 from flaxbert.weights import table
 from flaxbert.weights.table import Assembled
 
