@@ -29,7 +29,6 @@ from flaxbert.data.checks import Labels
 from flaxbert.data.pack import Plan
 from flaxbert.data.sources import named_tasks
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
-from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.heads import HF_PROBLEM_TYPES, problem_of, task_for
 from flaxbert.hosts.group import Alone
@@ -82,7 +81,7 @@ class Prepared:
     validation: dict[str, Examples]  # {suffix of its metrics: examples}; {} = none
     lines: tuple[str, ...]  # what to tell about the data
     report: dict[str, Any]  # the same and more, for data_report.json
-    tokenizer_files: list[Path]
+    tokenizer_files: dict[str, bytes]  # of the exported model, by name
     start: Start
     revision: str  # of the model; "" for a folder
     dataset_revision: str  # of the data set; "" for files
@@ -130,9 +129,8 @@ def prepare(
     else:
         folder, revision = resolve_model(model.path, model.revision)
     bert, ignored = read_config(folder)
-    described = description_of(folder)
     tokenizer = Tokenizer(
-        described,
+        description_of(folder),
         vocab_size=bert.vocab_size,
         pad_token_id=bert.pad_token_id,
         type_vocab_size=bert.type_vocab_size,
@@ -188,7 +186,7 @@ def prepare(
         validation={suffix: split.examples for suffix, split in validation.items()},
         lines=tokenizer.warnings + report.lines,
         report=report.values,
-        tokenizer_files=files_in(described),
+        tokenizer_files=tokenizer.exported(max_length),
         start=Start(
             model.path,
             str(folder),
@@ -243,7 +241,7 @@ def _prepared_from(sets: dict[str, Examples], told: dict[str, Any]) -> Prepared:
         validation=validation,
         lines=(),
         report={},
-        tokenizer_files=[],
+        tokenizer_files={},
         start=Start(**told["start"]),
         revision=told["revision"],
         dataset_revision=told["dataset_revision"],

@@ -13,6 +13,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from flaxbert.config import Config
+from flaxbert.data.tokenizer_files import write_files
 from flaxbert.errors import StorageError
 from flaxbert.hosts.group import Alone
 from flaxbert.loop.cadence import Cadence
@@ -76,9 +77,10 @@ def _write_model(
         staged,
         prepared.bert,
         params,
-        prepared.tokenizer_files,
+        (),
         card=model_card(prepared.bert, told, results),
     )
+    write_files(prepared.tokenizer_files, staged)
     digest = _digest_of(staged)
     workdir.store.replace_directory(staged, workdir.model, committed=committed)
     return digest

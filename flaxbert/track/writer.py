@@ -21,8 +21,8 @@ from flaxbert.shell.library_output import left_out
 from flaxbert.storage.store import naming, store_for
 from flaxbert.storage.workdir import write_atomically
 
-# What it could write to besides files: a tenth of a start's imports.
-with left_out("google.cloud.storage", "boto3"):
+# What it could read from besides NumPy, and write to besides files: most of a start's imports.
+with left_out("torch", "google.cloud.storage", "boto3"):
     from tensorboardX import summary
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import (  # made from protobuf as they are imported
