@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,10 @@ class Tokenizer:
         special_ids = np.asarray(self._tokenizer.all_special_ids)
         for start in range(0, len(texts), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            fields = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
+            rows = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
             ids: list[np.ndarray] = []
             types: list[np.ndarray] = []
-            for text, (row_ids, row_types, special) in enumerate(zip(*fields, strict=True), start):
+            for text, (row_ids, row_types, special) in enumerate(rows, start):
                 row_ids, row_types = np.asarray(row_ids, np.int32), np.asarray(row_types, np.int32)
                 whole.append(len(row_ids))
                 kept = [np.s_[:]]
@@ -190,9 +191,9 @@ class Tokenizer:
                 f"{self.directory}: {type(self._tokenizer).__name__} does not tell where in a text "
                 "its tokens stand. Choose a model that has a tokenizer.json."
             )
-        encoded = self._call(texts, return_offsets_mapping=True, add_special_tokens=False)
-        rows = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [(_array(ids), _array(offsets).reshape(-1, 2)) for ids, offsets in rows]
+        encode = self._tokenizer.backend_tokenizer.encode_batch
+        rows = _encoded(encode, list(texts), add_special_tokens=False)
+        return [(_array(row.ids), _array(row.offsets).reshape(-1, 2)) for row in rows]
 
     def encode_words(
         self, sentences: Sequence[Sequence[str]]
@@ -204,22 +205,25 @@ class Tokenizer:
         "", or a lone variation selector) becomes the unknown token, so that each word has a piece.
         """
         if self._tokenizer.is_fast:
-            encoded = self._call(sentences, is_split_into_words=True, add_special_tokens=False)
-            ids = encoded["input_ids"]
-            words = [encoded.word_ids(row) for row in range(len(ids))]
+            encode = self._tokenizer.backend_tokenizer.encode_batch
+            inputs = list(map(list, sentences))
+            rows = _encoded(encode, inputs, is_pretokenized=True, add_special_tokens=False)
+            split = ((row.ids, row.word_ids) for row in rows)
         else:
-            pieces = [[self._tokenizer.tokenize(word) for word in row] for row in sentences]
-            to_ids = self._tokenizer.convert_tokens_to_ids
-            ids = [to_ids([piece for word in row for piece in word]) for row in pieces]
-            words = [np.repeat(np.arange(len(row)), list(map(len, row))) for row in pieces]
+            split = map(self._split_in_python, sentences)
         found = []
-        for sentence, row_ids, row_words in zip(sentences, ids, words, strict=True):
-            row_ids, row_words = _array(row_ids), _array(row_words)
-            lacking = np.setdiff1d(np.arange(len(sentence), dtype=np.int32), row_words)
-            places = np.searchsorted(row_words, lacking)
-            row_ids = np.insert(row_ids, places, self.unk_token_id)
-            found.append((row_ids, np.insert(row_words, places, lacking)))
+        for sentence, (ids, words) in zip(sentences, split, strict=True):
+            ids, words = _array(ids), _array(words)
+            lacking = np.setdiff1d(np.arange(len(sentence), dtype=np.int32), words)
+            places = np.searchsorted(words, lacking)
+            ids = np.insert(ids, places, self.unk_token_id)
+            found.append((ids, np.insert(words, places, lacking)))
         return found
+
+    def _split_in_python(self, sentence: Sequence[str]) -> tuple[list[int], np.ndarray]:
+        pieces = [self._tokenizer.tokenize(word) for word in sentence]
+        ids = self._tokenizer.convert_tokens_to_ids(list(itertools.chain(*pieces)))
+        return ids, np.repeat(np.arange(len(pieces)), list(map(len, pieces)))
 
     @property
     def cls_token_id(self) -> int:
@@ -241,38 +245,24 @@ class Tokenizer:
         """Returns the tokenizer files of a model trained with texts of at most `max_length`."""
         return exported_files(self._tokenizer, self.directory, max_length)
 
-    def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[list[int]]]:
-        """Returns whole sequences: their ids, their types, and 1 where the template put a token."""
-        encoded = self._call(
-            texts, pairs, return_token_type_ids=True, return_special_tokens_mask=True
+    def _encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None
+    ) -> list[tuple[list[int], list[int], list[int]]]:
+        """Returns of whole sequences the ids, the types, and 1 where the template put a token."""
+        if self._tokenizer.is_fast:
+            encode = self._tokenizer.backend_tokenizer.encode_batch_fast  # without offsets
+            inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+            rows = _encoded(encode, inputs)
+            return [(row.ids, row.type_ids, row.special_tokens_mask) for row in rows]
+        encoded = self._tokenizer(
+            list(texts),
+            None if pairs is None else list(pairs),
+            return_token_type_ids=True,
+            return_special_tokens_mask=True,
+            verbose=False,
         )
-        return [encoded[name] for name in ("input_ids", "token_type_ids", "special_tokens_mask")]
-
-    def _call(
-        self, texts: Sequence[Any], pairs: Sequence[str] | None = None, **options: Any
-    ) -> Any:
-        """Calls the tokenizer for a list of texts or of lists of words; nothing is cut or padded.
-
-        Raises:
-          ValueError: a text that is no text.
-        """
-        texts, pairs = list(texts), None if pairs is None else list(pairs)
-        try:
-            return self._tokenizer(
-                texts,
-                pairs,
-                padding=False,
-                truncation=False,
-                return_attention_mask=False,
-                verbose=False,
-                **options,
-            )
-        except TypeError as error:
-            flat = [word for text in (*texts, *(pairs or ())) for word in _words(text)]
-            broken = [word for word in flat if not is_encodable(word)]
-            if not broken:
-                raise
-            raise ValueError(f"half of a surrogate pair in the text {broken[0]!a:.80}") from error
+        fields = ("input_ids", "token_type_ids", "special_tokens_mask")
+        return list(zip(*(encoded[name] for name in fields), strict=True))
 
 
 def resolve_max_length(asked: int, model_maximum: int) -> int:
@@ -292,9 +282,22 @@ def resolve_max_length(asked: int, model_maximum: int) -> int:
     return length
 
 
+def _encoded(encode: Callable[..., Any], inputs: list[Any], **options: Any) -> Iterator[Any]:
+    """Yields the backend's encodings, which are large: a share of them is in memory at once.
+
+    Raises:
+      ValueError: a text that no UTF-8 can hold.
+    """
+    try:
+        for start in range(0, len(inputs), _CHUNK):
+            yield from encode(inputs[start : start + _CHUNK], **options)
+    except TypeError as error:
+        texts = [text for row in inputs for text in ([row] if isinstance(row, str) else row)]
+        broken = next((text for text in texts if not is_encodable(text)), None)
+        if broken is None:
+            raise
+        raise ValueError(f"half of a surrogate pair in the text {broken!a:.80}") from error
+
+
 def _array(values: Any) -> Int[np.ndarray, " ..."]:
     return np.asarray(values, np.int32)
-
-
-def _words(text: Any) -> Sequence[str]:
-    return [text] if isinstance(text, str) else text

@@ -128,6 +128,13 @@ def test_shares_of_a_long_list_are_joined_in_order(tokenizer, monkeypatch):
     parts = tokenizer.encode(SENTENCES, SENTENCES[::-1], max_length=20)
     assert sequences(parts) == sequences(whole)
     assert (parts.truncated, parts.unknown_share) == (whole.truncated, whole.unknown_share)
+    lengths = [len(ids) for ids, _ in tokenizer.encode_with_offsets(SENTENCES)]
+    assert lengths == (tokenizer.encode(SENTENCES, None, max_length=999).lengths - 2).tolist()
+    words = [row.split() for row in SENTENCES]
+    monkeypatch.undo()
+    lengths = [len(ids) for ids, _ in tokenizer.encode_words(words)]
+    monkeypatch.setattr(tokenize, "_CHUNK", 4)
+    assert [len(ids) for ids, _ in tokenizer.encode_words(words)] == lengths
 
 
 # --- truncation ---------------------------------------------------------------------------------
