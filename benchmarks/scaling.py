@@ -143,7 +143,7 @@ def _prepared(case: Case) -> Any:
         validation={},
         lines=(),
         report={},
-        tokenizer_files=[],
+        tokenizer_files={},
         start=Start("", "", [], [], 0),
         revision="",
         dataset_revision="",

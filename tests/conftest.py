@@ -25,10 +25,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-# Before a command hides it from this process (flaxbert/shell/library_output.py).
-with contextlib.suppress(ImportError):
-    import torch  # noqa: F401
-
 import jax
 import pytest
 

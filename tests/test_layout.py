@@ -47,7 +47,7 @@ TOP = {
 EXCEPT = {"shell/cli.py": {"config", "hosts"}}
 
 ONLY_IN = {
-    "transformers": {"data/tokenize.py"},
+    "transformers": {"data/tokenizer_files.py"},
     "orbax": {"storage/checkpoint.py", "storage/parameters.py"},
     "gcsfs": set(),  # by fsspec's registry
     "fsspec": {"storage/bucket.py"},

@@ -56,6 +56,14 @@ def test_files_of_a_finished_run(finished):
     assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "README.md"} <= {
         path.name for path in (workdir / "model").iterdir()
     }
+    settings = json.loads((workdir / "model" / "tokenizer_config.json").read_text())
+    tokenizer = json.loads((workdir / "model" / "tokenizer.json").read_text())
+    config = json.loads((workdir / "config.json").read_text())
+    assert settings["model_max_length"] == config["data"]["max_length"]
+    assert (tokenizer["truncation"], tokenizer["padding"]) == (None, None)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):  # what a resume reads
+        source = workdir / "source" / name
+        assert source.read_bytes() == (workdir / "model" / name).read_bytes()
     # keep=2 of the two epochs' checkpoints
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["12", "6"]
 

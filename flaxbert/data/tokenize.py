@@ -1,32 +1,31 @@
-"""Texts -> token ids, once, with the checkpoint's own tokenizer files.
+"""Texts -> token ids, once, by the tokenizer that will serve: transformers' own.
 
-The surprising thing: limits that stand in tokenizer.json (all-MiniLM-L6-v2 cuts and pads to 128)
-are ignored; `max_length` of the run decides. Words are made by normalize.py, not by the normalizer
-of the file, which differs from BERT's own. And transformers gives a folder without a vocabulary a
-silent 5-token tokenizer, so the files are looked at first.
+Note: transformers gives a folder without a vocabulary a silent 5-token tokenizer, and invents a
+special token that the files lack; so the files are looked at first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import itertools
 import os
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Integer
 
+from flaxbert.data.cells import is_encodable
 from flaxbert.data.long import Cut, cut_end
-from flaxbert.data.normalize import Normalizer
 from flaxbert.data.tokenizer_files import (
-    plain_copy,
+    exported_files,
+    load_tokenizer,
+    read_vocabulary,
     refuse_unusable,
-    unreadable,
-    written_tokens,
+    warnings_about,
 )
 from flaxbert.errors import ConfigError, ModelFileError
 
@@ -92,8 +91,8 @@ class Tokenizer:
         self._id_type = np.min_scalar_type(vocab_size - 1)  # 16 bits for BERT's vocabularies
         self._kind_type = np.min_scalar_type(type_vocab_size - 1)
         refuse_unusable(self.directory)
-        written = written_tokens(self.directory)
-        self._tokenizer = _load(self.directory)
+        written, parts = read_vocabulary(self.directory)
+        self._tokenizer = load_tokenizer(self.directory)
         vocabulary = self._tokenizer.get_vocab()
         # Not the number of tokens alone: a line that stands twice leaves a hole below the last id.
         size = max(len(self._tokenizer), 1 + max(vocabulary.values(), default=0))
@@ -116,10 +115,9 @@ class Tokenizer:
                 f"{self.directory}: the tokenizer pads with id {pad}, config.json says "
                 f"pad_token_id {pad_token_id}."
             )
-        self.warnings = _casing_warnings(self.directory, self._tokenizer, vocabulary)
-        self._normalize = _take_over(self._tokenizer)
+        self.warnings = warnings_about(self.directory, self._tokenizer, parts)
         template = self._encode([""], None)[0][0]
-        if template != [self._tokenizer.cls_token_id, self._tokenizer.sep_token_id]:
+        if template != [self.cls_token_id, self.sep_token_id]:
             raise ModelFileError(
                 f"{self.directory}: the tokenizer gives an empty text the ids {template[:8]}, not "
                 "[CLS] and [SEP]. It is not a BERT tokenizer; copy that of the checkpoint."
@@ -140,10 +138,10 @@ class Tokenizer:
         special_ids = np.asarray(self._tokenizer.all_special_ids)
         for start in range(0, len(texts), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            fields = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
+            rows = self._encode(texts[chunk], None if pairs is None else pairs[chunk])
             ids: list[np.ndarray] = []
             types: list[np.ndarray] = []
-            for text, (row_ids, row_types, special) in enumerate(zip(*fields, strict=True), start):
+            for text, (row_ids, row_types, special) in enumerate(rows, start):
                 row_ids, row_types = np.asarray(row_ids, np.int32), np.asarray(row_types, np.int32)
                 whole.append(len(row_ids))
                 kept = [np.s_[:]]
@@ -176,45 +174,95 @@ class Tokenizer:
             owners=np.array(owners) if len(owners) > len(texts) else None,
         )
 
-    def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[list[int]]]:
-        """Returns whole sequences: their ids, their types, and 1 where the template put a token."""
+    def encode_with_offsets(
+        self, texts: Sequence[str]
+    ) -> list[tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"]]]:
+        """Returns (ids, offsets) of each text, without special tokens.
+
+        Piece i was made of `text[offsets[i, 0]:offsets[i, 1]]`, the text as it was given: offsets
+        count Unicode code points, as Python's strings do. Accents that the tokenizer drops, white
+        space and control characters may lie in no piece.
+
+        Raises:
+          ModelFileError: a tokenizer of transformers that is written in Python has no offsets.
+        """
+        if not self._tokenizer.is_fast:
+            raise ModelFileError(
+                f"{self.directory}: {type(self._tokenizer).__name__} does not tell where in a text "
+                "its tokens stand. Choose a model that has a tokenizer.json."
+            )
+        encode = self._tokenizer.backend_tokenizer.encode_batch
+        rows = _encoded(encode, list(texts), add_special_tokens=False)
+        return [(_array(row.ids), _array(row.offsets).reshape(-1, 2)) for row in rows]
+
+    def encode_words(
+        self, sentences: Sequence[Sequence[str]]
+    ) -> list[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]]:
+        """Returns (ids, words) of each sentence that is split into words, without special tokens.
+
+        `words[i]` is the index of the word that piece i belongs to. The ids are those that the
+        tokenizer gives with `is_split_into_words=True`; a word of which nothing is left (such as
+        "", or a lone variation selector) becomes the unknown token, so that each word has a piece.
+        """
+        if self._tokenizer.is_fast:
+            encode = self._tokenizer.backend_tokenizer.encode_batch
+            inputs = list(map(list, sentences))
+            rows = _encoded(encode, inputs, is_pretokenized=True, add_special_tokens=False)
+            split = ((row.ids, row.word_ids) for row in rows)
+        else:
+            split = map(self._split_in_python, sentences)
+        found = []
+        for sentence, (ids, words) in zip(sentences, split, strict=True):
+            ids, words = _array(ids), _array(words)
+            lacking = np.setdiff1d(np.arange(len(sentence), dtype=np.int32), words)
+            places = np.searchsorted(words, lacking)
+            ids = np.insert(ids, places, self.unk_token_id)
+            found.append((ids, np.insert(words, places, lacking)))
+        return found
+
+    def _split_in_python(self, sentence: Sequence[str]) -> tuple[list[int], np.ndarray]:
+        pieces = [self._tokenizer.tokenize(word) for word in sentence]
+        ids = self._tokenizer.convert_tokens_to_ids(list(itertools.chain(*pieces)))
+        return ids, np.repeat(np.arange(len(pieces)), list(map(len, pieces)))
+
+    @property
+    def cls_token_id(self) -> int:
+        return self._tokenizer.cls_token_id
+
+    @property
+    def sep_token_id(self) -> int:
+        return self._tokenizer.sep_token_id
+
+    @property
+    def unk_token_id(self) -> int:
+        return self._tokenizer.unk_token_id
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self._tokenizer.pad_token_id
+
+    def exported(self, max_length: int) -> dict[str, bytes]:
+        """Returns the tokenizer files of a model trained with texts of at most `max_length`."""
+        return exported_files(self._tokenizer, self.directory, max_length)
+
+    def _encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None
+    ) -> list[tuple[list[int], list[int], list[int]]]:
+        """Returns of whole sequences the ids, the types, and 1 where the template put a token."""
+        if self._tokenizer.is_fast:
+            encode = self._tokenizer.backend_tokenizer.encode_batch_fast  # without offsets
+            inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+            rows = _encoded(encode, inputs)
+            return [(row.ids, row.type_ids, row.special_tokens_mask) for row in rows]
         encoded = self._tokenizer(
-            list(map(self._normalize, texts)),
-            None if pairs is None else list(map(self._normalize, pairs)),
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
+            list(texts),
+            None if pairs is None else list(pairs),
             return_token_type_ids=True,
             return_special_tokens_mask=True,
             verbose=False,
         )
-        return [encoded[name] for name in ("input_ids", "token_type_ids", "special_tokens_mask")]
-
-
-def _take_over(tokenizer: Any) -> Callable[[str], str]:
-    """Returns what makes a text ready, and leaves the backend to split at spaces.
-
-    A tokenizer that is not BERT's (another normalizer or pre-tokenizer in tokenizer.json) keeps its
-    own way.
-    """
-    from tokenizers.normalizers import Sequence as NoNormalizer
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-
-    backend = tokenizer.backend_tokenizer
-    state = json.loads(backend.to_str())
-    options, split = state["normalizer"] or {}, state["pre_tokenizer"] or {}
-    ours = options.get("type") == "BertNormalizer" and options["clean_text"]
-    if not ours or split.get("type") != "BertPreTokenizer":
-        return str
-    backend.normalizer = NoNormalizer([])
-    backend.pre_tokenizer = WhitespaceSplit()
-    lowercase, strip = options["lowercase"], options["strip_accents"]
-    return Normalizer(
-        lowercase=lowercase,
-        strip_accents=lowercase if strip is None else strip,
-        split_ideographs=options["handle_chinese_chars"],
-        special_tokens=[token["content"] for token in state["added_tokens"]],
-    )
+        fields = ("input_ids", "token_type_ids", "special_tokens_mask")
+        return list(zip(*(encoded[name] for name in fields), strict=True))
 
 
 def resolve_max_length(asked: int, model_maximum: int) -> int:
@@ -234,46 +282,22 @@ def resolve_max_length(asked: int, model_maximum: int) -> int:
     return length
 
 
-def _casing_warnings(directory: Path, tokenizer: Any, vocabulary: Iterable[str]) -> tuple[str, ...]:
-    """Tells of a cased vocabulary under a tokenizer that lower-cases, or the reverse: transformers
-    lower-cases unless the files say otherwise, also for cased models."""
-    words = [word for token in vocabulary if (word := token.removeprefix("##"))[:1].isalpha()]
-    capitals = sum(word != word.lower() for word in words)
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
-    advice = f'"do_lower_case": {json.dumps(not lowers)} in {directory / "tokenizer_config.json"}'
-    if lowers and capitals > 0.01 * len(words):
-        return (
-            f"tokenizer: WARNING: {capitals} of {len(words)} words of the vocabulary have capital "
-            f"letters, but texts are lower-cased. For a cased model set {advice}",
-        )
-    if not lowers and not capitals and any(word.isascii() for word in words):
-        return (
-            "tokenizer: WARNING: no word of the vocabulary has a capital letter, but texts keep "
-            f"theirs and become unknown. For an uncased model set {advice}",
-        )
-    return ()
+def _encoded(encode: Callable[..., Any], inputs: list[Any], **options: Any) -> Iterator[Any]:
+    """Yields the backend's encodings, which are large: a share of them is in memory at once.
 
-
-def _load(directory: Path) -> Any:
-    # Imported here: transformers takes seconds, and evaluation of token rows does not need it.
-    from transformers import AutoTokenizer, BertTokenizer
-    from transformers.utils import logging as hf_logging
-
-    verbosity = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()  # advice about classes that are not used here
+    Raises:
+      ValueError: a text that no UTF-8 can hold.
+    """
     try:
-        with plain_copy(directory) as copy:
-            # AutoTokenizer reads config.json to learn the class; a bare vocabulary has none.
-            bare = not any((copy / name).is_file() for name in ("config.json", "tokenizer.json"))
-            cls = BertTokenizer if bare else AutoTokenizer
-            return cls.from_pretrained(str(copy), local_files_only=True, trust_remote_code=False)
-    except ModelFileError:
-        raise
-    except BaseException as error:
-        # The loader raises whatever its parsers do; a Rust one that panics, no Exception.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise unreadable(directory, error) from error
-        raise
-    finally:
-        hf_logging.set_verbosity(verbosity)
+        for start in range(0, len(inputs), _CHUNK):
+            yield from encode(inputs[start : start + _CHUNK], **options)
+    except TypeError as error:
+        texts = [text for row in inputs for text in ([row] if isinstance(row, str) else row)]
+        broken = next((text for text in texts if not is_encodable(text)), None)
+        if broken is None:
+            raise
+        raise ValueError(f"half of a surrogate pair in the text {broken!a:.80}") from error
+
+
+def _array(values: Any) -> Int[np.ndarray, " ..."]:
+    return np.asarray(values, np.int32)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import flaxbert
 from flaxbert.config import Config, make_config, resume_differences, to_dict
+from flaxbert.data.tokenizer_files import write_files
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.storage.interface import TEMPORARY
-from flaxbert.storage.workdir import Workdir, copy_file, read_json, write_json
+from flaxbert.storage.workdir import Workdir, read_json, write_json
 
 if TYPE_CHECKING:
     from flaxbert.run.inputs import Inputs
@@ -108,8 +109,7 @@ def start_workdir(
     """
     write_json(workdir.config, to_dict(config))
     workdir.store.make_directory(workdir.source)
-    for path in inputs.tokenizer_files:
-        copy_file(path, workdir.source)
+    write_files(inputs.tokenizer_files, workdir.source)
     write_json(workdir.source / "config.json", inputs.bert.to_dict())
     write_json(workdir.data_report, inputs.report)
     facts = facts | {"source": _source_digests(workdir)}

@@ -20,7 +20,6 @@ from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Labels
 from flaxbert.data.sources import named_tasks
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
-from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.heads import Head, Params, head_named, head_of, heads_in
 from flaxbert.hosts.group import Alone
@@ -70,7 +69,7 @@ class Inputs:
     validation: dict[str, Examples]  # {suffix of its metrics: examples}; {} = none
     lines: tuple[str, ...]  # what to tell about the data
     report: dict[str, Any]  # the same and more, for data_report.json
-    tokenizer_files: list[Path]
+    tokenizer_files: dict[str, bytes]  # of the exported model, by name
     start: Start
     revision: str  # of the model; "" for a folder
     dataset_revision: str  # of the data set; "" for files
@@ -115,9 +114,8 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
     else:
         folder, revision = resolve_model(config.model.path, config.model.revision)
     bert, ignored = read_config(folder)
-    described = description_of(folder)
     tokenizer = Tokenizer(
-        described,
+        description_of(folder),
         vocab_size=bert.vocab_size,
         pad_token_id=bert.pad_token_id,
         type_vocab_size=bert.type_vocab_size,
@@ -160,7 +158,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
         validation={suffix: split.examples for suffix, split in validation.items()},
         lines=tokenizer.warnings + report.lines,
         report=report.values,
-        tokenizer_files=files_in(described),
+        tokenizer_files=tokenizer.exported(max_length),
         start=Start(
             config.model.path,
             str(folder),
@@ -215,7 +213,7 @@ def _inputs_from(sets: dict[str, Examples], told: dict[str, Any]) -> Inputs:
         validation=validation,
         lines=(),
         report={},
-        tokenizer_files=[],
+        tokenizer_files={},
         start=Start(**told["start"]),
         revision=told["revision"],
         dataset_revision=told["dataset_revision"],

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from flaxbert.config import Config
+from flaxbert.data.tokenizer_files import write_files
 from flaxbert.errors import StorageError
 from flaxbert.loop.mesh import on_host
 from flaxbert.loop.progress import Progress
@@ -60,9 +61,10 @@ class Exporter:
             staged,
             inputs.bert,
             params,
-            inputs.tokenizer_files,
+            (),
             card=model_card(inputs.bert, told, results),
         )
+        write_files(inputs.tokenizer_files, staged)
         digest = _digest_of(staged)
         self.workdir.store.replace_directory(staged, self.workdir.model, committed=committed)
         return digest

@@ -26,7 +26,7 @@ from flaxbert.config import Config, Data, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, exit_code_of
 from flaxbert.hosts.join import joined, refuse_several
 from flaxbert.shell.console import complain, say
-from flaxbert.shell.library_output import be_quiet, leave_out_torch
+from flaxbert.shell.library_output import be_quiet
 from flaxbert.shell.signals import StopSignal, end, install
 
 CONFIG_FLAG = "config"
@@ -64,7 +64,6 @@ def run(
             elif processes == "together":
                 group.append(stack.enter_context(joined(stop)))
             values = _parse(define)
-            leave_out_torch()  # now: a config file is the user's, it may need anything
             main(values, stop, *group)
     except (Exception, InterruptedRun) as error:
         stop.settle()

@@ -1,8 +1,9 @@
 """Keeps libraries from printing what they also raise, and from importing what nothing here uses.
 
-A command tells an error in one line; tracebacks of the same error around it hide that line. The
-surprising thing: it changes the process, so only commands do it, never an import or a library call
-(but for `left_out`, which is over when an import is).
+A command tells an error in one line; tracebacks of the same error around it hide that line.
+
+Note: it changes the process, so only commands do it, never an import or a library call (but for
+`left_out`, which is over when an import is).
 """
 
 from __future__ import annotations
@@ -44,17 +45,6 @@ def be_quiet() -> None:
             show(unraisable)
 
     sys.unraisablehook = hook
-
-
-def leave_out_torch() -> None:
-    """Makes PyTorch as good as not installed for this process, unless it is imported already.
-
-    transformers and tensorboardX import it where they find it, though the tokenizer and event files
-    need none of it: one to two seconds of each start. Not where the user's config file imported
-    transformers or datasets, which have decided by then whether it is there.
-    """
-    if not {"transformers", "datasets"} & sys.modules.keys():
-        sys.modules.setdefault("torch", None)  # pyright: ignore[reportArgumentType]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from flaxbert.storage.interface import naming
 from flaxbert.track import Start, Tracker
 
 # What it could write to besides files: 0.3 s of each start.
-with left_out("google.cloud.storage", "boto3"):
+with left_out("torch", "google.cloud.storage", "boto3"):
     from tensorboardX import RecordWriter
     from tensorboardX.proto import event_pb2, summary_pb2
 

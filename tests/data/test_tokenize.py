@@ -1,9 +1,7 @@
 """Token ids are those of the transformers tokenizer; limits come from the run, not from the file.
 
 The reference is a tokenizer that transformers builds from vocab.txt alone: it never sees
-tokenizer.json, whose own truncation and padding must have no effect. Only characters that every
-Unicode version treats alike are compared here; test_token_ids.py compares all of them with the
-tokenizer that BERT came with.
+tokenizer.json, whose own truncation and padding must have no effect.
 """
 
 from __future__ import annotations
@@ -11,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flaxbert.data.tokenize as tokenize
 from flaxbert.data.tokenize import Tokenizer, Tokens, resolve_max_length
-from flaxbert.data.tokenizer_files import files_in
+from flaxbert.data.tokenizer_files import files_in, write_files
 from flaxbert.errors import ConfigError, ModelFileError
 
 VOCAB = 30522  # of the embedded checkpoint
@@ -32,13 +29,7 @@ CLS, SEP, UNK = 101, 102, 100
 PROPERTY = settings(max_examples=150, deadline=None, derandomize=True)
 
 
-def _is_old(character: str) -> bool:
-    """Whether a character is what it was in Unicode 3.2."""
-    category = unicodedata.ucd_3_2_0.category(character)
-    return category != "Cn" and category == unicodedata.category(character)
-
-
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]).filter(_is_old), max_size=60)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 SENTENCES = [
     "The film is a quiet triumph, and its last half-hour is unforgettable.",
@@ -55,6 +46,7 @@ SENTENCES = [
     "[CLS] in a text [SEP] [MASK] [UNK] [PAD] [unused1]",
     "x" * 300,
     "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ｆｕｌｌｗｉｄｔｈ ﬁ ligature Ⅷ ½",
+    "love it \U0001fa77 \u1acf x",  # of later Unicode versions than the tokenizer's tables
     "word " * 90,
 ]
 
@@ -136,6 +128,13 @@ def test_shares_of_a_long_list_are_joined_in_order(tokenizer, monkeypatch):
     parts = tokenizer.encode(SENTENCES, SENTENCES[::-1], max_length=20)
     assert sequences(parts) == sequences(whole)
     assert (parts.truncated, parts.unknown_share) == (whole.truncated, whole.unknown_share)
+    lengths = [len(ids) for ids, _ in tokenizer.encode_with_offsets(SENTENCES)]
+    assert lengths == (tokenizer.encode(SENTENCES, None, max_length=999).lengths - 2).tolist()
+    words = [row.split() for row in SENTENCES]
+    monkeypatch.undo()
+    lengths = [len(ids) for ids, _ in tokenizer.encode_words(words)]
+    monkeypatch.setattr(tokenize, "_CHUNK", 4)
+    assert [len(ids) for ids, _ in tokenizer.encode_words(words)] == lengths
 
 
 # --- truncation ---------------------------------------------------------------------------------
@@ -259,6 +258,94 @@ def test_digest_tells_data_apart(tokenizer):
     assert len({part.digest() for part in parts}) == 3
 
 
+# --- words and offsets --------------------------------------------------------------------------
+
+SPLIT = [
+    ["don't", "stop", ":", "U.S.A.", "3.14"],
+    ["Crème", "brûlée", "e\u0301tude", "ÅNGSTRÖM"],
+    ["你好", "，", "世界", "日本語の", "한국어"],
+    ["I", "❤\ufe0f", "👩\u200d👧", "text😀text", "🇩🇪"],
+    ["", "\u200b", "\ufe0f", "\xad", "\u3000", "hello", ""],
+    ["\u200b"],
+    [],
+    ["[SEP]", "unaffable", " two words ", "\x00"],
+]
+
+
+def test_words_have_the_pieces_that_the_tokenizer_gives_them(tokenizer, reference):
+    theirs = reference(SPLIT, is_split_into_words=True, add_special_tokens=False)
+    for row, ((ids, words), sentence) in enumerate(
+        zip(tokenizer.encode_words(SPLIT), SPLIT, strict=True)
+    ):
+        assert (ids.dtype, words.dtype) == (np.int32, np.int32)
+        present = set(theirs.word_ids(row))
+        lacking = [word for word in range(len(sentence)) if word not in present]
+        kept = ~np.isin(words, lacking)
+        assert ids[kept].tolist() == theirs["input_ids"][row]
+        assert words[kept].tolist() == theirs.word_ids(row)
+        assert ids[~kept].tolist() == [UNK] * len(lacking)
+        assert words.tolist() == sorted(words.tolist())
+        assert set(words.tolist()) == set(range(len(sentence)))  # a piece for each
+    assert tokenizer.encode_words([]) == []
+
+
+def test_words_without_a_piece_become_unknown(tokenizer):
+    ((ids, words),) = tokenizer.encode_words([SPLIT[4]])
+    assert ids.tolist() == [UNK, UNK, UNK, UNK, UNK, 7592, UNK]
+    assert words.tolist() == list(range(7))
+
+
+def test_words_by_a_tokenizer_in_python(minilm, tmp_path):
+    folder = copy_folder(minilm, tmp_path / "made")
+    for change in FOLDERS["in Python"]:
+        change(folder)
+    tokenizer = load(folder)
+    ((ids, words), _) = tokenizer.encode_words([["a", "\u200b", "bc"], []])
+    whole = tokenizer.encode(["a bc"], None, max_length=9).input_ids.tolist()
+    assert ids.tolist() == [whole[1], UNK, *whole[2:-1]]
+    assert words.tolist() == [0, 1, *[2] * (len(whole) - 3)]
+    with pytest.raises(ModelFileError, match="BertJapaneseTokenizer does not tell where"):
+        tokenizer.encode_with_offsets(["a"])
+
+
+def test_offsets_count_code_points_of_the_text_as_it_was_given(tokenizer):
+    text = "Café e\u0301 \U0001f600\u200b 你好\u3000films, Nai\u0308ve"
+    ((ids, offsets), (none, nothing)) = tokenizer.encode_with_offsets([text, "\u200b"])
+    assert [text[a:b] for a, b in offsets] == [
+        *("Café", "e", "😀", "你", "好", "films", ",", "Nai\u0308ve"),
+    ]
+    assert ids.tolist() == tokenizer.encode([text], None, max_length=64).input_ids[1:-1].tolist()
+    assert none.shape == (0,) and nothing.shape == (0, 2)
+
+
+@PROPERTY
+@given(text=TEXTS)
+def test_offsets_of_any_text_lead_back_to_it(tokenizer, text):
+    ((ids, offsets),) = tokenizer.encode_with_offsets([text])
+    assert ids.tolist() == tokenizer.encode([text], None, max_length=999).input_ids[1:-1].tolist()
+    assert offsets.shape == (len(ids), 2)
+    assert (offsets >= 0).all() and (offsets <= len(text)).all()
+    assert (offsets[:, 0] < offsets[:, 1]).all()
+    assert (np.diff(offsets[:, 0]) >= 0).all()
+
+
+def test_ids_of_the_special_tokens(tokenizer):
+    assert (tokenizer.cls_token_id, tokenizer.sep_token_id) == (CLS, SEP)
+    assert (tokenizer.unk_token_id, tokenizer.pad_token_id) == (UNK, 0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_half_of_a_surrogate_pair_is_told(tokenizer):
+    for encode in (
+        lambda: tokenizer.encode(["a", "b\ud83d"], None, max_length=9),
+        lambda: tokenizer.encode(["a"], ["b\ud83d"], max_length=9),
+        lambda: tokenizer.encode_words([["a", "b\ud83d"]]),
+        lambda: tokenizer.encode_with_offsets(["b\ud83d"]),
+    ):
+        with pytest.raises(ValueError, match=r"^half of a surrogate pair in the text 'b.ud83d'"):
+            encode()
+
+
 # --- folders ------------------------------------------------------------------------------------
 
 
@@ -279,6 +366,7 @@ def load(folder: Path, vocab_size: int = VOCAB, pad_token_id: int | None = 0) ->
         ("vocab.txt", "config.json"),
         ("vocab.txt", "tokenizer_config.json"),
         ("tokenizer.json", "config.json"),
+        ("tokenizer.json",),
     ],
 )
 def test_folders_that_are_enough(minilm, tmp_path, reference, names):
@@ -426,9 +514,10 @@ def test_casing_of_vocabulary_and_tokenizer(minilm, tmp_path):
 
 
 def test_a_tokenizer_without_bert_tokens(minilm, tmp_path):
-    # Without any config the special tokens of tokenizer.json have no roles.
-    message = refusal(folder_of(minilm, tmp_path, "tokenizer.json"))
-    assert f"{tmp_path}: the tokenizer has no cls token" in message
+    # Without any settings the special tokens of tokenizer.json have no roles.
+    folder = folder_of(minilm, tmp_path, "tokenizer.json")
+    (folder / "config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert f"{tmp_path}: the tokenizer has no cls token" in refusal(folder)
 
 
 def test_files_of_a_folder(minilm, tmp_path):
@@ -467,26 +556,209 @@ def test_max_length_out_of_range(asked, maximum, said):
     assert caught.value.exit_code == 2
 
 
+# --- the class, and settings ---------------------------------------------------------------------
+
+OWN = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Replace", "pattern": {"String": "film"}, "content": "movie"},
+        {"type": "Lowercase"},
+    ],
+}
+
+
+def settings_of(**values: object):
+    """Returns a change of a folder: other entries in tokenizer_config.json (None: no such file)."""
+
+    def change(folder: Path) -> None:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+
+    return change
+
+
+def parts_of(**values: object):
+    """Returns a change of a folder: other parts of tokenizer.json."""
+
+    def change(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+
+    return change
+
+
+def without(*names: str):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def class_in_config(name: str):
+    def change(folder: Path) -> None:
+        settings_of(tokenizer_class=None)(folder)
+        values = json.loads((folder / "config.json").read_text("utf-8"))
+        (folder / "config.json").write_text(json.dumps(values | {"tokenizer_class": name}))
+
+    return change
+
+
+def added(**tokens: int):
+    return lambda folder: (folder / "added_tokens.json").write_text(json.dumps(tokens))
+
+
+WORDS = {"content": "Covid-19", "special": False, "normalized": True}
+FOLDERS = {
+    "as it came": [],
+    "cased": [settings_of(do_lower_case=False)],
+    "accents kept": [settings_of(strip_accents=False)],
+    "a fast class": [settings_of(tokenizer_class="BertTokenizerFast")],
+    "no settings": [without("tokenizer_config.json")],
+    "vocab.txt alone": [without("tokenizer.json", "tokenizer_config.json")],
+    "a normalizer of its own, not used": [parts_of(normalizer=OWN)],
+    "a normalizer of its own, used": [
+        parts_of(normalizer=OWN),
+        settings_of(tokenizer_class="PreTrainedTokenizerFast"),
+    ],
+    "a class that is nowhere": [
+        parts_of(normalizer=OWN),
+        settings_of(tokenizer_class="KoBertTokenizer"),
+    ],
+    "a class that config.json names": [
+        parts_of(normalizer=OWN),
+        class_in_config("PreTrainedTokenizerFast"),
+    ],
+    "another model's class": [settings_of(tokenizer_class="DistilBertTokenizer")],
+    "code of its own": [settings_of(auto_map={"AutoTokenizer": ["code.Evil", None]})],
+    "added words": [without("tokenizer.json"), added(**{"Covid-19": 30522, "<USER>": 30523})],
+    "added words in the settings": [
+        settings_of(added_tokens_decoder={"30522": WORDS}),
+        without("tokenizer.json"),
+    ],
+    "more special tokens": [
+        without("tokenizer.json", "special_tokens_map.json"),
+        settings_of(additional_special_tokens=["<USER>"]),
+    ],
+    "in Python": [
+        without("tokenizer.json"),
+        settings_of(
+            tokenizer_class="BertJapaneseTokenizer",
+            word_tokenizer_type="basic",
+            subword_tokenizer_type="character",
+            mecab_kwargs={"mecab_dic": "ipadic", "mecab_option": None},
+        ),
+    ],
+}
+
+
+@pytest.fixture(params=FOLDERS)
+def folder(request, minilm, tmp_path) -> Path:
+    """One of the folders, with all files of the embedded checkpoint but its weights."""
+    copy_folder(minilm, tmp_path / "made")
+    for change in FOLDERS[request.param]:
+        change(tmp_path / "made")
+    return tmp_path / "made"
+
+
+def copy_folder(minilm: Path, folder: Path) -> Path:
+    shutil.copytree(minilm, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+    return folder
+
+
+def test_ids_are_those_of_autotokenizer(folder, tmp_path):
+    """Of each folder, and of what a run exports of it; a second export has the same bytes."""
+    from transformers import AutoTokenizer
+
+    texts = [*SENTENCES, "Covid-19! covid-19 hi <USER>!"]
+    theirs = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    wanted = expected(theirs, texts, texts[::-1], 20_000)
+    tokenizer = load(folder, VOCAB + 2)
+    assert sequences(tokenizer.encode(texts, texts[::-1], max_length=20_000)) == wanted
+
+    files = tokenizer.exported(64)
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    write_files(files, exported)
+    shutil.copy(folder / "config.json", exported)
+    again = load(exported, VOCAB + 2)
+    assert sequences(again.encode(texts, texts[::-1], max_length=20_000)) == wanted
+    assert again.exported(64) == files
+    auto = AutoTokenizer.from_pretrained(str(exported), local_files_only=True)
+    assert expected(auto, texts, texts[::-1], 20_000) == wanted
+    assert auto.model_max_length == 64
+    if auto.is_fast:
+        alone = tokenizers.Tokenizer.from_file(str(exported / "tokenizer.json"))
+        rows = alone.encode_batch(list(zip(texts, texts[::-1], strict=True)))
+        assert [(row.ids, row.type_ids) for row in rows] == wanted
+
+
+def test_special_tokens_can_be_read_by_transformers_4(minilm, tmp_path):
+    """Its `extra_special_tokens` is an object; a list there ends it with a traceback."""
+    folder = copy_folder(minilm, tmp_path / "made")
+    settings_of(additional_special_tokens=["[unused1]"])(folder)
+    settings = json.loads(load(folder).exported(64)["tokenizer_config.json"])
+    assert settings["additional_special_tokens"] == ["[unused1]"]
+    assert "extra_special_tokens" not in settings
+
+
+def test_a_normalizer_that_is_not_used_is_told(minilm, tmp_path):
+    folder = copy_folder(minilm, tmp_path / "made")
+    assert load(folder).warnings == ()
+    parts_of(normalizer=OWN)(folder)
+    (warning,) = load(folder).warnings
+    assert "tokenizer.json has another normalizer than transformers makes for Bert" in warning
+    assert f'"PreTrainedTokenizerFast" in {folder / "tokenizer_config.json"}' in warning
+    settings_of(tokenizer_class="PreTrainedTokenizerFast")(folder)
+    assert load(folder).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("KoBertTokenizer", "the tokenizer class KoBertTokenizer cannot be used: Couldn't inst"),
+        ("BertJapaneseTokenizer", "BertJapaneseTokenizer cannot be used: You need to install fug"),
+    ],
+)
+def test_a_class_that_cannot_be_used_is_named(minilm, tmp_path, name, said):
+    folder = copy_folder(minilm, tmp_path / "made")
+    (folder / "tokenizer.json").unlink()
+    settings_of(tokenizer_class=name, word_tokenizer_type="mecab")(folder)
+    assert said in refusal(folder)
+
+
+@pytest.mark.parametrize("options", [{"mecab_option": "-r /etc/passwd"}, {"mecab_dic": "/tmp/x"}])
+def test_options_for_other_programs_are_not_passed_on(minilm, tmp_path, options):
+    folder = copy_folder(minilm, tmp_path / "made")
+    settings_of(mecab_kwargs=options)(folder)
+    message = refusal(folder)
+    assert message.startswith(
+        f"{folder / 'tokenizer_config.json'}: mecab_kwargs has {next(iter(options))}"
+    )
+
+
 @pytest.mark.parametrize("where", ["tokenizer_config.json", "special_tokens_map.json"])
-def test_settings_that_name_other_files_are_not_followed(minilm, tmp_path, where):
-    """transformers would open them: they may lie anywhere."""
-    shutil.copy(minilm / "vocab.txt", tmp_path)
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_settings_that_name_other_files_are_not_followed(minilm, tmp_path, where, name):
+    """transformers would open some of them: they may lie anywhere."""
+    folder = tmp_path / "made"
+    folder.mkdir()
+    shutil.copy(minilm / name, folder)
+    if name == "tokenizer.json":
+        (folder / "tokenizer_config.json").write_text('{"unk_token": "[UNK]"}')
     trap = tmp_path / "elsewhere"
     trap.mkdir()
     lines = (minilm / "vocab.txt").read_text().splitlines()
     (trap / "other.txt").write_text("\n".join([*lines[:106], *reversed(lines[106:])]))
-    names = ("tokenizer_file", "vocab_file", "merges_file", "gguf_file", "chat_template_path")
-    settings = dict.fromkeys(names, str(trap / "other.txt")) | {
+    other = str(trap / "other.txt")
+    names = ("tokenizer_file", "vocab_file", "merges_file", "gguf_file", "vocab", "chat_template")
+    settings = dict.fromkeys(names, other) | {
         "auto_map": {"AutoTokenizer": ["made--up/code.Evil", None]},
         "fast_tokenizer_files": ["../elsewhere/tokenizer.4.0.0.json"],
         "name_or_path": str(trap),
+        "init_inputs": [other],
     }
-    (tmp_path / where).write_text(json.dumps(settings))
-    tokenizer = Tokenizer(tmp_path, vocab_size=30522, pad_token_id=0)
-    expected = Tokenizer(minilm, vocab_size=30522, pad_token_id=0)
+    (trap / "tokenizer.4.0.0.json").write_text("{")
+    (folder / where).write_text(json.dumps(settings))
     texts = ["a gripping film", "Straße"]
-    got = tokenizer.encode(texts, None, max_length=64)
-    assert got.digest() == expected.encode(texts, None, max_length=64).digest()
+    got = load(folder).encode(texts, None, max_length=64)
+    assert got.digest() == load(minilm).encode(texts, None, max_length=64).digest()
 
 
 def test_a_tokenizer_file_that_fills_the_memory_is_refused(minilm, tmp_path):
@@ -495,12 +767,3 @@ def test_a_tokenizer_file_that_fills_the_memory_is_refused(minilm, tmp_path):
         file.truncate(2**40)  # takes no room on the disk
     with pytest.raises(ModelFileError, match=r"added_tokens.json: has 1099511627776 bytes"):
         Tokenizer(tmp_path, vocab_size=30522, pad_token_id=0)
-
-
-def test_a_temporary_folder_that_cannot_be_written_is_no_fault_of_the_files(
-    minilm, tmp_path, monkeypatch
-):
-    gone = tmp_path / "gone"
-    monkeypatch.setattr(tempfile, "tempdir", str(gone))
-    with pytest.raises(ModelFileError, match=f"^{gone}: cannot be written: .*TMPDIR"):
-        Tokenizer(minilm, vocab_size=VOCAB, pad_token_id=0, type_vocab_size=2)

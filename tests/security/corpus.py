@@ -319,6 +319,11 @@ def _only_vocab(change: Callable[[Path, Path], object]) -> Callable[[Path, Path]
     return changed
 
 
+def _write_sparse(path: Path, size: int) -> None:
+    path.touch()
+    os.truncate(path, size)
+
+
 def _text(name: str, text: str) -> Callable[[Path, Path], object]:
     return lambda folder, _: (folder / name).write_text(text)
 
@@ -339,7 +344,15 @@ TOKENIZERS: dict[str, tuple[Callable[[Path, Path], object], tuple[int, ...]]] = 
     "other files in the map": (
         _only_vocab(_settings("special_tokens_map.json", vocab_file="{outside}/secret")), (0, 4)
     ),
+    "a vocabulary elsewhere": (_only_vocab(_settings(vocab="{outside}/secret")), (0,)),
     "gguf": (_settings(gguf_file="{outside}/secret"), (0,)),
+    "gguf, vocab.txt": (_only_vocab(_settings(gguf_file="{outside}/secret")), (0,)),
+    "a template of a terabyte": (
+        lambda folder, _: _write_sparse(folder / "chat_template.jinja", 2**40), (0,)
+    ),
+    "templates elsewhere": (
+        lambda folder, outside: (folder / "additional_chat_templates").symlink_to(outside), (0,)
+    ),
     "versions elsewhere": (_settings(fast_tokenizer_files=["../outside/tokenizer.1.0.json"]), (0,)),
     "code of its own": (
         _settings(auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}, tokenizer_class="Evil"),

@@ -48,16 +48,6 @@ def test_a_command_imports_no_library_that_it_does_not_need(torch, tiny_bert, re
     assert not (torch / "torch" / "imported").exists()
 
 
-def test_a_config_file_may_import_what_it_likes(tiny_bert, reviews, tmp_path):
-    """transformers asks for PyTorch when it is imported itself: then it must find it later too."""
-    flags = train_flags(tiny_bert, reviews["train"], tmp_path / "work", train__steps=1)
-    config = tmp_path / "own.py"
-    shipped = (ROOT / "configs" / "text.py").read_text()
-    config.write_text(shipped.replace("from flaxbert", "import transformers\nfrom flaxbert", 1))
-    flags = [f"--config={config}" if "--config=" in str(flag) else flag for flag in flags]
-    assert "transformers.utils" in _train("", *flags)
-
-
 def test_what_is_left_out_is_as_good_as_not_installed():
     name = "wave"  # of the standard library, and nothing here imports it
     sys.modules.pop(name, None)

@@ -182,18 +182,13 @@ class Places:
 
     def tokenizer_setting(self, name: str, folder: Path) -> None:
         """A setting that names a file: read by us, never followed."""
-        from flaxbert.data.tokenizer_files import plain_copy, refuse_unusable
+        from flaxbert.data.tokenizer_files import load_tokenizer, refuse_unusable
 
         shutil.copy(self._tokenizer / "vocab.txt", folder)
         settings = json.dumps({"vocab_file": name, name: name, f"{name}_file": name})
         (folder / "tokenizer_config.json").write_text(settings)
         refuse_unusable(folder)
-        with plain_copy(folder) as copy:
-            kept = json.loads((copy / "tokenizer_config.json").read_text())
-            assert set(kept) <= {name}
-            assert sorted(path.name for path in copy.iterdir()) == [
-                "tokenizer_config.json", "vocab.txt",
-            ]  # fmt: skip
+        assert len(load_tokenizer(folder)) == 30522
 
     def output(self, name: str, folder: Path) -> None:
         """A path that a user names: written there, or refused, but inside of what was named."""

@@ -1,205 +1,172 @@
-"""Token ids of random Unicode strings against the Python BertTokenizer of transformers 4.
+"""Token ids of random Unicode strings: what serves an exported model reads what training read.
 
     python -m tests.soak.tokens --count=100000 --output=tests/results/tokens.json
 
-transformers 5 has no Python tokenizer any more, so the reference runs in an environment of its own,
-which is made where it is missing (transformers 4 without PyTorch, Python 3.11: Unicode 14). With
-`--golden=tests/golden/token_ids.npz` it writes what tests/data/test_token_ids.py compares with
-(committed with --count=2000 --seed=1 --pieces=4).
+Each string is encoded by the training path, by flaxbert.Classifier, by transformers' AutoTokenizer,
+by the tokenizers library from tokenizer.json alone and by what transformers' pipeline feeds its
+model (where PyTorch is installed): the latter four from the exported folder. Strings over
+max_length are cut, by each in its own way.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
+import importlib.util
 import json
 import platform
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tests.data.unicode_texts import texts, write_every_character
 from tests.soak.record import machine, scratch, versions
 
-REFERENCE = "transformers==4.57.6"
-
-# What runs in the other environment: it knows nothing of flaxbert.
-_SCRIPT = """
-import json, sys, unicodedata
-import numpy as np, transformers
-from transformers import BertTokenizer
-
-texts_file, settings, output = sys.argv[1:]
-texts = json.loads(open(texts_file, "rb").read().decode("utf-8", "surrogatepass"))
-arrays = {}
-for name, (vocabulary, options) in json.loads(settings).items():
-    tokenizer = BertTokenizer(vocabulary, **options)
-    assert not tokenizer.is_fast
-    rows = [tokenizer.encode(text) for text in texts]
-    arrays[name + "/ids"] = np.concatenate([np.asarray(row, np.int32) for row in rows])
-    arrays[name + "/lengths"] = np.array([len(row) for row in rows], np.int32)
-versions = {"transformers": transformers.__version__, "unicode": unicodedata.unidata_version}
-np.savez(output, versions=json.dumps({**versions, "python": sys.version.split()[0]}), **arrays)
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A vocabulary ("embedded" or "every character") and the options of the tokenizer."""
-
-    vocabulary: str
-    options: dict[str, Any]
-
-
-SETTINGS = {
-    "uncased": Setting("embedded", {"do_lower_case": True}),
-    "cased": Setting("embedded", {"do_lower_case": False}),
-    "uncased, every character": Setting("every character", {"do_lower_case": True}),
-    "cased, every character": Setting("every character", {"do_lower_case": False}),
-    "uncased with accents": Setting(
-        "every character", {"do_lower_case": True, "strip_accents": False}
-    ),
-    "cased without accents": Setting(
-        "every character", {"do_lower_case": False, "strip_accents": True}
-    ),
-    "cased, ideographs unsplit": Setting(
-        "every character", {"do_lower_case": False, "tokenize_chinese_chars": False}
-    ),
+MAX_LENGTH = 128
+# Source folders: what lies beside the vocabulary. "embedded" is all-MiniLM-L6-v2's, with a
+# tokenizer.json that has limits of its own; the others have a vocab.txt of characters alone.
+SOURCES: dict[str, dict[str, Any]] = {
+    "embedded": {},
+    "uncased": {},
+    "cased": {"tokenizer_config.json": {"do_lower_case": False}},
+    "cased, accents stripped, ideographs whole, words added": {
+        "tokenizer_config.json": {
+            "do_lower_case": False,
+            "strip_accents": True,
+            "tokenize_chinese_chars": False,
+            "additional_special_tokens": ["<USER>"],
+        },
+        "added_tokens.json": {"film's": -2, "<USER>": -1},  # counted from the end
+    },
 }
 
 
-def write_vocabularies(folder: Path) -> dict[str, Path]:
-    """Returns the two vocabulary files."""
+def write_source(name: str, folder: Path) -> Path:
+    """Writes the tokenizer files of a source."""
+    from flaxbert.data.tokenizer_files import files_in
     from flaxbert.storage.embedded import minilm_directory
 
-    write_every_character(folder / "every")
-    return {
-        "embedded": minilm_directory() / "vocab.txt",
-        "every character": folder / "every" / "vocab.txt",
-    }
+    folder.mkdir(parents=True)
+    if name == "embedded":
+        for path in files_in(minilm_directory()):
+            shutil.copy(path, folder)
+        return folder
+    count = write_every_character(folder)
+    for file, values in SOURCES[name].items():
+        if file == "added_tokens.json":
+            values = {word: count + len(values) + place for word, place in values.items()}
+        (folder / file).write_text(json.dumps(values))
+    return folder
 
 
-def our_ids(vocabulary: Path, options: dict[str, Any], strings: list[str], folder: Path):
-    """Returns (ids end to end, lengths) of flaxbert's tokenizer for a bare vocabulary."""
+def write_exported(tokenizer: Any, vocab_size: int, folder: Path) -> Path:
+    """Writes the folder that a run of a tiny model exports."""
+    from flaxbert.model.heads import init_params
+
+    from flaxbert.data.tokenizer_files import write_files
+    from flaxbert.model.bert_config import BertConfig
+    from flaxbert.weights.folder import write_model
+
+    config = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=MAX_LENGTH,
+        id2label=("a", "b"),
+        problem_type="single_label_classification",
+    )
+    write_model(folder, config, init_params(config, 0), ())
+    write_files(tokenizer.exported(MAX_LENGTH), folder)
+    return folder
+
+
+def served_ids(folder: Path, strings: Sequence[str]) -> Iterator[tuple[str, list[list[int]]]]:
+    """Yields (way to serve, ids of each string) of an exported folder."""
+    import tokenizers
+    from transformers import AutoTokenizer, pipeline
+
+    from flaxbert import Classifier
+
+    encoded = Classifier.from_pretrained(folder).encode(strings)
+    yield "flaxbert.Classifier", rows_of(encoded)
+    auto = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    yield "AutoTokenizer", auto(list(strings), truncation=True)["input_ids"]
+    alone = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert alone.truncation is None and alone.padding is None
+    alone.enable_truncation(MAX_LENGTH)
+    yield "tokenizers, tokenizer.json", [row.ids for row in alone.encode_batch(list(strings))]
+    if importlib.util.find_spec("torch"):
+        pipe = pipeline("text-classification", model=str(folder), device="cpu")
+        fed = (pipe.preprocess(string, truncation=True)["input_ids"] for string in strings)
+        yield "pipeline", [row[0].tolist() for row in fed]
+
+
+def rows_of(tokens: Any) -> list[list[int]]:
+    bounds = zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
+    return [tokens.input_ids[first:last].tolist() for first, last in bounds]
+
+
+def compare(name: str, strings: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Returns what was compared for a source, and for each way to serve the strings that differ."""
     from flaxbert.data.tokenize import Tokenizer
 
-    folder.mkdir(parents=True)
-    shutil.copy(vocabulary, folder / "vocab.txt")
-    (folder / "tokenizer_config.json").write_text(json.dumps(options))
-    tokenizer = Tokenizer(folder, vocab_size=2**31 - 1, pad_token_id=0)
-    tokens = tokenizer.encode(strings, None, max_length=2**30)
-    return tokens.input_ids, tokens.lengths.astype(np.int32)
-
-
-def reference_ids(
-    python: Path, strings: list[str], settings: dict[str, Setting], files: dict[str, Path]
-) -> dict[str, np.ndarray]:
-    """Returns "<setting>/ids" and "/lengths" of the Python tokenizer, and its "versions"."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "texts.json").write_bytes(to_json(strings))
-        chosen = {n: (str(files[s.vocabulary]), s.options) for n, s in settings.items()}
-        output = folder / "ids.npz"
-        arguments = [str(folder / "texts.json"), json.dumps(chosen), str(output)]
-        subprocess.run([str(python), "-c", _SCRIPT, *arguments], check=True)
-        return dict(np.load(output))
-
-
-def reference_python(folder: Path) -> Path:
-    """Returns the interpreter of the reference's environment; makes it if it is missing."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        if sys.version_info[:2] != (3, 11):
-            raise SystemExit("The reference is Unicode 14: make its environment with Python 3.11.")
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", REFERENCE], check=True)
-    return python
-
-
-def to_json(strings: list[str]) -> bytes:
-    """Returns UTF-8 that keeps lone surrogates: written as ASCII, two of them would become one."""
-    return json.dumps(strings, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def mismatches(strings: list[str], theirs: tuple, ours: tuple) -> list[str]:
-    """Returns the strings whose ids differ."""
-    rows = [np.split(ids, np.cumsum(lengths)[:-1]) for ids, lengths in (theirs, ours)]
-    return [text for text, a, b in zip(strings, *rows, strict=True) if not np.array_equal(a, b)]
+    source = write_source(name, folder / "source")
+    vocab_size = 300_000
+    tokenizer = Tokenizer(source, vocab_size=vocab_size, pad_token_id=0)
+    tokens = tokenizer.encode(strings, None, max_length=MAX_LENGTH)
+    trained = rows_of(tokens)
+    exported = write_exported(tokenizer, vocab_size, folder / "model")
+    wrong = {}
+    for way, served in served_ids(exported, strings):
+        rows = zip(strings, trained, served, strict=True)
+        wrong[way] = [string for string, ours, theirs in rows if ours != theirs]
+    return {
+        "tokens": len(tokens.input_ids),
+        "unknown_share": round(tokens.unknown_share, 4),
+        "cut": tokens.truncated,
+        "mismatches": {way: len(found) for way, found in wrong.items()},
+        "first_mismatches": {way: list(map(ascii, found[:5])) for way, found in wrong.items()},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pieces", type=int, default=12, help="at most so many in a string")
-    parser.add_argument("--reference", type=Path, default=Path(".venv-transformers4"))
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--golden", type=Path)
     arguments = parser.parse_args()
 
     begun = time.monotonic()
-    python = reference_python(arguments.reference)
-    strings = texts(arguments.count, arguments.seed, pieces=arguments.pieces)
+    strings = texts(arguments.count, arguments.seed)
+    outcomes = {}
     with scratch() as folder:
-        files = write_vocabularies(folder)
-        theirs = reference_ids(python, strings, SETTINGS, files)
-        wrong = {}
-        for number, (name, setting) in enumerate(SETTINGS.items()):
-            path = folder / f"ours-{number}"
-            ours = our_ids(files[setting.vocabulary], setting.options, strings, path)
-            expected = (theirs[f"{name}/ids"], theirs[f"{name}/lengths"])
-            wrong[name] = mismatches(strings, expected, ours)
-            print(f"{name}: {len(wrong[name])} of {len(strings)} differ")
-    if arguments.golden:
-        write_golden(arguments.golden, strings, theirs)
+        for number, name in enumerate(SOURCES):
+            outcomes[name] = compare(name, strings, folder / str(number))
+            shutil.rmtree(folder / str(number))
+            print(f"{name}: {outcomes[name]}", flush=True)
+    right = not any(any(outcome["mismatches"].values()) for outcome in outcomes.values())
     if arguments.output:
         record = {
-            "what": "token ids of random Unicode strings, against the Python BertTokenizer",
+            "what": "token ids of random Unicode strings: training against four ways to serve",
             "command": f"python -m tests.soak.tokens --count={arguments.count} "
-            f"--seed={arguments.seed} --pieces={arguments.pieces}",
+            f"--seed={arguments.seed}",
+            "right": right,
             "strings": len(strings),
             "characters": sum(map(len, strings)),
-            "strings_sha256": hashlib.sha256(to_json(strings)).hexdigest(),
-            "tokens": {name: len(theirs[f"{name}/ids"]) for name in SETTINGS},
-            "settings": {name: dataclasses.asdict(setting) for name, setting in SETTINGS.items()},
-            "mismatches": {name: len(found) for name, found in wrong.items()},
-            "first_mismatches": {n: list(map(ascii, found[:5])) for n, found in wrong.items()},
+            "strings_sha256": hashlib.sha256(json.dumps(strings).encode()).hexdigest(),
+            "max_length": MAX_LENGTH,
+            "sources": outcomes,
             "seconds": round(time.monotonic() - begun),
-            "reference": json.loads(str(theirs["versions"])),
             "python": platform.python_version(),
             "versions": versions(("tokenizers", "transformers", "numpy")),
             "machine": machine(),
         }
         arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    raise SystemExit(1 if any(wrong.values()) else 0)
-
-
-def digests(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Returns 8 bytes of SHA-256 for each row of ids."""
-    rows = np.split(ids.astype("<i4"), np.cumsum(lengths)[:-1])
-    return np.array(
-        [np.frombuffer(hashlib.sha256(row.tobytes()).digest()[:8], "<u8")[0] for row in rows]
-    )
-
-
-def write_golden(path: Path, strings: list[str], theirs: dict[str, np.ndarray]) -> None:
-    """Writes the strings and the reference's answers: ids, or their digests where ids are many."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, setting in SETTINGS.items():
-        ids, lengths = theirs[f"{name}/ids"], theirs[f"{name}/lengths"]
-        if setting.vocabulary == "embedded":
-            arrays[f"{name}/ids"] = ids.astype(np.uint16)
-            arrays[f"{name}/lengths"] = lengths.astype(np.uint16)
-        arrays[f"{name}/digests"] = digests(ids, lengths)
-    text = np.frombuffer(to_json(strings), np.uint8)
-    np.savez_compressed(path, texts=text, versions=theirs["versions"], **arrays)
+    raise SystemExit(not right)
 
 
 if __name__ == "__main__":
