@@ -53,7 +53,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, stop: cli.StopSignal, group: Alone) -> None:
     config = cli.read_config(values)
     consistency.check_same(config, group)
-    group.limit(config.processes)
+    group.limit(config.processes.stuck_after)
     path = values.workdir or Path("runs") / cli.config_name(sys.argv[1:])
     with consistency.opened(path, group) as workdir:
         run(config, workdir, group, stop)
@@ -137,7 +137,6 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
         interrupted=lambda: stop.requested and not several,
         several=several,
         beat=group.beat,
-        busy=group.busy,
     )
     cadence = _cadence(config, plans, best_metric)
     writer = Silent()
@@ -152,8 +151,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     ):
         consistency.begin_training(group, stop)
         state = control.train(state, progress, cadence, hooks, checkpoints, writer)
-    with group.busy("writing results"):
-        write_results(workdir, prepared, progress, cadence, hooks, state["params"], group)
+    write_results(workdir, prepared, progress, cadence, hooks, state["params"], group)
 
 
 def _look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:

@@ -247,16 +247,6 @@ def test_what_the_canary_said(command, options, status, said, monkeypatch):
     assert exit_code(found) == (0 if status != FAILURE else 70 if "wrong" in said else 2)
 
 
-def test_a_doctor_that_is_alone_among_several_processes(monkeypatch):
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    command = (sys.executable, "-c", "import time; time.sleep(60)")
-    for index, expected in (("1", "need a doctor each"), ("2", "See the versions above")):
-        monkeypatch.setenv("JAX_PROCESS_ID", index)  # the second is a mistake
-        found = list(devices.check(gpu=False, tpu=False, command=command, seconds=1))
-        assert expected in found[0].do
-
-
 def test_a_gpu_that_a_variable_hides(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     found = list(devices.check(gpu=True, tpu=False, command=_prints(_HEALTHY)))

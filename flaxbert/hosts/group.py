@@ -1,19 +1,17 @@
 """What the processes of a run do together before and beside training: read once, tell all, agree.
 
-The surprising thing: a run of one process goes the same way. `Alone` answers at once, so nobody has
-to ask how many there are.
+A run of one process goes the same way: `Alone` answers at once, so nobody has to ask how many there
+are.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
 
-from flaxbert.config import Processes
 from flaxbert.hosts.coordination import Table, machine
-from flaxbert.hosts.heartbeat import Watch
+from flaxbert.hosts.watchdog import Watchdog
 
 
 class Alone:
@@ -52,24 +50,17 @@ class Alone:
     def beat(self) -> None:
         """Tells that something was finished: an update, a batch of an evaluation."""
 
-    def busy(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Around what may take long without anything being wrong."""
-        return contextlib.nullcontext()
-
-    def training(self) -> None:
-        """From here on `beat` is due."""
-
-    def limit(self, limits: Processes) -> None:
-        """Sets what every process has been told of how long to wait for a sign of life."""
+    def limit(self, stuck_after: float) -> None:
+        """Sets after how many seconds without a `beat` a run is stuck, from the first one on."""
 
 
 class Group(Alone):
     """A run of several processes, as one of them sees it."""
 
-    def __init__(self, table: Table, watch: Watch) -> None:
+    def __init__(self, table: Table, watchdog: Watchdog) -> None:
         self.index, self.count = table.index, table.count
         self.first = self.index == 0
-        self._table, self._watch = table, watch
+        self._table, self._watchdog = table, watchdog
         self._calls = 0
         machines = self.all_of(machine())
         mates = [index for index, name in enumerate(machines) if name == machines[self.index]]
@@ -102,16 +93,10 @@ class Group(Alone):
         self._table.put(key, text, again=False)
 
     def beat(self) -> None:
-        self._watch.beat()
+        self._watchdog.beat()
 
-    def busy(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return self._watch.busy(what)
-
-    def training(self) -> None:
-        self._watch.training()
-
-    def limit(self, limits: Processes) -> None:
-        self._watch.limits = limits
+    def limit(self, stuck_after: float) -> None:
+        self._watchdog.stuck_after = stuck_after
 
     def _of(self, speaker: int, function: Callable[[], Any]) -> Any:
         key = f"calls/{self._next_call()}/{speaker}"

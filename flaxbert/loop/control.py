@@ -8,7 +8,6 @@ not finite is noticed late; the step itself has left the parameters alone.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -46,11 +45,7 @@ class Hooks:
     run_facts: dict[str, Any]  # what else run.json records
     interrupted: Callable[[], bool]  # of one process; several agree inside the update
     several: bool = False  # processes
-    # For them: something was finished, or what may take long begins
-    beat: Callable[[], None] = lambda: None
-    busy: Callable[[str], contextlib.AbstractContextManager[None]] = lambda what: (
-        contextlib.nullcontext()
-    )
+    beat: Callable[[], None] = lambda: None  # for them: an update was finished
 
 
 def train(
@@ -148,8 +143,7 @@ class _Run:
             return
         results = evaluate(self.state["params"])
         self.clock.restart()
-        with self.hooks.busy("saving"):  # metrics.jsonl
-            better = judge(results, self.progress, self.cadence, self.writer)
+        better = judge(results, self.progress, self.cadence, self.writer)
         if better:
             self.check_parameters()
             self.export(results)
@@ -158,8 +152,7 @@ class _Run:
         """The new best leaves as a folder, complete before a checkpoint names it."""
         step, metrics = self.progress.step, log.metrics_of(results)
         committed = not self.exported_since_save
-        with self.hooks.busy("exporting"):
-            digest = self.hooks.export(self.state["params"], step, metrics, committed)
+        digest = self.hooks.export(self.state["params"], step, metrics, committed)
         self.exported_since_save = True
         self.progress.best = {
             "step": step,
@@ -213,8 +206,7 @@ class _Run:
             )
 
     def give_up(self, what: str, todo: str) -> NoReturn:
-        with self.hooks.busy("saving"):
-            self.checkpoints.wait()
+        self.checkpoints.wait()
         commit = self.checkpoints.last_commit
         saved = commit.step if commit else self.begun_at
         stands = f"checkpoint {saved}, from before that" if saved else "there is no checkpoint yet"
@@ -234,14 +226,12 @@ class _Run:
         progress = self.progress
         self.settle()
         self.check_parameters()
-        with self.hooks.busy("saving"):
-            self.writer.sync()
+        self.writer.sync()
         self.clock.wall()
         begun = time.perf_counter()
         facts = {**self.hooks.run_facts, **dataclasses.asdict(progress)}
-        with self.hooks.busy("saving"):
-            if self.checkpoints.save(progress.step, self.state, facts):
-                self.exported_since_save = False
+        if self.checkpoints.save(progress.step, self.state, facts):
+            self.exported_since_save = False
         if self.all_saved:
             self.all_saved = False  # what was said was of the save before
         progress.saving_seconds += time.perf_counter() - begun
@@ -259,8 +249,7 @@ class _Run:
         """
         try:
             if wait or self.all_saved:
-                with self.hooks.busy("saving"):
-                    ended = self.checkpoints.wait()
+                ended = self.checkpoints.wait()
             else:
                 ended = self.all_saved is None and self.checkpoints.check()
         except (ModelFileError, StorageError) as error:

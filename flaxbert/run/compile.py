@@ -90,8 +90,7 @@ def compile_update(
 
     def compiled(plans: Plans, rows: int) -> Any:
         batch = empty_batch(prepared.train, plans.train, rows)
-        with group.busy("compiling"):
-            program = compile_step(step, state, batch, seeds, *said())
+        program = compile_step(step, state, batch, seeds, *said())
         give_back_memory()  # the compiler's
         return program
 

@@ -1,7 +1,7 @@
 """Where the processes of a run come together on their way to training.
 
-The surprising thing: what one alone does (open and lock the workdir, read it) is done by the first,
-and an error there ends all others as well, with its code; so nobody else looks for it.
+What one alone does (open and lock the workdir, read it) is done by the first, and an error there
+ends all others as well, with its code; so nobody else looks for it.
 """
 
 from __future__ import annotations
@@ -79,16 +79,15 @@ def _check_shared(workdir: Workdir, group: Alone) -> None:
         return
     holder = group.of_first(lambda: _holder(workdir.lock, workdir))
     until = time.monotonic() + _PATIENCE
-    with group.busy("looking for the workdir"):
-        while _holder(workdir.lock, workdir) != holder:
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"--workdir: process {group.index} does not see {workdir.root} as process 0 "
-                    "has it. Name one that all machines share: gs://bucket/folder, or a network "
-                    "file system."
-                )
-            time.sleep(0.5)
-        group.all_of("seen")
+    while _holder(workdir.lock, workdir) != holder:
+        if time.monotonic() > until:
+            raise ConfigError(
+                f"--workdir: process {group.index} does not see {workdir.root} as process 0 "
+                "has it. Name one that all machines share: gs://bucket/folder, or a network "
+                "file system."
+            )
+        time.sleep(0.5)
+    group.all_of("seen")
 
 
 def _holder(lock: PurePath, workdir: Workdir) -> str:
@@ -128,9 +127,6 @@ def check_collectives(group: Alone) -> None:
     """Raises WrongNumbersError if what connects the processes gives wrong sums."""
     if group.count == 1:
         return
-    import jax
-
-    from flaxbert.hosts import gloo
     from flaxbert.hosts.collectives import wrong_collectives
 
     found = group.all_of(wrong_collectives(_SIZES, _TIMES))
@@ -138,11 +134,8 @@ def check_collectives(group: Alone) -> None:
     if wrong:
         raise WrongNumbersError(
             f"exchanges between the processes give wrong numbers: {', '.join(wrong)}. Do not train "
-            "here: install another version of jax, or run on one process. `python -m "
-            "flaxbert.doctor`, started in all of them, looks again."
+            "here: install another version of jax, or run on one process."
         )
-    if jax.default_backend() == "cpu":
-        gloo.give_way()
 
 
 def begin_training(group: Alone, stop: StopSignal) -> None:
@@ -153,4 +146,4 @@ def begin_training(group: Alone, stop: StopSignal) -> None:
     """
     if any(group.all_of(stop.requested)):
         raise InterruptedRun("stopped by a signal before the first update: nothing to save")
-    group.training()
+    group.beat()

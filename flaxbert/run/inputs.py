@@ -212,8 +212,7 @@ def prepare_together(
     """
     own = None
     if group.leads_here:
-        with group.busy("preparing"):
-            own = prepare(config, workdir, resumed=resumed, dataset_revision=dataset_revision)
+        own = prepare(config, workdir, resumed=resumed, dataset_revision=dataset_revision)
     if group.count == 1 and own:
         return own
     sets, told = shared_data.hand_over(group, own.sets if own else None, own.facts if own else None)

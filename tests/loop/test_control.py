@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
@@ -27,7 +26,6 @@ class _Runs:
         self.folder = folder
         self.exports = []  # (step, whether the present model/ is a committed checkpoint's)
         self.stop_at = None  # a stop is asked for once that many updates were sent
-        self.doing = []  # what may take long
 
     def start(self, *, eval_every=100, save_every=2):
         checkpoints = Checkpoints(self.folder / "checkpoints", keep=10)
@@ -47,7 +45,6 @@ class _Runs:
             start_facts=lambda: "",
             run_facts={},
             interrupted=lambda: progress.step == self.stop_at,
-            busy=self._busy,
         )
         cadence = Cadence(6, 6, 100, eval_every, save_every, 0, 3, "loss")
         writer = Writer(self.folder / "metrics.jsonl", step=progress.step, total=6)
@@ -57,12 +54,6 @@ class _Runs:
             writer.close()
             checkpoints.close()
         return progress
-
-    @contextlib.contextmanager
-    def _busy(self, what):
-        self.doing.append(what)
-        yield
-        self.doing.pop()
 
     @property
     def saved(self):
@@ -102,13 +93,6 @@ def fail(monkeypatch):
         return seen
 
     return arrange
-
-
-def test_a_slow_disk_under_the_metrics_is_no_alarm(runs, monkeypatch):
-    doing, real = [], Writer.sync
-    monkeypatch.setattr(Writer, "sync", lambda self: doing.append(list(runs.doing)) or real(self))
-    runs.start(eval_every=3)
-    assert len(doing) >= 5 and all("saving" in each for each in doing)
 
 
 def test_a_save_that_fails_once_is_told_and_made_up_for(runs, fail, capsys):
