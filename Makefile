@@ -79,7 +79,6 @@ FLAX4_PYTHON ?= python3.10
 
 bench: $(VENV)/.installed-test $(FLAX4_VENV)/.installed
 	$(BIN)/python benchmarks/speed.py --flax4=$(FLAX4_VENV)/bin/python
-	$(BIN)/python benchmarks/processes.py
 	$(BIN)/python benchmarks/render.py
 
 # On one GPU. Builds of jax and PyTorch for its driver are yours to install, in one environment or in

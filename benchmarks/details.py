@@ -5,7 +5,6 @@ Each function takes the record of one file in results/ and returns its section.
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 Record = dict[str, Any]
@@ -85,48 +84,8 @@ the work, on {record["machine"]["cores"]} cores of {record["machine"]["cpu"]}
 {table(titles, lines)}"""
 
 
-def longer(found: Record) -> str:
-    share, low, high = (100 * found[key] for key in ("overhead", "low", "high"))
-    return f"{share:.0f} % ({low:.0f} to {high:.0f})"
-
-
-def of_processes(record: Record) -> str:
-    speeds = record["sequences_per_second_by_batch_size_and_processes"]
-    overheads = record["overhead_by_batch_size_and_processes"]
-    rows = [
-        [
-            size,
-            *(f"{statistics.harmonic_mean(found[count]):.1f}" for count in ("1", "2", "4")),
-            *(longer(overheads[size][count]) for count in ("2", "4")),
-        ]
-        for size, found in speeds.items()
-    ]
-    titles = ["sequences an update", "one process", "two", "four", "two take longer by", "four by"]
-    placing = [
-        [f"{int(size):,}", *(f"{milliseconds:.2f}" for milliseconds in found.values())]
-        for size, found in record["host_milliseconds_of_an_update"].items()
-    ]
-    counts = next(iter(record["host_milliseconds_of_an_update"].values()))
-    return f"""
-## Several processes on one machine
-
-The quickstart's model and sentences on four CPU devices of {record["cores"]} cores of
-{record["machine"]}: in one process, in two with two devices each, and in four with one each, by
-turns of seconds ([processes.py](processes.py)). Sequences/s, and how much longer the same updates
-take than in one process, with the range of 95 % when turns are drawn again. What they exchange,
-parameters and gradients, goes through sockets, as between machines, and is as much for 64 sequences
-as for 256.
-
-{table(titles, rows)}
-What one of several processes does on the host for an update, in milliseconds: placing all
-sequences, and laying out the rows of its own devices.
-
-{table(["sequences an update", *(f"one of {count}" for count in counts)], placing)}"""
-
-
 SECTIONS = {
     "floor.json": of_floor,
     "packing.json": of_packing,
     "growth.json": of_growth,
-    "processes.json": of_processes,
 }

@@ -119,10 +119,10 @@ class Log:
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """When a run of several processes gives up on one of them."""
+    """When a run of several processes gives up."""
 
-    lost_after: float = 20.0  # seconds without a sign of life; the others exit 71
-    stuck_after: float = 300.0  # seconds without an update, all exit 70; 0 = never
+    lost_after: float = 20.0  # seconds without a heartbeat of one; the others exit 71
+    stuck_after: float = 1800.0  # seconds without an update or batch; all exit 70; 0 = never
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """python -m flaxbert.doctor [--workdir=DIR] [--json]
 
-Looks at versions, devices, environment, disk, caches and the hub, and at a run if one is named:
-what is right, what is odd, what will fail and what to do. It changes nothing, and a run that is
-going on does not notice. Exit code 0 without failures (warnings are none), else that of the first
-one: 2 for the installation, 4 for a disk, cache or checkpoint, 70 for wrong numbers.
+Looks at versions, environment and devices, and at a run if one is named: what is right, what is
+odd, what will fail and what to do. It changes nothing, and a run that is going on does not notice.
+Exit code 0 without failures (warnings are none), else that of the first one: 2 for the
+installation, 4 for a checkpoint, 70 for wrong numbers.
 --json prints the same for an issue report, without home directory, tokens or passwords.
 """
 
@@ -15,7 +15,6 @@ if __name__ == "__main__":
     signals.install()  # before the slower imports
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -29,20 +28,15 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: Any, stop: cli.StopSignal) -> None:
-    from flaxbert.diagnose import caches, devices, machine, run_folder, versions
+    from flaxbert.diagnose import devices, run_folder, versions
     from flaxbert.diagnose.findings import as_json, as_lines, exit_code, guarded
 
     path = values.workdir
     gpu, tpu = devices.has_nvidia(), devices.has_tpu()
-    local = Path(path) if path and "://" not in path else None
     checks = [
         (versions.SUBJECT, lambda: versions.check(gpu)),
+        (versions.ENVIRONMENT, versions.check_environment),
         (devices.SUBJECT, lambda: devices.check(gpu=gpu, tpu=tpu)),
-        (machine.ENVIRONMENT, machine.check_environment),
-        (machine.DISK, lambda: machine.check_disk(local)),
-        (caches.CACHE, caches.check_cache),
-        (caches.CACHE, caches.check_compiled),
-        (caches.HUB, caches.check_hub),
     ]
     if path:
         checks.append((run_folder.SUBJECT, lambda: run_folder.check(path)))

@@ -161,7 +161,7 @@ def _evaluate(
     """Returns the answers, what they answer; loss, metrics, speed, and how many rows are none."""
     from flaxbert.data.tokenize import resolve_max_length
     from flaxbert.loop.evaluation import Stopwatch, scores
-    from flaxbert.shell.progress_bar import Meter
+    from flaxbert.shell.progress_bar import progress_bar
 
     positions = predictor.model.config.max_position_embeddings
     examples, windows = split.examples, ""
@@ -178,8 +178,8 @@ def _evaluate(
             f"{tokens.truncated} texts over {predictor.max_length} tokens "
             f"({how[predictor.long]}{windows})"
         )
-    with Meter(len(examples), "windows" if windows else "rows") as meter:
-        stopwatch = Stopwatch(meter)
+    with progress_bar(len(examples), "windows" if windows else "rows") as bar:
+        stopwatch = Stopwatch(bar.update)
         answers = predictor.answers(examples, stopwatch)
         results = scores(predictor.head, answers, examples, names, config.loss)
         skipped = {"samples_skipped": sum(map(len, split.rows.skipped.values()))}

@@ -101,16 +101,16 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 def _predict(
     predictor: Predictor, chunks: Iterator[Rows], config: Config, writers: dict[str, Any]
 ) -> None:
-    from flaxbert.shell.progress_bar import Meter
+    from flaxbert.shell.progress_bar import progress_bar
 
     strict = dataclasses.replace(config, data=Data())  # every row gets an answer
     count = empty = long = 0
-    with Meter(unit="windows" if predictor.long == "window" else "rows") as meter:
+    with progress_bar(unit="windows" if predictor.long == "window" else "rows") as bar:
         for rows in chunks:
             rows = predictor.head.usable(rows, strict)
             empty += predictor.head.empty(rows)
             examples = predictor.encode_rows(rows)
-            records = predictor.records(rows, examples, predictor.answers(examples, meter))
+            records = predictor.records(rows, examples, predictor.answers(examples, bar.update))
             for writer in writers.values():
                 writer.write(records)
             count += len(records)

@@ -28,7 +28,7 @@ from flaxbert.shell import cli
 
 if TYPE_CHECKING:
     # Imported where they are used: JAX and transformers take seconds, flags and errors should not.
-    from flaxbert.hosts.group import Alone
+    from flaxbert.hosts.group import SingleProcess
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import State
     from flaxbert.run.one_run import Run
@@ -43,19 +43,19 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def main(values: flags.FlagValues, stop: cli.StopSignal, group: Alone) -> None:
+def main(values: flags.FlagValues, stop: cli.StopSignal, group: SingleProcess) -> None:
     config = cli.read_config(values)
     consistency.check_same(config, group)
-    group.limit(config.processes)
+    group.limit(config.processes.stuck_after)
     path = values.workdir or Path("runs") / cli.config_name(sys.argv[1:])
     with consistency.opened(path, group) as workdir:
         train(config, workdir, group, stop)
 
 
-def train(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) -> None:
+def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.StopSignal) -> None:
     """Starts or resumes the run of `config` in an open, locked workdir."""
     begun = time.perf_counter()
-    started, finished = group.of_first(lambda: identity.look_at(workdir, config))
+    started, finished = group.on_first(lambda: identity.look_at(workdir, config))
     if finished:
         cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
         return
@@ -75,12 +75,12 @@ def train(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) 
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
     record: dict[str, Any] = {}  # run.json of the checkpoint to go on from
     if started:
-        record = group.of_first(lambda: identity.newest_record(workdir, checkpoints))
+        record = group.on_first(lambda: identity.newest_record(workdir, checkpoints))
 
     # Model files and data, then the devices: the mesh, rows per update, number of updates.
     inputs = read_inputs_together(config, workdir, group, record)
     dtype = record.get("dtype") or resolve_dtype(config.model.dtype)
-    facts = group.of_first(lambda: identity.run_facts(config, workdir, inputs, dtype, record))
+    facts = group.on_first(lambda: identity.run_facts(config, workdir, inputs, dtype, record))
     mesh = make_mesh(config.mesh, inputs.bert)
     consistency.check_collectives(group)
     run = Run.plan(config, inputs, mesh, dtype, group)
@@ -90,7 +90,7 @@ def train(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) 
         state, progress = _restored(run, workdir, checkpoints, record)
     else:
         state, progress = _fresh(run)
-        facts = group.of_first(lambda: identity.start_workdir(config, workdir, inputs, facts))
+        facts = group.on_first(lambda: identity.start_workdir(config, workdir, inputs, facts))
     run.announce(state["params"])
 
     training = Training.compile(
@@ -138,7 +138,7 @@ def _restored(
     progress = Progress.from_dict(record)
     wanted = abstract_state(abstract_params(run.inputs.bert), run.mesh)
     state = checkpoints.restore(progress.step, wanted)
-    progress.best = run.group.of_first(lambda: restore_model(workdir, progress))
+    progress.best = run.group.on_first(lambda: restore_model(workdir, progress))
     cli.say(f"resuming {workdir.root} after update {progress.step} of {run.shapes.total}")
     return state, progress
 

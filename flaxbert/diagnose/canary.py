@@ -1,22 +1,17 @@
 """python -m flaxbert.diagnose.canary: what JAX sees, and whether it computes the right numbers.
 
 Prints one JSON object. A process of its own, because a device that somebody else holds can make
-JAX wait for ever, and the doctor must not. The surprising thing: of several processes each has its
-own doctor, and the canaries of all join each other, because what connects them is asked too; not
-where a run of theirs would.
+JAX wait for ever, and the doctor must not.
+Note: it never joins other processes. JAX would take it for one of a run that is going on, started
+again, and end that run; what connects processes is compared whenever they start training.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from typing import Any
-
-from flaxbert.hosts.discovery import beside
-from flaxbert.hosts.join import joined
-from flaxbert.shell import signals
 
 # The doctor has given up long before. Should it have been killed, nobody else ends this process.
 _LAST_SECONDS = 600
@@ -25,15 +20,9 @@ _LAST_SECONDS = 600
 def main() -> None:
     """Looks at the devices and prints {"devices": [...], "wrong": [...], "error": ""}."""
     signal.alarm(_LAST_SECONDS)
-    os.environ.update(beside(os.environ))
-    found: dict[str, Any] = {"devices": [], "wrong": [], "error": "", "processes": 1}
+    found: dict[str, Any] = {"devices": [], "wrong": [], "error": ""}
     try:
-        with joined(signals.install()) as group:
-            found["processes"] = group.count
-            look(found)
-            if group.count > 1:
-                said = group.all_of(found["wrong"])
-                found["wrong"] = sorted({what for each in said for what in each})
+        look(found)
     except Exception as error:  # the finding is that it cannot be used
         lines = str(error).strip().splitlines() or [""]
         found["error"] = f"{type(error).__name__}: {lines[0][:300]}"
@@ -99,4 +88,3 @@ def kernels_here() -> Any:
 
 if __name__ == "__main__":
     main()
-    signals.end(0)

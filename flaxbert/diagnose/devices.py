@@ -1,12 +1,11 @@
 """Devices: what JAX sees, what the machine has, and whether sums over all devices are right.
 
-The surprising thing: JAX runs in a child process with a time limit. A TPU that another process
-holds can make it wait, and a broken driver can end the process.
+JAX runs in a child process with a time limit: a TPU that another process holds can make it wait,
+and a broken driver can end the process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -17,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
-from flaxbert.errors import ConfigError
-from flaxbert.hosts.discovery import find_peers
 from flaxbert.shell import subprocesses
 
 SUBJECT = "devices"
@@ -46,7 +43,9 @@ def check(
     """Yields what the canary found; `gpu` and `tpu` say what the machine has."""
     found = look(command, seconds)
     if found["error"]:
-        yield Finding(SUBJECT, FAILURE, f"JAX cannot be used: {found['error']}", _advice(tpu))
+        holder = "Another process may hold the TPU: `sudo lsof -w /dev/accel* /dev/vfio/*`."
+        advice = holder if tpu else "See the versions above."
+        yield Finding(SUBJECT, FAILURE, f"JAX cannot be used: {found['error']}", advice)
         return
     devices = found["devices"]
     first = devices[0]
@@ -64,9 +63,7 @@ def check(
         advice = "Do not train here. Install another version of jax, and run this again."
         yield Finding(SUBJECT, FAILURE, said, advice, code=70, facts={"wrong": found["wrong"]})
     else:
-        processes = found.get("processes", 1)
-        of = f" of {processes} processes" if processes > 1 else ""
-        over = f", and over {len(devices)} devices{of}" if found["collectives"] else ""
+        over = f", and over {len(devices)} devices" if found["collectives"] else ""
         yield Finding(SUBJECT, OK, f"products of matrices{over} are those of NumPy")
 
 
@@ -74,23 +71,13 @@ def look(command: tuple[str, ...], seconds: float) -> dict[str, Any]:
     """Runs the canary; returns what it printed, {"error": why} if it did not come to that."""
     try:
         done = subprocesses.run(command, seconds)
-        # The last line: what connects processes prints others.
+        # The last line: a plugin may print others.
         return {"error": "", **json.loads(done.stdout.strip().rpartition("\n")[2])}
     except subprocess.TimeoutExpired:
         return {"error": f"it gave no answer in {seconds:.0f} s"}
     except ValueError:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return {"error": f"its process ended: {last[0][:300]}"}
-
-
-def _advice(tpu: bool) -> str:
-    advice = []
-    if tpu:
-        advice.append("Another process may hold the TPU: `sudo lsof -w /dev/accel* /dev/vfio/*`.")
-    with contextlib.suppress(ConfigError):  # it is the error
-        if find_peers(os.environ):
-            advice.append("Several processes need a doctor each: they wait for each other.")
-    return " ".join(advice) or "See the versions above."
 
 
 def _unused(extra: str, what: str) -> Finding:

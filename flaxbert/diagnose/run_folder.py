@@ -1,24 +1,21 @@
 """A run's folder: who writes to it, what its checkpoints are worth, and what a resume would do.
 
-The surprising thing: a run may be going on in it. Nothing is written, set aside or locked, and what
-vanishes while it is looked at was the run's to delete. Whether the lease of a run in a bucket is
-alive is only told by waiting for its renewal.
+Note: a run may be going on in it. Nothing is written, set aside or locked, and what vanishes while
+it is looked at was the run's to delete.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from flaxbert.config import Config, make_config
 from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
 from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
 from flaxbert.storage import lease, lock
-from flaxbert.storage.bucket import split_url
 from flaxbert.storage.interface import TEMPORARY, WEIGHTS
 from flaxbert.storage.valid_checkpoints import Examined, examine, read_run
 from flaxbert.storage.workdir import Workdir, existing_workdir, read_json
@@ -36,7 +33,7 @@ def check(path: str) -> Iterator[Finding]:
         yield Finding(SUBJECT, FAILURE, str(error), code=error.exit_code)
         return
     yield Finding(SUBJECT, OK, f"{workdir.root}: config.json is that of a run")
-    yield _lock(workdir.lock) if isinstance(workdir.lock, Path) else _lease(workdir.lock)
+    yield _lock(workdir.lock) if isinstance(workdir.lock, Path) else _lease(workdir)
     examined = examine(workdir.checkpoints)
     for checkpoint in examined:
         yield _checkpoint(checkpoint)
@@ -62,16 +59,17 @@ def _lock(path: Path) -> Finding:
     return _used_by(who)
 
 
-def _lease(path: PurePath) -> Finding:
+def _lease(workdir: Workdir) -> Finding:
     try:
-        seen = lease.watch(*split_url(os.fspath(path)))
+        holder = lease.holder_in(workdir.store.read(workdir.lock))
+    except FileNotFoundError:
+        return _used_by(None)
     except StorageError as error:
         return _untold(error)
-    if seen is None or seen.renewed:
-        return _used_by(seen and seen.who)
-    said = f"{seen.who} has its lease, and did not renew it in {seen.seconds:.0f} s"
-    advice = f"If it has ended, the next start waits {seen.lasts:.0f} s at most and takes it over."
-    return Finding(SUBJECT, OK, said, advice, facts={"in_use": None, "holder": seen.who})
+    who = lease.name_of(holder)
+    said = f"{who} has its lease, renewed at {holder.get('renewed', '?')}"
+    advice = f"If that is over, the next start waits {lease.SECONDS:.0f} s and takes it over."
+    return Finding(SUBJECT, OK, said, advice, facts={"in_use": None, "holder": who})
 
 
 def _used_by(who: str | None) -> Finding:

@@ -1,13 +1,16 @@
-"""Versions: what is installed, whether the packages agree, and pairs that are known to go wrong.
+"""Versions: what is installed, whether the packages agree, and pairs that are known to go wrong;
+and the environment variables that matter.
 
 Ranges are read from the installed packages' own metadata, so no range stands here a second time.
-The surprising thing: a pair that pip accepts can still be a bad one; those are the table.
+Note: a pair that pip accepts can still be a bad one; those are the table.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -19,7 +22,7 @@ from packaging.version import InvalidVersion, Version
 import flaxbert
 from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
 
-SUBJECT = "versions"
+SUBJECT, ENVIRONMENT = "versions", "environment"
 _SHOWN = (
     "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "flax", "optax",
     "orbax-checkpoint", "tensorstore", "numpy", "transformers", "tokenizers", "datasets",
@@ -111,6 +114,24 @@ def check(gpu: bool) -> Iterator[Finding]:
     for pair in BAD_PAIRS:
         if pair.is_here(machine):
             yield Finding(SUBJECT, pair.status, pair.said, pair.do)
+
+
+_MATTERS = re.compile(
+    r"(JAX|XLA|LIBTPU|TPU|HF|NCCL|FLAXBERT|TOKENIZERS)_.*|LD_LIBRARY_PATH|CUDA_VISIBLE_DEVICES"
+    r"|XDG_CACHE_HOME|TMPDIR|OMP_NUM_THREADS|(?i:https?|all|no)_proxy"
+)
+_SECRET = re.compile(r"(?i)token|key|secret|password|credential|proxy|auth")
+
+
+def check_environment() -> Iterator[Finding]:
+    """Yields the variables that matter; of secrets only that they are set."""
+    values = {
+        name: "set" if _SECRET.search(name) else value
+        for name, value in sorted(os.environ.items())
+        if _MATTERS.fullmatch(name)
+    }
+    said = ", ".join(f"{name}={value}" for name, value in values.items())
+    yield Finding(ENVIRONMENT, OK, said or "no variable that matters is set", facts=values)
 
 
 def disagreements(versions: dict[str, Version]) -> Iterator[str]:

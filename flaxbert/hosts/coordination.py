@@ -1,14 +1,16 @@
-"""The table of keys that all processes of a run see: the coordination service of jax.distributed.
+"""What jax.distributed does for a run: processes find each other, share a table of keys, and learn
+from JAX's heartbeats that one of them is gone.
 
-JAX keeps its client to itself; Orbax takes it from the same place. Only this file touches it. The
-surprising thing: where the service is gone JAX ends the process by SIGABRT, from a thread that no
-exception reaches, so an answer to that signal stands ready (`answer_abort`).
+JAX keeps the table's client to itself; Orbax takes it from the same place, and only this file does.
+Note: JAX aborts the process when one is lost, from a thread of C++ that no exception reaches; its
+Python callback for that cannot be used (it throws std::bad_cast). So `on_lost` answers SIGABRT.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -18,22 +20,20 @@ from collections.abc import Callable
 from typing import Any
 
 from flaxbert.errors import ConfigError, ModelFileError, PeerLostError
-from flaxbert.hosts.discovery import BIND, COORDINATOR, COUNT, INDEX, Peers, is_loopback
+from flaxbert.hosts.discovery import BIND, COORDINATOR, COUNT, INDEX, Peers
 
 _SPACE = "flaxbert/"
 _SLICE = 2_000  # milliseconds of one wait; it is repeated for as long as it takes
 _CONNECT = 300  # seconds for all processes to come
 _SHUTDOWN = 60
-# JAX can only abort where it hears nothing for so long: heartbeat.py comes first.
-_HEARTBEAT = 3600
 
 
 class Table:
     """Keys and values that every process can write and read."""
 
-    def __init__(self, client: Any, index: int, count: int, address: str) -> None:
+    def __init__(self, client: Any, index: int, count: int, lost_after: float) -> None:
         self._client = client
-        self.index, self.count, self.address = index, count, address
+        self.index, self.count, self.lost_after = index, count, lost_after
 
     def put(self, key: str, value: str, *, again: bool = True) -> None:
         """Writes a value, in place of one that is there if it may be written `again`."""
@@ -63,35 +63,28 @@ class Table:
                     if unless and (reason := self.look(unless)):
                         raise ModelFileError(reason) from error
                 else:
-                    raise PeerLostError(
-                        f"the coordinator {self.address} does not answer any more: "
-                        f"{str(error).splitlines()[0]}"
-                    ) from error
+                    line = str(error).splitlines()[0]
+                    raise PeerLostError(f"the first process does not answer: {line}") from error
 
-    def is_broken(self) -> bool:
-        """Whether the service answers with an error, or not within seconds."""
-        fine = threading.Event()
+    def all_know(self, what: str, seconds: float) -> None:
+        """Returns when all processes have called this, or after some seconds."""
+        with contextlib.suppress(Exception):
+            self._client.wait_at_barrier(_SPACE + what, int(1000 * seconds))
+
+    def answers(self) -> bool:
+        """Whether there is an answer, and no error, within seconds."""
+        answered = threading.Event()
 
         def ask() -> None:
             with contextlib.suppress(Exception):
-                self.look("news")
-                fine.set()
+                self.look("")
+                answered.set()
 
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(3.0)
-        return not fine.is_set()
-
-    def below(self, key: str) -> dict[str, str]:
-        """Returns what stands below `key/`, by the rest of the names."""
-        prefix = f"{_SPACE}{key}/"
-        return {
-            name.removeprefix(prefix): value
-            for name, value in self._client.key_value_dir_get(prefix)
-        }
+        threading.Thread(target=ask, daemon=True).start()
+        return answered.wait(3.0)
 
 
-def connect(peers: Peers) -> Table:
+def connect(peers: Peers, lost_after: float) -> Table:
     """Starts jax.distributed and waits for all processes.
 
     Raises:
@@ -111,7 +104,8 @@ def connect(peers: Peers) -> Table:
             "process_id": peers.index,
             "cluster_detection_method": "deactivate",
         }
-        if is_loopback(peers.coordinator.rpartition(":")[0]) and BIND not in os.environ:
+        host = peers.coordinator.rpartition(":")[0].strip("[]")
+        if host in ("localhost", "127.0.0.1", "::1") and BIND not in os.environ:
             # It asks nobody who they are: not on all interfaces without need.
             explicit["coordinator_bind_address"] = peers.coordinator
         if peers.index == 0:
@@ -120,7 +114,7 @@ def connect(peers: Peers) -> Table:
         jax.distributed.initialize(
             **explicit,
             initialization_timeout=_CONNECT,
-            heartbeat_timeout_seconds=_HEARTBEAT,
+            heartbeat_timeout_seconds=math.ceil(lost_after),
             shutdown_timeout_seconds=_SHUTDOWN,
         )
     except ValueError as error:
@@ -129,15 +123,18 @@ def connect(peers: Peers) -> Table:
             f"{COORDINATOR}, {COUNT} and {INDEX} in each of them."
         ) from error
     except RuntimeError as error:
+        if "must be called before" in str(error):
+            raise ConfigError(
+                "the config file computes with JAX or asks it for devices. Several processes have "
+                "to find each other before: leave that out of the file."
+            ) from error
         where = peers.coordinator or "the coordinator"
         raise PeerLostError(
             f"the processes of this run did not all come to {where} in {_CONNECT} s: "
             f"{str(error).splitlines()[0]}"
         ) from error
     state = distributed.global_state
-    return Table(
-        state.client, state.process_id, state.num_processes, str(state.coordinator_address)
-    )
+    return Table(state.client, state.process_id, state.num_processes, lost_after)
 
 
 def disconnect() -> None:
@@ -147,13 +144,11 @@ def disconnect() -> None:
     jax.distributed.shutdown()
 
 
-def answer_abort(
-    table: Table, silent: Callable[[], bool], gone: Callable[[], None], broken: Callable[[], None]
-) -> None:
-    """From here on `gone` is called where an abort finds nobody at the coordinator's address, or
-    nothing was heard from there (`silent`), whoever takes connections; `broken` where the service
-    answers with an error, as after a process that was started again alone. Any other abort ends
-    the process as ever.
+def on_lost(table: Table, lost: Callable[[], None]) -> None:
+    """Calls `lost` when JAX aborts this process because another one is gone.
+
+    The table does not answer then: it is gone, or JAX's thread holds it. After any other abort it
+    does, and the process ends by that.
     """
     global _on_abort
     c = ctypes.CDLL(None)
@@ -164,10 +159,8 @@ def answer_abort(
         # abort() raises the signal in its own thread: Python can run there. Not if that thread
         # holds what Python needs; then the alarm ends it.
         c.alarm(10)
-        if silent() or not _answers(table.address):
-            gone()
-        elif table.is_broken():
-            broken()
+        if not table.answers():
+            lost()
         c.signal(signal.SIGABRT, None)  # SIG_DFL: abort() raises it once more
 
     _on_abort = aborted  # C holds no reference
@@ -186,15 +179,6 @@ def _refuse_taken(address: str) -> None:
             f"{COORDINATOR}={address}: process 0 cannot listen there ({error.strerror}): another "
             "process does. Choose a free port, or end the run that has it."
         ) from error
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
-    except OSError:
-        return False
-    return True
 
 
 def machine() -> str:

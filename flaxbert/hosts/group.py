@@ -1,22 +1,20 @@
 """What the processes of a run do together before and beside training: read once, tell all, agree.
 
-The surprising thing: a run of one process goes the same way. `Alone` answers at once, so nobody has
-to ask how many there are.
+A run of one process goes the same way: `SingleProcess` answers at once, so nobody has to ask how
+many there are.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
 
-from flaxbert.config import Processes
 from flaxbert.hosts.coordination import Table, machine
-from flaxbert.hosts.heartbeat import Watch
+from flaxbert.hosts.watchdog import Watchdog
 
 
-class Alone:
+class SingleProcess:
     """A run of one process."""
 
     index, count = 0, 1
@@ -24,16 +22,16 @@ class Alone:
     here = 1  # processes of the run on this machine
     leads_here = True  # of them the one that prepares data for all
 
-    def of_first(self, function: Callable[[], Any]) -> Any:
+    def on_first(self, function: Callable[[], Any]) -> Any:
         """Returns what the function returns in process 0, where alone it runs: plain JSON values.
 
         What it raises ends all processes.
         """
         return json.loads(json.dumps(function()))
 
-    def of_leader(self, function: Callable[[], Any]) -> Any:
+    def on_leader(self, function: Callable[[], Any]) -> Any:
         """The same with one process of each machine."""
-        return self.of_first(function)
+        return self.on_first(function)
 
     def all_of(self, value: Any) -> list[Any]:
         """Returns what every process says, in their order; waits for all."""
@@ -52,34 +50,27 @@ class Alone:
     def beat(self) -> None:
         """Tells that something was finished: an update, a batch of an evaluation."""
 
-    def busy(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Around what may take long without anything being wrong."""
-        return contextlib.nullcontext()
-
-    def training(self) -> None:
-        """From here on `beat` is due."""
-
-    def limit(self, limits: Processes) -> None:
-        """Sets what every process has been told of how long to wait for a sign of life."""
+    def limit(self, stuck_after: float) -> None:
+        """Sets after how many seconds without a `beat` a run is stuck, from the first one on."""
 
 
-class Group(Alone):
+class Group(SingleProcess):
     """A run of several processes, as one of them sees it."""
 
-    def __init__(self, table: Table, watch: Watch) -> None:
+    def __init__(self, table: Table, watchdog: Watchdog) -> None:
         self.index, self.count = table.index, table.count
         self.first = self.index == 0
-        self._table, self._watch = table, watch
+        self._table, self._watchdog = table, watchdog
         self._calls = 0
         machines = self.all_of(machine())
         mates = [index for index, name in enumerate(machines) if name == machines[self.index]]
         self.here, self._leader = len(mates), mates[0]
         self.leads_here = self._leader == self.index
 
-    def of_first(self, function: Callable[[], Any]) -> Any:
+    def on_first(self, function: Callable[[], Any]) -> Any:
         return self._of(0, function)
 
-    def of_leader(self, function: Callable[[], Any]) -> Any:
+    def on_leader(self, function: Callable[[], Any]) -> Any:
         return self._of(self._leader, function)
 
     def all_of(self, value: Any) -> list[Any]:
@@ -102,16 +93,10 @@ class Group(Alone):
         self._table.put(key, text, again=False)
 
     def beat(self) -> None:
-        self._watch.beat()
+        self._watchdog.beat()
 
-    def busy(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return self._watch.busy(what)
-
-    def training(self) -> None:
-        self._watch.training()
-
-    def limit(self, limits: Processes) -> None:
-        self._watch.limits = limits
+    def limit(self, stuck_after: float) -> None:
+        self._watchdog.stuck_after = stuck_after
 
     def _of(self, speaker: int, function: Callable[[], Any]) -> Any:
         key = f"calls/{self._next_call()}/{speaker}"

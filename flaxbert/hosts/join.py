@@ -1,8 +1,7 @@
 """Joining the other processes of a run, and leaving them: with what code, and what they are told.
 
-The surprising thing: this comes before the command line is read, so that a config file which one
-machine lacks ends the run on all. And an error ends the process without Python's own end, which
-would wait for the others in JAX: they may be gone.
+Note: an error ends the process without Python's own end, which would wait for the others in JAX:
+they may be gone.
 """
 
 from __future__ import annotations
@@ -20,57 +19,49 @@ from flaxbert.errors import (
     exit_code_of,
 )
 from flaxbert.hosts import coordination
-from flaxbert.hosts.discovery import COUNT, INDEX, Peers, find_peers
-from flaxbert.hosts.group import Alone, Group
-from flaxbert.hosts.heartbeat import Watch
-from flaxbert.hosts.place import held
+from flaxbert.hosts.discovery import COUNT, INDEX, find_peers
+from flaxbert.hosts.group import Group, SingleProcess
+from flaxbert.hosts.watchdog import Watchdog
 from flaxbert.shell import console, signals
 
 
 @contextlib.contextmanager
-def joined(stop: signals.StopSignal) -> Iterator[Alone]:
+def joined(stop: signals.StopSignal, lost_after: float) -> Iterator[SingleProcess]:
     """Joins the other processes of this run while the block runs, where there are any.
 
+    A process without heartbeats for `lost_after` seconds ends all others.
+
     Raises:
-      ConfigError: the environment names them, but not fully; or others use their address; or this
-        machine has this process of the run already.
+      ConfigError: the environment names them, but not fully; or others use their address.
       PeerLostError: they do not all come.
     """
     peers = find_peers(os.environ)
     if peers is None:
-        yield Alone()
+        yield SingleProcess()
         return
-    with held(peers.place), _joined(peers, stop) as group:
-        yield group
-
-
-@contextlib.contextmanager
-def _joined(peers: Peers, stop: signals.StopSignal) -> Iterator[Group]:
-    table = coordination.connect(peers)
-    watch = Watch(table, stop)
-    stop.on_leaving(lambda: watch.ended(*signals.leaving()))
-    watch.start()
+    table = coordination.connect(peers, lost_after)
+    watchdog = Watchdog(table)
+    stop.on_leaving(lambda: watchdog.tell(*signals.leaving()))
+    watchdog.start()
     console.speak_as(table.index)
-    coordination.answer_abort(
-        table, watch.hears_nothing, watch.coordinator_lost, watch.connection_broken
-    )
-    group = Group(table, watch)
+    coordination.on_lost(table, watchdog.lost)
+    group = Group(table, watchdog)
     try:
         yield group
     except InterruptedRun:  # all have agreed, and saved
-        _leave_together(group, watch, stop)
+        _leave_together(group, watchdog, stop)
         raise
     except BaseException as error:
         code = exit_code_of(error)
         others = code
         if code == INTERNAL_ERROR and not isinstance(error, FlaxbertError):
             # Where another process is gone anything may be raised here, but not by us.
-            watch.wait_for_verdict()
+            watchdog.wait_for_loss()
             others = PeerLostError.exit_code  # a defect here is none of theirs
         signals.leave_at_the_end()
-        watch.ended(code, console.printable(str(error).partition("\n")[0]), others=others)
+        watchdog.tell(code, console.printable(str(error).partition("\n")[0]), others=others)
         raise
-    _leave_together(group, watch, stop)
+    _leave_together(group, watchdog, stop)
 
 
 def refuse_several() -> None:
@@ -83,9 +74,9 @@ def refuse_several() -> None:
         )
 
 
-def _leave_together(group: Alone, watch: Watch, stop: signals.StopSignal) -> None:
+def _leave_together(group: SingleProcess, watchdog: Watchdog, stop: signals.StopSignal) -> None:
     stop.settle()  # before: whoever is asked to stop later than that has nothing to add
     group.all_of("done")
-    watch.close()
+    watchdog.close()
     with contextlib.suppress(Exception):  # one that has gone since: the outcome stands
         coordination.disconnect()

@@ -89,7 +89,7 @@ class Classifier(Predictor):
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
-        after_batch: Callable[[int], None] = lambda sequences: None,
+        after_batch: Callable[[int], object] = lambda sequences: None,
     ) -> Float[np.ndarray, "N C"]:
         """Returns one row of logits per text (or pair of texts), in order."""
         return self.answers(self.encode_rows(_rows(texts, pairs)), after_batch)

@@ -138,7 +138,7 @@ class Predictor:
         return self.head.encode(rows, self.tokenizer, self.max_length, self._cut)
 
     def answers(
-        self, examples: Examples, after_batch: Callable[[int], None] = lambda sequences: None
+        self, examples: Examples, after_batch: Callable[[int], object] = lambda sequences: None
     ) -> Float[np.ndarray, "N C"]:
         """Returns the logits of what is asked about: a row for each text, or each word.
 

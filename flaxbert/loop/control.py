@@ -8,7 +8,6 @@ noticed late; the step itself has left the parameters alone.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -87,10 +86,6 @@ class Training(Protocol):
 
     def beat(self) -> None:
         """Tells other processes that something was finished."""
-        ...
-
-    def busy(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Tells other processes that what follows may take long."""
         ...
 
 
@@ -195,8 +190,7 @@ class _Start:
             return
         results = evaluate(self.state["params"])
         self.clock.restart()
-        with self.training.busy("saving"):  # metrics.jsonl
-            better = judge(results, self.progress, self.cadence, self.trackers)
+        better = judge(results, self.progress, self.cadence, self.trackers)
         if better:
             self.check_parameters()
             self.export(results)
@@ -205,8 +199,7 @@ class _Start:
         """The new best leaves as a folder, complete before a checkpoint names it."""
         step, metrics = self.progress.step, log.metrics_of(results)
         committed = not self.exported_since_save
-        with self.training.busy("exporting"):
-            digest = self.training.export(self.state["params"], step, metrics, committed)
+        digest = self.training.export(self.state["params"], step, metrics, committed)
         self.exported_since_save = True
         self.progress.best = {
             "step": step,
@@ -260,8 +253,7 @@ class _Start:
             )
 
     def give_up(self, what: str, todo: str) -> NoReturn:
-        with self.training.busy("saving"):
-            self.checkpoints.wait()
+        self.checkpoints.wait()
         commit = self.checkpoints.last_commit
         saved = commit.step if commit else self.begun_at
         stands = f"checkpoint {saved}, from before that" if saved else "there is no checkpoint yet"
@@ -281,14 +273,12 @@ class _Start:
         progress = self.progress
         self.settle()
         self.check_parameters()
-        with self.training.busy("saving"):
-            self.trackers.sync()
+        self.trackers.sync()
         self.clock.wall()
         begun = time.perf_counter()
         facts = {**self.training.facts, **dataclasses.asdict(progress)}
-        with self.training.busy("saving"):
-            if self.checkpoints.save(progress.step, self.state, facts):
-                self.exported_since_save = False
+        if self.checkpoints.save(progress.step, self.state, facts):
+            self.exported_since_save = False
         if self.all_saved:
             self.all_saved = False  # what was said was of the save before
         progress.saving_seconds += time.perf_counter() - begun
@@ -306,8 +296,7 @@ class _Start:
         """
         try:
             if wait or self.all_saved:
-                with self.training.busy("saving"):
-                    ended = self.checkpoints.wait()
+                ended = self.checkpoints.wait()
             else:
                 ended = self.all_saved is None and self.checkpoints.check()
         except (ModelFileError, StorageError) as error:

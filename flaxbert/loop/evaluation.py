@@ -26,7 +26,7 @@ def evaluate(
     head: Head,
     names: Sequence[str],
     loss: Loss,
-    after_batch: Callable[[int], None] = lambda sequences: None,
+    after_batch: Callable[[int], object] = lambda sequences: None,
 ) -> dict[str, float]:
     """Returns {"loss", the head's metrics, "samples", "runtime" (seconds) and speeds}.
 
@@ -42,7 +42,7 @@ def evaluate(
 class Stopwatch:
     """Counts batches and seconds from its making on; call it after every batch."""
 
-    def __init__(self, after_batch: Callable[[int], None] = lambda examples: None) -> None:
+    def __init__(self, after_batch: Callable[[int], object] = lambda examples: None) -> None:
         self._after_batch = after_batch
         self._batches = 0
         self._start = time.perf_counter()

@@ -70,7 +70,7 @@ def predict_logits(
     params: Params,
     batches: Iterable[Batch],
     count: int,
-    after_batch: Callable[[int], None] = lambda sequences: None,
+    after_batch: Callable[[int], object] = lambda sequences: None,
 ) -> Float[np.ndarray, "N C"]:
     """Returns the logits of outputs 0..count-1; each is computed exactly once.
 

@@ -19,7 +19,7 @@ import numpy as np
 from flaxbert.config import seed_for
 from flaxbert.data.batches import Batch, empty_batch, inference_batches
 from flaxbert.errors import ConfigError, is_out_of_memory
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.loop import memory
 from flaxbert.loop.agreement import Agreement
 from flaxbert.loop.evaluation import evaluate
@@ -83,8 +83,7 @@ def compile_update(run: Run, state: Any, agreement: Agreement | None) -> Compile
 
     def compiled(run: Run, rows: int) -> Any:
         batch = empty_batch(run.inputs.train, run.shapes.train, rows)
-        with group.busy("compiling"):
-            program = compile_step(step, state, batch, seeds, *_said(agreement))
+        program = compile_step(step, state, batch, seeds, *_said(agreement))
         give_back_memory()  # the compiler's
         return program
 
@@ -113,7 +112,7 @@ def _said(agreement: Agreement | None) -> list[Any]:
     return [agreement.said()] if agreement else []
 
 
-def _compiled_by_all(compiled: Compiled, group: Alone) -> Compiled:
+def _compiled_by_all(compiled: Compiled, group: SingleProcess) -> Compiled:
     """What the compiler of one process refuses is refused for all: they have one plan."""
 
     def by_all(run: Run, rows: int) -> Any:
@@ -132,7 +131,7 @@ def _compiled_by_all(compiled: Compiled, group: Alone) -> Compiled:
     return by_all
 
 
-def fit_of_all(group: Alone, limit: int, program: Any) -> memory.Fit:
+def fit_of_all(group: SingleProcess, limit: int, program: Any) -> memory.Fit:
     """Returns the fit of the process whose compiler needs the most: they have one plan."""
     found = memory.fit(program, limit)
     said = group.all_of([found.needed, found.fixed])
@@ -252,6 +251,6 @@ def compile_evaluation(run: Run, params: Params, check: Callable[[], None]) -> E
             for suffix, examples in inputs.validation.items()
         }
         # What follows from it must be the same everywhere, to the last bit.
-        return group.of_first(lambda: merged(results))
+        return group.on_first(lambda: merged(results))
 
     return evaluate_all

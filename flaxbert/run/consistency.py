@@ -1,7 +1,7 @@
 """Where the processes of a run come together on their way to training.
 
-The surprising thing: what one alone does (open and lock the workdir, read it) is done by the first,
-and an error there ends all others as well, with its code; so nobody else looks for it.
+What one alone does (open and lock the workdir, read it) is done by the first, and an error there
+ends all others as well, with its code; so nobody else looks for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import flaxbert
 from flaxbert.config import Config, flatten, to_dict
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, WrongNumbersError
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.shell.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _PATIENCE = 70.0
 _SIZES, _TIMES = (2**10, 2**18, 2**22), 2
 
 
-def check_same(config: Config, group: Alone) -> None:
+def check_same(config: Config, group: SingleProcess) -> None:
     """Raises ConfigError if the processes were started with different configs or libraries."""
     mine = {
         **{f"config.{name}": value for name, value in flatten(to_dict(config)).items()},
@@ -57,7 +57,7 @@ def _without_dumps(flags: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], group: Alone) -> Iterator[Workdir]:
+def opened(path: str | os.PathLike[str], group: SingleProcess) -> Iterator[Workdir]:
     """Opens and locks the workdir while the block runs.
 
     Raises:
@@ -66,7 +66,7 @@ def opened(path: str | os.PathLike[str], group: Alone) -> Iterator[Workdir]:
     from flaxbert.storage.store import location
     from flaxbert.storage.workdir import Workdir, open_workdir
 
-    root = group.of_first(lambda: os.fspath(open_workdir(path).root))
+    root = group.on_first(lambda: os.fspath(open_workdir(path).root))
     workdir = Workdir(location(root))
     lock = workdir.store.locked(workdir.lock) if group.first else contextlib.nullcontext()
     with lock:
@@ -74,21 +74,20 @@ def opened(path: str | os.PathLike[str], group: Alone) -> Iterator[Workdir]:
         yield workdir
 
 
-def _check_shared(workdir: Workdir, group: Alone) -> None:
+def _check_shared(workdir: Workdir, group: SingleProcess) -> None:
     if group.count == 1:
         return
-    holder = group.of_first(lambda: _holder(workdir.lock, workdir))
+    holder = group.on_first(lambda: _holder(workdir.lock, workdir))
     until = time.monotonic() + _PATIENCE
-    with group.busy("looking for the workdir"):
-        while _holder(workdir.lock, workdir) != holder:
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"--workdir: process {group.index} does not see {workdir.root} as process 0 "
-                    "has it. Name one that all machines share: gs://bucket/folder, or a network "
-                    "file system."
-                )
-            time.sleep(0.5)
-        group.all_of("seen")
+    while _holder(workdir.lock, workdir) != holder:
+        if time.monotonic() > until:
+            raise ConfigError(
+                f"--workdir: process {group.index} does not see {workdir.root} as process 0 "
+                "has it. Name one that all machines share: gs://bucket/folder, or a network "
+                "file system."
+            )
+        time.sleep(0.5)
+    group.all_of("seen")
 
 
 def _holder(lock: PurePath, workdir: Workdir) -> str:
@@ -102,7 +101,7 @@ def _holder(lock: PurePath, workdir: Workdir) -> str:
     return text
 
 
-def check_params(params: Any, group: Alone) -> None:
+def check_params(params: Any, group: SingleProcess) -> None:
     """Raises ModelFileError if the processes have read different weights.
 
     Each takes its own for those of all: a mixture of two models would train without a word.
@@ -124,13 +123,10 @@ def check_params(params: Any, group: Alone) -> None:
             )
 
 
-def check_collectives(group: Alone) -> None:
+def check_collectives(group: SingleProcess) -> None:
     """Raises WrongNumbersError if what connects the processes gives wrong sums."""
     if group.count == 1:
         return
-    import jax
-
-    from flaxbert.hosts import gloo
     from flaxbert.hosts.collectives import wrong_collectives
 
     found = group.all_of(wrong_collectives(_SIZES, _TIMES))
@@ -138,14 +134,11 @@ def check_collectives(group: Alone) -> None:
     if wrong:
         raise WrongNumbersError(
             f"exchanges between the processes give wrong numbers: {', '.join(wrong)}. Do not train "
-            "here: install another version of jax, or run on one process. `python -m "
-            "flaxbert.doctor`, started in all of them, looks again."
+            "here: install another version of jax, or run on one process."
         )
-    if jax.default_backend() == "cpu":
-        gloo.give_way()
 
 
-def begin_training(group: Alone, stop: StopSignal) -> None:
+def begin_training(group: SingleProcess, stop: StopSignal) -> None:
     """Waits until every process has compiled; from here on a stop is agreed on in the updates.
 
     Raises:
@@ -153,4 +146,4 @@ def begin_training(group: Alone, stop: StopSignal) -> None:
     """
     if any(group.all_of(stop.requested)):
         raise InterruptedRun("stopped by a signal before the first update: nothing to save")
-    group.training()
+    group.beat()

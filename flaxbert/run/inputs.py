@@ -22,7 +22,7 @@ from flaxbert.data.sources import named_tasks
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.heads import Head, Params, head_named, head_of, heads_in
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.run import shared_data
 from flaxbert.shell.console import say
@@ -173,7 +173,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
 
 
 def read_inputs_together(
-    config: Config, workdir: Workdir, group: Alone, record: dict[str, Any]
+    config: Config, workdir: Workdir, group: SingleProcess, record: dict[str, Any]
 ) -> Inputs:
     """`read_inputs` for the processes of a run: once on each machine, and the same on all.
 
@@ -182,8 +182,7 @@ def read_inputs_together(
     """
     own = None
     if group.leads_here:
-        with group.busy("preparing"):
-            own = read_inputs(config, workdir, record)
+        own = read_inputs(config, workdir, record)
     if group.count == 1 and own:
         return own
     sets, told = shared_data.hand_over(group, own.sets if own else None, own.facts if own else None)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from flaxbert.config import Config
 from flaxbert.data.batches import WHOLE, Share
 from flaxbert.heads import Head
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.mesh import row_blocks
 from flaxbert.run.inputs import Inputs
@@ -34,15 +34,20 @@ class Run:
     mesh: Mesh
     dtype: str  # compute dtype: float32 or bfloat16
     shapes: Shapes
-    group: Alone  # the processes of the run
+    group: SingleProcess  # the processes of the run
 
     @classmethod
     def plan(
-        cls, config: Config, inputs: Inputs, mesh: Mesh, dtype: str, group: Alone | None = None
+        cls,
+        config: Config,
+        inputs: Inputs,
+        mesh: Mesh,
+        dtype: str,
+        group: SingleProcess | None = None,
     ) -> Run:
         """Plans a run in as few micro-batches as the config asks for."""
         shapes = plan_shapes(config, inputs, mesh, dtype, config.train.accumulate or 1)
-        return cls(config, inputs, mesh, dtype, shapes, group or Alone())
+        return cls(config, inputs, mesh, dtype, shapes, group or SingleProcess())
 
     def in_micro_batches(self, accumulate: int) -> Run:
         """Returns the same run with its updates in so many micro-batches."""

@@ -42,7 +42,7 @@ class Exporter:
         """
         group = self.run.group
         host = on_host(self.run.mesh, params, wanted=group.first)
-        return group.of_first(lambda: self._write(host, step, results, committed))
+        return group.on_first(lambda: self._write(host, step, results, committed))
 
     def _write(self, params: Params, step: int, results: dict[str, Any], committed: bool) -> str:
         config, inputs, facts = self.run.config, self.run.inputs, self.facts
@@ -116,11 +116,10 @@ def write_results(run: Run, export: Exporter, progress: Progress, params: Params
 
     All processes of a run call it, for the model may have to leave; the first one writes.
     """
-    with run.group.busy("writing results"):
-        if progress.best is None:
-            export(params, progress.step, {}, True)
-        if run.group.first:
-            _write_results(run, export.workdir, progress)
+    if progress.best is None:
+        export(params, progress.step, {}, True)
+    if run.group.first:
+        _write_results(run, export.workdir, progress)
 
 
 def _write_results(run: Run, workdir: Workdir, progress: Progress) -> None:

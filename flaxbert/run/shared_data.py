@@ -20,13 +20,13 @@ from flaxbert.data.tokenize import Tokens
 from flaxbert.shell import signals
 
 if TYPE_CHECKING:
-    from flaxbert.hosts.group import Alone
+    from flaxbert.hosts.group import SingleProcess
 
 _DESCRIPTION = "prepared.json"
 
 
 def hand_over(
-    group: Alone, sets: dict[str, Examples] | None, description: Any
+    group: SingleProcess, sets: dict[str, Examples] | None, description: Any
 ) -> tuple[dict[str, Examples], Any]:
     """Returns the sets of examples and the description (JSON) that this machine's leader has.
 
@@ -35,7 +35,7 @@ def hand_over(
     """
     if max(group.all_of(group.here)) == 1:
         return sets or {}, description
-    folder = Path(group.of_leader(lambda: str(_write(sets or {}, description))))
+    folder = Path(group.on_leader(lambda: str(_write(sets or {}, description))))
     try:
         taken = (sets or {}, description) if group.leads_here else _read(folder)
         group.all_of("taken")

@@ -96,7 +96,3 @@ class Training:
     def beat(self) -> None:
         """Tells the other processes that something was finished."""
         self.run.group.beat()
-
-    def busy(self, what: str) -> Any:
-        """Tells the other processes that what follows may take long."""
-        return self.run.group.busy(what)

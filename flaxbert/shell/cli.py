@@ -1,8 +1,8 @@
 """The border between a shell and the package: flags in, exit codes and readable errors out.
 
 Exit codes: 0 done; 2 usage or config; 3 data; 4 model file or checkpoint; 5 loss not finite;
-70 internal; 71 another process lost; 75 interrupted, every finished update saved. The surprising
-thing: this file imports neither JAX nor anything that does, so that a wrong flag is told at once.
+70 internal; 71 another process lost; 75 interrupted, every finished update saved.
+Note: this file imports neither JAX nor anything that does, so that a wrong flag is told at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal
 from absl import flags
 from ml_collections import config_flags
 
-from flaxbert.config import Config, Data, make_config
+from flaxbert.config import Config, Data, Processes, make_config
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, exit_code_of
 from flaxbert.hosts.join import joined, refuse_several
 from flaxbert.shell.console import complain, say
@@ -46,8 +46,8 @@ def run(
       define: adds the command's flags to the FlagValues it is given.
       description: printed by --help.
       processes: what several of them, started by Slurm or on a TPU pod, are to each other.
-        "each": nothing; "one": the command refuses them; "together": they join, whatever the
-        command line of each says, and `main(flags, stop, group)` is called.
+        "each": nothing; "one": the command refuses them; "together": they join, and
+        `main(flags, stop, group)` is called.
     """
     # transformers tells everybody without PyTorch that models will not be available: not ours.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -57,14 +57,13 @@ def run(
         if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
             _help(define, description)
             return
-        with contextlib.ExitStack() as stack:
-            group = []
-            if processes == "one":
-                refuse_several()
-            elif processes == "together":
-                group.append(stack.enter_context(joined(stop)))
-            values = _parse(define)
-            main(values, stop, *group)
+        if processes == "together":
+            _run_together(main, define, stop)
+            return
+        if processes == "one":
+            refuse_several()
+        values = _parse(define)
+        main(values, stop)
     except (Exception, InterruptedRun) as error:
         stop.settle()
         code = exit_code_of(error)
@@ -86,6 +85,22 @@ def run(
         end(code)
     finally:
         stop.settle()
+
+
+def _run_together(
+    main: Callable[..., None], define: Callable[[flags.FlagValues], None], stop: StopSignal
+) -> None:
+    """Calls `main(flags, stop, group)`; what is wrong with one command line ends all processes."""
+    values, wrong, lost_after = None, None, Processes().lost_after
+    try:
+        values = _parse(define)
+        lost_after = read_config(values).processes.lost_after
+    except Exception as error:
+        wrong = error
+    with joined(stop, lost_after) as group:
+        if wrong is not None:
+            raise wrong
+        main(values, stop, group)
 
 
 def define_config(values: flags.FlagValues) -> None:

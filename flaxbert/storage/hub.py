@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,33 +106,6 @@ def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
     finally:
         hub.logging.set_verbosity(verbosity)
     return Path(folder)
-
-
-def unreachable(seconds: float) -> str:
-    """Returns why the hub cannot be reached, "" if it answers; waits no longer than `seconds`.
-
-    Raises:
-      HubError: HF_HUB_OFFLINE is set, so nobody is asked.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        raise HubError("HF_HUB_OFFLINE is set")
-    reasons: list[str] = []
-
-    def ask() -> None:
-        try:  # any answer will do; no token is sent
-            get_session().request("HEAD", constants.ENDPOINT, timeout=seconds)
-            reasons.append("")
-        except Exception as error:  # httpx's, and what an endpoint that is no URL raises
-            reasons.append(_reason(error))
-
-    # A thread, since looking up a name has no time limit.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return reasons[0] if reasons else f"no answer in {seconds:.0f} s"
 
 
 def card_header(folder: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def main(mesh: str, output: str) -> None:
     from flaxbert.hosts.join import joined
     from flaxbert.shell.signals import install
 
-    with joined(install()) as group:
+    with joined(install(), lost_after=20) as group:
         found = computed(mesh)
         if group.first:
             Path(output).write_text(json.dumps(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import types
@@ -18,7 +17,7 @@ from flaxbert.loop.progress import Progress
 from flaxbert.storage import checkpoint
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.storage.workdir import Workdir
-from flaxbert.track import Trackers, open_trackers
+from flaxbert.track import open_trackers
 
 _COUNTS = {"examples": 1, "real_tokens": 1, "computed_tokens": 1, "attended_keys": 1}
 
@@ -44,7 +43,6 @@ class _Runs:
         self.folder = folder
         self.exports = []  # (step, whether the present model/ is a committed checkpoint's)
         self.stop_at = None  # a stop is asked for once that many updates were sent
-        self.doing = []  # what may take long
 
     def start(self, *, eval_every=100, save_every=2):
         checkpoints = Checkpoints(self.folder / "checkpoints", keep=10)
@@ -65,7 +63,6 @@ class _Runs:
             facts={},
             several=False,
             beat=lambda: None,
-            busy=self._busy,
             cadence=Cadence(6, 6, 100, eval_every, save_every, 0, 3, "loss"),
         )
         started = _Started(training, lambda: progress.step == self.stop_at)
@@ -76,12 +73,6 @@ class _Runs:
             trackers.close()
             checkpoints.close()
         return progress
-
-    @contextlib.contextmanager
-    def _busy(self, what):
-        self.doing.append(what)
-        yield
-        self.doing.pop()
 
     @property
     def saved(self):
@@ -121,13 +112,6 @@ def fail(monkeypatch):
         return seen
 
     return arrange
-
-
-def test_a_slow_disk_under_the_metrics_is_no_alarm(runs, monkeypatch):
-    doing, real = [], Trackers.sync
-    monkeypatch.setattr(Trackers, "sync", lambda self: doing.append(list(runs.doing)) or real(self))
-    runs.start(eval_every=3)
-    assert len(doing) >= 5 and all("saving" in each for each in doing)
 
 
 def test_a_save_that_fails_once_is_told_and_made_up_for(runs, fail, capsys):

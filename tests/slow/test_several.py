@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,7 +83,7 @@ def test_a_killed_process_ends_the_others(victim, tiny_bert, reviews, tmp_path, 
         codes = run.codes()
         assert time.monotonic() - begun <= _GRACE
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 71, run.said()
-    assert f"process {1 - victim}" in run.text(1 - victim)
+    assert f"process {1 - victim} ends: another process of the run is gone" in run.text(1 - victim)
     goes_on(tmp_path, flags, whole, tmp_path / "run")
 
 
@@ -98,45 +97,18 @@ def test_one_that_is_started_again_alone_ends_the_others(tiny_bert, reviews, tmp
         run.signal(signal.SIGKILL, [1])
         with started(tmp_path / "again", 1, 1, train(flags), env=environment(2, 1, 1, port)):
             assert run.children[0].wait(_GRACE) == 71, run.said()
-    assert "started again alone" in run.text(0)
+    assert "another process of the run is gone" in run.text(0)
 
 
-def lowered(pid: int) -> int:
-    """How many threads of a process have the lowest priority: gloo's."""
-    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return sum(stat.rpartition(")")[2].split()[16] == "19" for stat in stats)
-
-
-def tells_where_threads_wait(pid: int) -> bool:
-    """Linux does, unless it was built without it, or is imitated."""
-    places = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/wchan")]
-    return any(place not in ("", "0") for place in places)
-
-
-def test_what_is_started_beside_one_process_does_not_end_the_run(tiny_bert, reviews, tmp_path):
-    """A doctor waits for the others' doctors, not at the port of the run; and the same command,
-    typed once more, is refused.
-
-    In each process of the run gloo's thread has the lowest priority by then (test_gloo.py).
-    """
+def test_a_doctor_beside_a_run_does_not_end_it(tiny_bert, reviews, tmp_path):
+    """It has the variables of a process of the run, and does not join it."""
     flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
     port = free_port()
     with started(tmp_path / "logs", 2, 1, train(flags), ports=[port, port]) as run:
         run.wait_for("update 5/")
-        for child in run.children:
-            assert lowered(child.pid) == int(tells_where_threads_wait(child.pid))
-        doctor = ["-m", "flaxbert.diagnose.canary"]
-        process_1 = environment(2, 1, 1, port)
-        with (
-            started(tmp_path / "doctor", 1, 1, doctor, env=process_1) as asked,
-            started(tmp_path / "typed", 1, 1, train(flags), env=process_1) as typed,
-        ):
-            # It waits half a minute before: the doctor has long been where the other test's
-            # process has ended the run.
-            assert typed.codes() == [2], typed.said()
-            assert asked.children[0].poll() is None, asked.said()
-        assert f"pid {run.children[1].pid} on this machine is this process" in typed.text(0)
-        assert "Traceback" not in typed.text(0)
+        doctor, process_1 = ["-m", "flaxbert.diagnose.canary"], environment(2, 1, 1, port)
+        with started(tmp_path / "doctor", 1, 1, doctor, env=process_1) as asked:
+            assert asked.codes() == [0], asked.said()
         run.signal(signal.SIGTERM, [0])
         assert run.codes() == [75, 75], run.said()
 
@@ -192,7 +164,6 @@ def test_a_stopped_process_is_lost(tiny_bert, reviews, tmp_path):
         assert time.monotonic() - begun >= 5
         run.signal(signal.SIGCONT, [1])
         assert run.codes() == [71, 71], run.said()
-    assert "no sign of life from process 1" in run.text(0)
 
 
 def test_a_slow_process_is_waited_for(tiny_bert, reviews, tmp_path):
@@ -210,16 +181,12 @@ def test_a_stuck_process_dumps_its_stack(tiny_bert, reviews, tmp_path):
     assert "in train" in run.text(0)
 
 
-def test_no_alarm_while_one_compiles_or_a_disk_is_slow(tiny_bert, reviews, tmp_path):
+def test_no_alarm_while_one_compiles(tiny_bert, reviews, tmp_path):
     flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__stuck_after=5)
-    for phase in ("compiling", "saving"):
-        with started(tmp_path / phase, 2, 1, train(flags), env=staying(phase, 12.0, 0)) as run:
-            if phase == "compiling":
-                run.wait_for("update 5/")
-                run.signal(signal.SIGTERM, [0])
-                assert run.codes() == [75, 75], run.said()
-            else:
-                assert run.codes() == [0, 0], run.said()
+    with started(tmp_path, 2, 1, train(flags), env=staying("compiling", 12.0, 0)) as run:
+        run.wait_for("update 5/")
+        run.signal(signal.SIGTERM, [0])
+        assert run.codes() == [75, 75], run.said()
 
 
 def test_a_cut_link(tiny_bert, reviews, tmp_path):
@@ -301,15 +268,8 @@ def test_wrong_exchanges_are_refused(tiny_bert, reviews, tmp_path):
     env = staying("none", 0, 0) | {"FLAXBERT_TEST_WRONG": "psum_scatter"}
     with started(tmp_path, 2, 1, train(flags), env=env) as run:
         assert run.codes() == [70, 70], run.said()
-    assert "psum_scatter of 1 kB" in run.text(0) and "doctor" in run.text(0)
+    assert "psum_scatter of 1 kB" in run.text(0)
     assert "Traceback" not in run.text(0)
-
-
-def test_the_doctor_asks_what_connects_them(tmp_path):
-    with started(tmp_path, 2, 2, ["-m", "flaxbert.doctor", "--json"]) as run:
-        assert run.codes() == [0, 0], run.said()
-    for process in range(2):
-        assert "over 4 devices of 2 processes" in run.text(process)
 
 
 def test_all_try_again_to_save_what_one_could_not(tiny_bert, reviews, tmp_path, whole):

@@ -58,7 +58,7 @@ def exchange(size: int, times: int, output: str) -> None:
     from flaxbert.hosts.join import joined
     from flaxbert.shell.signals import install
 
-    with joined(install()) as group:
+    with joined(install(), lost_after=20) as group:
         from flaxbert.hosts.collectives import wrong_collectives
 
         found = group.all_of(wrong_collectives((size,), times))
