@@ -102,4 +102,4 @@ lint: $(VENV)/.installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(NEXT_VENV) $(FLAX4_VENV) .venv-transformers4 .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEXT_VENV) $(FLAX4_VENV) .pytest_cache .ruff_cache
