@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from flaxbert.config import Config, Data, make_config, seed_for
+from flaxbert.data import formats
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.shell import cli
 from flaxbert.storage.store import is_url, on_disk, store_for
@@ -36,7 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "A run: its best model, its data.", flag_values=values)
     flags.DEFINE_string("model", "", "A model folder; needs --data.", flag_values=values)
     cli.define_split(values, "validation")
-    kinds = "A labelled file: .csv, .tsv, .jsonl (each also .gz) or .parquet."
+    kinds = f"A labelled file: {formats.listed()}."
     flags.DEFINE_string("data", "", kinds, flag_values=values)
     flags.DEFINE_string(
         "output", "", "A directory for results, report and predictions.", flag_values=values
@@ -116,11 +117,10 @@ def _read(
     values: Any, config: Config, classifier: Classifier, facts: dict[str, Any]
 ) -> dict[str, Split]:
     """Returns the checked examples, encoded as the run encodes them: {suffix: split}."""
-    from flaxbert.data import splits
-    from flaxbert.data.sources import named_tasks
+    from flaxbert.data import sources, splits
     from flaxbert.data.tokenize import resolve_max_length
 
-    data = cli.with_columns(named_tasks.with_task(config.data), values)
+    data = cli.with_columns(sources.with_task(config.data), values)
     labels = classifier.labels
     if values.data:
         name, read = Path(values.data).stem, {"": splits.read_file(data, values.data)}
@@ -139,7 +139,6 @@ def _read(
             max_length=resolve_max_length(data.max_length, positions),
             separator=data.label_separator,
             on_bad_row=data.on_bad_row,
-            on_empty=data.on_empty,
         )
         if recorded.get(suffix) not in (None, made[suffix].examples.digest):
             raise DataError(

@@ -1,6 +1,6 @@
 """python -m flaxbert.predict --model=DIR|--workdir=RUN  --input=FILE|-|--split=test  --output=FILE
 
-Labels texts with a trained model. Input: .csv, .tsv, .jsonl, .txt (one text a line), - for lines on
+Labels texts with a trained model. Input: a file of rows, .txt (one text a line), - for lines on
 standard input, or a split of the run. Output: .jsonl or .csv, or - for JSON lines on standard
 output; one line per input in its order. A split also gives RUN/predict_results_<task>.txt.
 """
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from flaxbert.config import Config, Data, make_config, seed_for
+from flaxbert.data import formats
 from flaxbert.errors import ConfigError
 from flaxbert.shell import cli
 from flaxbert.storage.store import on_disk, store_for
@@ -40,7 +41,8 @@ _PROMPT = 256  # the same for lines on standard input
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", "", "A trained folder or hub id.", flag_values=values)
     flags.DEFINE_string("workdir", "", "A run: its best model.", flag_values=values)
-    flags.DEFINE_string("input", "", "Texts: a file, or - for standard input.", flag_values=values)
+    kinds = f"Texts: a file, {formats.listed()}; or - for standard input."
+    flags.DEFINE_string("input", "", kinds, flag_values=values)
     cli.define_split(values, None)
     flags.DEFINE_string("output", "", "Where the predictions go.", flag_values=values)
     cli.define_inference(values)
@@ -57,7 +59,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if not values.output and not values.split:
         raise ConfigError("--output is missing: a file ending in .jsonl or .csv, or -.")
 
-    from flaxbert.data.sources import named_tasks
+    from flaxbert.data import sources
     from flaxbert.inference import answers
     from flaxbert.inference.classifier import Classifier, run_config_of
     from flaxbert.storage import compiled
@@ -75,7 +77,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     else:
         model = on_disk(values.model)
         config = run_config_of(model) or Config(data=Data(max_length=0))
-    data = cli.with_columns(named_tasks.with_task(config.data), values)
+    data = cli.with_columns(sources.with_task(config.data), values)
 
     # A split is numbered by the model's labels; a file is looked at before the model is loaded.
     chunks = _file_chunks(data, values) if values.input else iter(())
@@ -99,13 +101,13 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 
 def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
-    from flaxbert.data.checks import check_texts
+    from flaxbert.data.checks import empty_texts
     from flaxbert.shell.progress_bar import Meter
 
     count = empty = long = 0
     with Meter(unit="windows" if classifier.long == "window" else "rows") as meter:
         for rows in chunks:
-            empty += check_texts(rows)
+            empty += len(empty_texts(rows))
             tokens = classifier.encode(rows.texts, rows.pairs)
             records = classifier.readable(classifier.compute(tokens, meter))
             for writer in writers.values():
@@ -124,7 +126,8 @@ def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, 
 
 
 def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
-    from flaxbert.data.sources.files import has_columns, read_input_chunks
+    from flaxbert.data.checks import usable_texts
+    from flaxbert.data.sources.files import has_columns, read_chunks
 
     path = values.input
     if not has_columns(path):
@@ -134,11 +137,12 @@ def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
         if data.text_pair:
             raise ConfigError(
                 f"--input={path} has one text a line, but the model was trained on pairs "
-                f"({data.text}, {data.text_pair}). Give a .csv, .tsv, .jsonl or .parquet file."
+                f"({data.text}, {data.text_pair}). Give a file with columns, such as .csv."
             )
     # Somebody may be waiting at the other end of standard input.
     size = _PROMPT if path == "-" else _SIZE
-    yield from read_input_chunks(path, text=data.text, text_pair=data.text_pair, size=size)
+    columns = {"text": data.text, "text_pair": data.text_pair}
+    yield from map(usable_texts, read_chunks(path, columns, size=size))
 
 
 def _split_chunks(
@@ -148,7 +152,7 @@ def _split_chunks(
     from flaxbert.data.splits import read_split
 
     if split not in ("train", "validation"):
-        data = dataclasses.replace(data, label="")
+        data = dataclasses.replace(data, label="", on_empty="keep")
     read = read_split(data, labels, split, seed_for(config, "data"), revision)
 
     def parts(rows: Rows) -> Iterator[Rows]:

@@ -1,22 +1,22 @@
 """The splits of a run: which rows they are, and how rows become examples.
 
-Everything a command needs of this room in two steps: `read_*` gives rows, `make_examples` checks
-and tokenizes them. The surprising thing: nothing is printed here; what a user should be told comes
-back as lines.
+Everything a command needs of this room in two steps: `read_*` gives rows whose texts have been
+checked, `make_examples` checks their labels and tokenizes them. Nothing is printed here; what a
+user should be told comes back as lines.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from flaxbert.config import Data
-from flaxbert.data import checks, holdout, overlap, report
+from flaxbert.data import checks, holdout, overlap, report, sources
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Labels
 from flaxbert.data.report import Report
 from flaxbert.data.rows import Rows
-from flaxbert.data.sources import files, hub_datasets, named_tasks
-from flaxbert.data.sources.glue import AX, GLUE
+from flaxbert.data.sources import files
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.heads import Target, task_for
@@ -55,38 +55,22 @@ def read_training(data: Data, revision: str = "") -> Training:
 
     Raises:
       ConfigError: no training file, or a split that the data set has not.
-      DataError: see `files.read_rows` and `hub.open_dataset`.
+      DataError: see `files.read_rows` and `checks.usable_texts`.
     """
-    names = named_tasks.label_names_of(data.task)
-    if data.task == named_tasks.ROTTEN_TOMATOES:
-        train, validation = named_tasks.read_rotten_tomatoes()
-        return Training(train, {"": validation}, names, "")
-    if data.dataset:
-        found = hub_datasets.open_dataset(
-            data, data.dataset_config, revision or data.dataset_revision
-        )
-        train = found.read(data.train or "train", data, names)
-        wanted = _dataset_splits(data, "validation", found)
-        held = {suffix: found.read(split, data, names) for suffix, split in wanted.items()}
-        return Training(train, held, train.label_names, found.revision)
-    if not data.train:
-        raise ConfigError("config.data.train is empty: name the training file.")
-    fields = ("train", "validation", "test")
-    files.refuse_same_file({f"config.data.{name}": getattr(data, name) for name in fields})
-    train = read_file(data, data.train)
-    held = {"": read_file(data, data.validation)} if data.validation else {}
-    return Training(train, held, train.label_names, "")
+    opened = sources.open_data(data, revision)
+    train = _read(opened, opened.parts("train"), data)[""]
+    validation = _read(opened, opened.parts("validation"), data)
+    return Training(train, validation, train.class_names.get("label", ()), opened.revision)
 
 
 def read_file(data: Data, path: str) -> Rows:
     """Reads a labelled file with the columns of the config."""
-    return files.read_rows(
-        path,
-        text=data.text,
-        text_pair=data.text_pair,
-        label=data.label,
-        on_bad_row=data.on_bad_row,
-    )
+    return _checked(files.read_rows(path, columns_of(data), data.on_bad_row), data)
+
+
+def columns_of(data: Data) -> dict[str, str]:
+    """Returns {column of the rows: its name in the data}."""
+    return {"text": data.text, "text_pair": data.text_pair, "label": data.label}
 
 
 def read_split(
@@ -105,48 +89,31 @@ def read_split(
     Raises:
       ConfigError: the run has no such split.
     """
-    if split in ("train", "validation"):
-        training = read_training(data, revision)
-        train, held = training.train, training.validation
-        if not held and data.validation_fraction:
-            train, validation = hold_out(data, train, labels, seed)
-            held = {"": validation}
-        rows = {"": train} if split == "train" else held
-        if not rows:
-            raise ConfigError(f"--split={split}: the run has no {split} data. Give --data=FILE.")
-        return rows
-    if data.dataset:
-        config, names = data.dataset_config, named_tasks.label_names_of(data.task)
-        if split == AX and data.task == "mnli":
-            config, split = AX, "test"
-        found = hub_datasets.open_dataset(data, config, revision or data.dataset_revision)
-        own = {"": split} if config == AX else _dataset_splits(data, split, found)
-        return {suffix: found.read(name, data, names) for suffix, name in own.items()}
-    if split != "test" or not data.test:
-        raise ConfigError(
-            f"--split={split}: the run's config names no such file. Give --data=FILE."
-        )
-    return {"": read_file(data, data.test)}
+    opened = sources.open_data(data, revision)
+    parts = opened.parts(split)
+    trained = split in ("train", "validation")
+    if trained and data.validation_fraction and not opened.parts("validation"):
+        whole = _read(opened, opened.parts("train"), data)[""]
+        train, validation = hold_out(data, whole, labels, seed)
+        return {"": train if split == "train" else validation}
+    if not parts:
+        raise ConfigError(f"--split={split}: the run has no {split} data. Give --data=FILE.")
+    return _read(opened, parts, data)
 
 
-def _dataset_splits(data: Data, split: str, found: hub_datasets.Dataset) -> dict[str, str]:
-    """Returns {suffix: name} of the splits of a data set that "validation" or "test" stands for."""
-    task = GLUE.get(data.task)
-    if task is not None and split in ("validation", "test"):
-        return dict(task.validation if split == "validation" else task.test)
-    if split == "validation" and not data.validation:
-        return {"": split} if split in found.files and not data.validation_fraction else {}
-    asked = {"validation": data.validation, "test": data.test}.get(split, "")
-    return {"": asked or split}
+def _read(opened: sources.DataSet, parts: Mapping[str, str], data: Data) -> dict[str, Rows]:
+    columns = columns_of(data)
+    return {suffix: _checked(opened.read(part, columns), data) for suffix, part in parts.items()}
+
+
+def _checked(rows: Rows, data: Data) -> Rows:
+    return checks.usable_texts(rows, data.on_bad_row, data.on_empty)
 
 
 def hold_out(data: Data, train: Rows, labels: Labels, seed: int) -> tuple[Rows, Rows]:
     """Splits validation rows off, as data.validation_fraction says."""
-    train = checks.usable_texts(train, data.on_bad_row, data.on_empty)
-    train, _ = checks.usable_labels(train, labels, data.label_separator, data.on_bad_row)
-    return holdout.split_validation(
-        train, labels, data.validation_fraction, seed, data.label_separator
-    )
+    train, targets = checks.usable_labels(train, labels, data.label_separator, data.on_bad_row)
+    return holdout.split_validation(train, targets, labels.problem, data.validation_fraction, seed)
 
 
 def make_examples(
@@ -158,14 +125,12 @@ def make_examples(
     max_length: int,
     separator: str = "",
     on_bad_row: str = "error",
-    on_empty: str = "keep",
 ) -> Split:
-    """Checks and tokenizes the rows of one split.
+    """Checks the labels of one split, whose texts have been checked, and tokenizes it.
 
     Raises:
-      DataError: an empty split, unusable texts, or labels that are not the model's.
+      DataError: labels that are not the model's.
     """
-    rows = checks.usable_texts(rows, on_bad_row, on_empty)
     rows, targets = checks.usable_labels(rows, labels, separator, on_bad_row)
     tokens = tokenizer.encode(rows.texts, rows.pairs, max_length=max_length)
     told = report.describe_split(name, rows, targets, labels, tokens, max_length)

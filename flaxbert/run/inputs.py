@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxbert.config import Config, refuse_without_validation, seed_for
-from flaxbert.data import checks, splits
+from flaxbert.data import checks, sources, splits
 from flaxbert.data.batches import (
     Examples,
     plan_inference,
@@ -27,7 +27,6 @@ from flaxbert.data.batches import (
 )
 from flaxbert.data.checks import Labels
 from flaxbert.data.pack import Plan
-from flaxbert.data.sources import named_tasks
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ConfigError, DataError, ModelFileError
@@ -124,7 +123,7 @@ def prepare(
     A resume needs no pretrained weights: tokenizer files and the label map are those that the first
     start left in the workdir, and a hub data set is that of the revision recorded there.
     """
-    data, model = named_tasks.with_task(config.data), config.model
+    data, model = sources.with_task(config.data), config.model
     if workdir and resumed:
         folder, revision = workdir.store.local_copy(workdir.source), ""
     else:
@@ -141,8 +140,7 @@ def prepare(
 
     read = splits.read_training(data, dataset_revision)
     checkpoint_names = bert.id2label if bert.has_label_names and not resumed else ()
-    train_rows = checks.usable_texts(read.train, data.on_bad_row, data.on_empty)
-    validation_rows = read.validation
+    train_rows, validation_rows = read.train, read.validation
     if resumed:
         labels = checks.Labels(problem_of(bert.problem_type, bert.num_labels), bert.id2label)
     else:
@@ -170,7 +168,6 @@ def prepare(
         max_length=max_length,
         separator=data.label_separator,
         on_bad_row=data.on_bad_row,
-        on_empty=data.on_empty,
     )
     train = examples("training", train_rows)
     validation = {
@@ -198,7 +195,7 @@ def prepare(
         ),
         revision=revision,
         dataset_revision=read.revision,
-        metric=named_tasks.main_metric_of(data.task) or task_for(labels.problem).MAIN_METRIC,
+        metric=sources.main_metric_of(data.task) or task_for(labels.problem).MAIN_METRIC,
     )
 
 

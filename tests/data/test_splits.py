@@ -13,8 +13,7 @@ import pytest
 
 from flaxbert.config import Data
 from flaxbert.data.checks import Labels
-from flaxbert.data.rows import Rows
-from flaxbert.data.sources.named_tasks import with_task
+from flaxbert.data.sources import with_task
 from flaxbert.data.splits import (
     hold_out,
     make_examples,
@@ -25,6 +24,7 @@ from flaxbert.data.splits import (
 )
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.errors import ConfigError, DataError
+from tests.data.made import rows_of
 
 AB = Labels("single_label", ("a", "b"))
 
@@ -104,6 +104,19 @@ def test_label_names_of_the_file_come_with_it(tmp_path):
     assert (read.train.targets, read.names) == (["z", "a"], ("z", "a"))
 
 
+def test_texts_are_checked_as_they_are_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": {text}, "label": 1}}\n' for text in ('"a"', "null", '" "')))
+    data = Data(train=str(path))
+    for read in (read_training, lambda data: read_file(data, data.train)):
+        with pytest.raises(DataError, match=r"rows\.jsonl:2: the text is missing"):
+            read(data)
+    data = Data(train=str(path), on_bad_row="skip", on_empty="skip")
+    for rows in (read_training(data).train, read_split(data, AB, "train", 0)[""]):
+        assert rows.lines == [1]
+        assert rows.skipped == {"the text is missing": [2], "the text is empty": [3]}
+
+
 def test_splits_by_name(files):
     data = files(validation=True, test=True)
     names = ("train", "validation", "test")
@@ -132,17 +145,13 @@ def test_held_out_rows_of_several_labels_a_cell(tmp_path):
 
 
 def test_splits_that_a_run_does_not_have(files):
-    with pytest.raises(ConfigError, match=r"--split=test: the run's config names no such file"):
+    with pytest.raises(ConfigError, match=r"--split=test: the run has no test data\. Give"):
         read_split(files(), AB, "test", seed=0)
     with pytest.raises(ConfigError, match=r"no validation data\. Give --data=FILE"):
         read_split(files(), AB, "validation", seed=0)
 
 
 # --- examples -----------------------------------------------------------------------------------
-
-
-def rows_of(texts, targets, pairs=None) -> Rows:
-    return Rows("rows.csv", texts, pairs, targets, list(range(2, len(texts) + 2)))
 
 
 def test_examples(tokenizer):
@@ -177,7 +186,6 @@ def test_examples_of_pairs_lists_and_numbers(tokenizer):
     ("texts", "targets", "said"),
     [
         ([], [], "rows.csv: has no rows"),
-        (["a", None], ["a", "b"], "rows.csv:3: the text is missing"),
         (["a", "b"], ["a", "c"], "rows.csv:3: the label is not among"),
         (["a", "b"], ["a", -1], "rows.csv:3: the label is -1"),
         (["a"], None, "rows.csv: has no label column"),
@@ -189,11 +197,9 @@ def test_bad_rows_never_become_examples(tokenizer, texts, targets, said):
 
 
 def test_bad_rows_can_be_left_out(tokenizer):
-    rows = rows_of(["a", None, "", "b", "c"], ["a", "b", "a", "x", "b"])
-    split = make_examples(
-        "test", rows, AB, tokenizer, max_length=16, on_bad_row="skip", on_empty="skip"
-    )
-    assert list(split.rows.lines) == [2, 6]
+    rows = rows_of(["a", "b", "c"], ["a", "x", "b"])
+    split = make_examples("test", rows, AB, tokenizer, max_length=16, on_bad_row="skip")
+    assert split.rows.lines == [2, 4]
     assert split.targets == ["a", "b"]
     assert split.examples.labels.tolist() == [0, 1]
     assert len(split.examples.tokens) == 2
@@ -214,7 +220,7 @@ def test_report_on_training_and_validation(tokenizer):
     assert report.lines[4:] == (
         "validation: WARNING: no row has the label 'a'",
         "validation: WARNING: 1 of 2 texts also stand in training, 0 of them exactly: "
-        "rows.csv:2 = rows.csv:3; the metrics will flatter",
+        "rows.csv:2 = rows.csv:3; the metrics will be too optimistic",
     )
     assert set(report.values) == {"training", "validation", "labels", "validation_in_training"}
     assert report_on(Data(), AB, train, {}).values.keys() == {"training", "labels"}

@@ -234,14 +234,13 @@ def try_case(case: Case, tokenizer: Any) -> str:
 
     data = case.data
     try:
-        for chunk in files.read_input_chunks(data.train, text="text", text_pair=data.text_pair):
-            checks.check_texts(chunk)
+        for chunk in files.read_chunks(data.train, {"text": "text", "text_pair": data.text_pair}):
+            checks.usable_texts(chunk)
     except DataError:
         pass
     try:
         read = splits.read_training(data)
         train, held = read.train, read.validation
-        train = checks.usable_texts(train, data.on_bad_row, data.on_empty)
         labels = checks.learn_labels(
             train,
             data.problem,
@@ -262,7 +261,6 @@ def try_case(case: Case, tokenizer: Any) -> str:
                 max_length=32,
                 separator=data.label_separator,
                 on_bad_row=data.on_bad_row,
-                on_empty=data.on_empty,
             )
             for name, rows in (("training", train), *(("validation", r) for r in held.values()))
         ]
