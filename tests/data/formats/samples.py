@@ -46,7 +46,7 @@ def _jsonl(texts: Sequence[str]) -> bytes:
 def _parquet(texts: Sequence[str]) -> bytes:
     out = io.BytesIO()
     table = pa.table({"id": range(len(texts)), "text": list(texts)})
-    pq.write_table(table, out, row_group_size=4096)
+    pq.write_table(table, out, row_group_size=1024)
     return out.getvalue()
 
 
