@@ -39,7 +39,7 @@ class Data:
     dataset: str = ""  # hub data set or folder laid out like one; "" = files, or the task's own
     dataset_config: str = ""  # its configuration; "" = the default one
     dataset_revision: str = ""  # hub revision (branch, tag or commit); "" = the default branch
-    train: str = ""  # .csv, .tsv, .jsonl (each also .gz) or .parquet; a split of data.dataset
+    train: str = ""  # file in a format of docs/own_data.md, such as .csv; a split of data.dataset
     validation: str = ""  # the same; "" = what data.dataset has, or data.validation_fraction
     test: str = ""  # the same, for `evaluate --split=test`
     validation_fraction: float = 0.0  # held out of data.train when there is no validation file

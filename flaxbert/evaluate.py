@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flaxbert.config import Config, Data, make_config, seed_for
+from flaxbert.config import Config, Data, make_config
+from flaxbert.data import formats
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.shell import cli
 from flaxbert.storage.store import is_url, on_disk, store_for
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flaxbert.data.batches import Examples
-    from flaxbert.data.rows import Rows
     from flaxbert.data.splits import Split
     from flaxbert.inference.predictor import Predictor
     from flaxbert.storage.workdir import Workdir
@@ -39,7 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "A run: its best model, its data.", flag_values=values)
     flags.DEFINE_string("model", "", "A model folder; needs --data.", flag_values=values)
     cli.define_split(values, "validation")
-    kinds = "A labelled file: .csv, .tsv, .jsonl (each also .gz) or .parquet."
+    kinds = f"A labelled file: {formats.listed()}."
     flags.DEFINE_string("data", "", kinds, flag_values=values)
     flags.DEFINE_string(
         "output", "", "A directory for results, report and predictions.", flag_values=values
@@ -121,23 +121,18 @@ def _read(
     values: Any, config: Config, predictor: Predictor, facts: dict[str, Any]
 ) -> dict[str, Split]:
     """Returns the checked examples, encoded as the run encodes them: {suffix: split}."""
-    from flaxbert.data import splits
-    from flaxbert.data.sources import named_tasks
+    from flaxbert.data import sources, splits
     from flaxbert.data.tokenize import resolve_max_length
 
-    data = cli.with_columns(named_tasks.with_task(config.data), values)
+    data = cli.with_columns(sources.with_task(config.data), values)
     config = dataclasses.replace(config, data=data)
     labels, head = predictor.labels, predictor.head
     if values.data:
-        name, read = Path(values.data).stem, {"": splits.read_file(data, values.data)}
+        name = Path(values.data).stem
+        read = {"": splits.read_file(config, head, values.data)}
     else:
         name, revision = values.split, facts.get("dataset_revision", "")
-
-        def usable(rows: Rows) -> tuple[Rows, list[Any]]:
-            return head.labelled(head.usable(rows, config), labels, config)
-
-        seed = seed_for(config, "data")
-        read = splits.read_split(data, labels, usable, name, seed, revision)
+        read = splits.read_split(config, head, labels, name, revision)
     positions = predictor.model.config.max_position_embeddings
     max_length = resolve_max_length(data.max_length, positions)
     recorded = {} if values.data else facts.get("training" if name == "train" else name, {})

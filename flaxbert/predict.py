@@ -1,6 +1,6 @@
 """python -m flaxbert.predict --model=DIR|--workdir=RUN  --input=FILE|-|--split=test  --output=FILE
 
-Labels texts with a trained model. Input: .csv, .tsv, .jsonl, .txt (one text a line), - for lines on
+Labels texts with a trained model. Input: a file of rows, .txt (one text a line), - for lines on
 standard input, or a split of the run. Output: .jsonl or .csv, or - for JSON lines on standard
 output; one line per input in its order. A split also gives RUN/predict_results_<task>.txt.
 """
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flaxbert.config import Config, Data, make_config, seed_for
+from flaxbert.config import Config, Data, make_config
+from flaxbert.data import formats
 from flaxbert.errors import ConfigError
 from flaxbert.shell import cli
 from flaxbert.storage.store import on_disk, store_for
@@ -39,7 +40,8 @@ _PROMPT = 256  # the same for lines on standard input
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", "", "A trained folder or hub id.", flag_values=values)
     flags.DEFINE_string("workdir", "", "A run: its best model.", flag_values=values)
-    flags.DEFINE_string("input", "", "Texts: a file, or - for standard input.", flag_values=values)
+    kinds = f"Texts: a file, {formats.listed()}; or - for standard input."
+    flags.DEFINE_string("input", "", kinds, flag_values=values)
     cli.define_split(values, None)
     flags.DEFINE_string("output", "", "Where the predictions go.", flag_values=values)
     cli.define_inference(values)
@@ -56,7 +58,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if not values.output and not values.split:
         raise ConfigError("--output is missing: a file ending in .jsonl or .csv, or -.")
 
-    from flaxbert.data.sources import named_tasks
+    from flaxbert.data import sources
     from flaxbert.inference import answers, predictor_for
     from flaxbert.inference.predictor import run_config_of
     from flaxbert.storage import compiled
@@ -74,15 +76,18 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     else:
         model = on_disk(values.model)
         config = run_config_of(model) or Config(data=Data(max_length=0))
-    data = cli.with_columns(named_tasks.with_task(config.data), values)
+    data = cli.with_columns(sources.with_task(config.data), values)
 
-    # A split is numbered by the model's labels; a file is looked at before the model is loaded.
+    # That a file can be read is known before the model is loaded.
     chunks = _file_chunks(data, values) if values.input else iter(())
     first = next(chunks, None)
     predictor = predictor_for(model).from_pretrained(
         model, **cli.inference_options(values, facts.get("dtype", "float32"))
     )
-    parts = {"": itertools.chain([first] if first is not None else [], chunks)}
+    chunks = itertools.chain([first] if first is not None else [], chunks)
+    # Every row gets an answer, whatever training did with such rows.
+    checked = (predictor.head.usable(rows, Config()) for rows in chunks)
+    parts: dict[str, Iterator[Rows]] = {"": checked}
     if values.split:
         revision = facts.get("dataset_revision", "")
         config = dataclasses.replace(config, data=data)
@@ -95,19 +100,15 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     for suffix, part in parts.items():
         with contextlib.ExitStack() as stack:
             writers = _open_writers(stack, values, predictor.labels, workdir, config, suffix)
-            _predict(predictor, part, config, writers)
+            _predict(predictor, part, writers)
 
 
-def _predict(
-    predictor: Predictor, chunks: Iterator[Rows], config: Config, writers: dict[str, Any]
-) -> None:
+def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
     from flaxbert.shell.progress_bar import progress_bar
 
-    strict = dataclasses.replace(config, data=Data())  # every row gets an answer
     count = empty = long = 0
     with progress_bar(unit="windows" if predictor.long == "window" else "rows") as bar:
         for rows in chunks:
-            rows = predictor.head.usable(rows, strict)
             empty += predictor.head.empty(rows)
             examples = predictor.encode_rows(rows)
             records = predictor.records(rows, examples, predictor.answers(examples, bar.update))
@@ -125,7 +126,7 @@ def _predict(
 
 
 def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
-    from flaxbert.data.sources.files import has_columns, read_input_chunks
+    from flaxbert.data.sources.files import has_columns, read_chunks
 
     path = values.input
     if not has_columns(path):
@@ -135,11 +136,12 @@ def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
         if data.text_pair:
             raise ConfigError(
                 f"--input={path} has one text a line, but the model was trained on pairs "
-                f"({data.text}, {data.text_pair}). Give a .csv, .tsv, .jsonl or .parquet file."
+                f"({data.text}, {data.text_pair}). Give a file with columns, such as .csv."
             )
     # Somebody may be waiting at the other end of standard input.
     size = _PROMPT if path == "-" else _SIZE
-    yield from read_input_chunks(path, text=data.text, text_pair=data.text_pair, size=size)
+    columns = {"text": data.text, "text_pair": data.text_pair}
+    yield from read_chunks(path, columns, size=size)
 
 
 def _split_chunks(
@@ -148,14 +150,11 @@ def _split_chunks(
     """Returns the rows of a split in parts, {suffix: parts}; a test file may have no labels."""
     from flaxbert.data.splits import read_split
 
-    data, labels, head = config.data, predictor.labels, predictor.head
+    data = config.data
     if split not in ("train", "validation"):
-        data = dataclasses.replace(data, label="")
-
-    def usable(rows: Rows) -> tuple[Rows, list[Any]]:
-        return head.labelled(head.usable(rows, config), labels, config)
-
-    read = read_split(data, labels, usable, split, seed_for(config, "data"), revision)
+        data = dataclasses.replace(data, label="", on_empty="keep")
+    config = dataclasses.replace(config, data=data)
+    read = read_split(config, predictor.head, predictor.labels, split, revision)
 
     def parts(rows: Rows) -> Iterator[Rows]:
         for start in range(0, len(rows), _SIZE):

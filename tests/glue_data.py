@@ -31,9 +31,9 @@ def write_glue(folder: Path, tasks: tuple[str, ...] = (*GLUE, AX)) -> Path:
 
 @functools.cache
 def _sentences() -> list[str]:
-    from flaxbert.data.sources.named_tasks import read_rotten_tomatoes
+    from flaxbert.data.sources.movie_reviews import MovieReviews
 
-    return list(read_rotten_tomatoes()[0].texts)
+    return list(MovieReviews().read("train", {}).texts)
 
 
 def _splits(task: str) -> list[str]:

@@ -40,9 +40,10 @@ def write_tiny_bert(folder: Path, **sizes: int) -> Path:
 
 def write_reviews(folder: Path) -> dict[str, Path]:
     """Writes train.csv (96 rows), dev.csv (40) and test.csv (24), both labels in each."""
-    from flaxbert.data.sources.named_tasks import read_rotten_tomatoes
+    from flaxbert.data.sources.movie_reviews import MovieReviews
 
-    train, validation = read_rotten_tomatoes()
+    reviews = MovieReviews()
+    train, validation = (reviews.read(part, {}) for part in ("train", "validation"))
     folder.mkdir(exist_ok=True)
     paths = {}
     for name, rows, start, count in (
@@ -55,7 +56,7 @@ def write_reviews(folder: Path) -> dict[str, Path]:
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
             for index in range(start, start + count):
-                writer.writerow([rows.texts[index], rows.targets[index]])
+                writer.writerow([rows.columns["text"][index], rows.columns["label"][index]])
     return paths
 
 

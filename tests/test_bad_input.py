@@ -128,7 +128,9 @@ BAD = {
         ("column 'label' has the type timestamp[ms]",),
         "train.parquet",
     ),
-    "unknown kind": Bad(GOOD, ("unknown kind of file '.xlsx'", ".csv, .tsv, .jsonl"), "train.xlsx"),
+    "unknown kind": Bad(
+        GOOD, ("unknown kind of file '.xlsx'", "Expected .bio, .conll, .csv"), "train.xlsx"
+    ),
     # columns
     "duplicate header": Bad(
         "text,label,text\na,b,c\n", ("train.csv:1: column 'text' stands twice",)
@@ -253,8 +255,8 @@ def _loop(path: Path) -> None:
         (lambda path: None, "there is no such file"),
         (_directory, "is a directory. Name a file."),
         (_loop, "cannot be read: Too many levels of symbolic links"),
-        (os.mkfifo, "is a named pipe"),
-        (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+        (os.mkfifo, "is a pipe or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device"),
         (lambda path: path.symlink_to("gone.csv"), "there is no such file"),
     ],
 )

@@ -136,7 +136,7 @@ def test_pytorch_loads_the_model(finished, capsys, reviews, tmp_path):
 
     from flaxbert.data.sources.files import read_rows
 
-    texts = list(read_rows(reviews["test"], text="text").texts)
+    texts = list(read_rows(reviews["test"], {"text": "text"}).texts)
     output = tmp_path / "out.jsonl"
     done = call(
         "predict",

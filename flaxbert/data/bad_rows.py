@@ -1,7 +1,7 @@
 """A row that cannot be used: the file is refused, or the row is left out and counted.
 
-`on_bad_row` is "error" or "skip", as config.data.on_bad_row. The surprising thing: a message names
-up to 20 rows, so that a file is repaired in one go and not line by line.
+`on_bad_row` is "error" or "skip", as config.data.on_bad_row. A message names up to 20 rows, so that
+a file is repaired in one go and not line by line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one label cell means: a name, a number, an id of a known name.
 
-The surprising thing: white space around a label never counts ("pos " is "pos", as in numbers and
-in the header of a table), but case does: "Pos" and "pos" are two classes, and a warning.
+White space around a label never counts ("pos " is "pos", as in numbers and in the header of a
+table), but case does: "Pos" and "pos" are two classes, and a warning.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What keeps training honest: rows and labels are checked on the host before anything compiles.
+"""Finds invalid rows and labels, with file and line, before anything compiles.
 
-JAX does not raise on a bad index: a label of -1 trains on the last class with a finite loss, and
-one that is too large gives a silent NaN. So this is where they are found, with file and line. Each
-check either refuses the file or, by `on_bad_row="skip"`, leaves the row out and counts it.
+Note: JAX does not raise on a bad index. A label of -1 trains on the last class with a finite loss,
+and one that is too large gives a silent NaN. Each check either refuses the file or, by
+`on_bad_row="skip"`, leaves the row out and counts it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,6 @@ class Known:
     task: tuple[str, ...] = ()
 
 
-def check_texts(rows: Rows) -> int:
-    """Refuses an empty split and missing or unusable texts; returns how many are empty."""
-    return len(empty_texts(usable_texts(rows)))
-
-
 def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") -> Rows:
     """Returns the rows whose texts can be used.
 
@@ -58,7 +53,7 @@ def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") 
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
             continue
-        missing, other, broken = [], [], []  # found in one pass: texts are read from a file
+        missing, other, broken = [], [], []
         for i, value in enumerate(values):
             if value is None:
                 missing.append(i)
@@ -126,22 +121,15 @@ def learn_labels(
     return labels
 
 
-def canonical_targets(rows: Rows, labels: Labels, separator: str = "") -> list[Target]:
-    """Returns each row's target as its task's `encode` wants it: a name, names, or a number.
-
-    Raises:
-      DataError: a target that is missing, hidden (-1), not a number, or none of `labels.names`.
-    """
-    return usable_labels(rows, labels, separator)[1]
-
-
 def usable_labels(
     rows: Rows, labels: Labels, separator: str = "", on_bad_row: str = "error"
 ) -> tuple[Rows, list[Target]]:
-    """Returns the rows whose label is the model's, and what `canonical_targets` says of them.
+    """Returns the rows whose label is the model's, and their targets as the head's `encode` wants
+    them: a name, names, or a number.
 
     Raises:
-      DataError: as `canonical_targets`, or with on_bad_row="skip" only when no row is left.
+      DataError: a target that is missing, hidden (-1), not a number, or none of `labels.names`;
+        with on_bad_row="skip" only when no row is left.
     """
     sieve = Sieve(rows, on_bad_row)
     targets = _present_targets(sieve, separator)
@@ -193,7 +181,7 @@ def _refuse_nothing(rows: Rows) -> None:
     raise DataError(f"{rows.source}: has no rows. Expected at least one.")
 
 
-def _present_targets(sieve: Sieve, separator: str) -> list[Any]:
+def _present_targets(sieve: Sieve, separator: str) -> Sequence[Any]:
     """Returns the targets; with a separator an empty cell is an example without labels."""
     targets = sieve.rows.targets
     if targets is None:
@@ -206,7 +194,7 @@ def _present_targets(sieve: Sieve, separator: str) -> list[Any]:
     return targets
 
 
-def _refuse_mixed(sieve: Sieve, targets: list[Any]) -> None:
+def _refuse_mixed(sieve: Sieve, targets: Sequence[Any]) -> None:
     """Refuses the file, whatever `on_bad_row`: no single row is to blame."""
     first: dict[str, str] = {}  # kind: where it stands first
     for index in sieve.kept():
@@ -225,7 +213,7 @@ def _guess_problem(targets: list[Any], separator: str) -> str:
     return "regression" if fractional else "single_label"
 
 
-def _numbers(sieve: Sieve, targets: list[Any]) -> list[float | None]:
+def _numbers(sieve: Sieve, targets: Sequence[Any]) -> list[float | None]:
     numbers = [cells.number_of(target) for target in targets]
     sieve.refuse_labels(
         [i for i, number in enumerate(numbers) if number is None],
@@ -240,7 +228,7 @@ def _numbers(sieve: Sieve, targets: list[Any]) -> list[float | None]:
     return numbers
 
 
-def _canonical(sieve: Sieve, targets: list[Any], problem: str, separator: str) -> list[Any]:
+def _canonical(sieve: Sieve, targets: Sequence[Any], problem: str, separator: str) -> list[Any]:
     """Returns names: strings as they stand, integers in decimal, booleans as in JSON."""
     many = problem == "multi_label"
     if many:

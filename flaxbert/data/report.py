@@ -1,7 +1,7 @@
 """The data report: what a run is about to learn from, told before it starts.
 
-Pure: lines to print and a dict to write as JSON. The surprising thing: lengths are those before
-cutting, since they tell which max_length would do.
+Pure: lines to print and a dict to write as JSON. Lengths are those before cutting, since they tell
+which max_length would do.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def describe_leaks(name: str, found: Sequence[Repeat], train: Rows, validation: 
         return Report((), values)
     line = (
         f"{name}: WARNING: {len(found)} of {len(validation)} texts also stand in training, "
-        f"{exact} of them exactly{_pairs_line(found, validation, train)}; the metrics will flatter"
+        f"{exact} of them exactly{_pairs_line(found, validation, train)}; "
+        "the metrics will be too optimistic"
     )
     return Report((line,), values)
 

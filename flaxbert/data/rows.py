@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import itertools
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from jaxtyping import Int
-
-from flaxbert.data.texts import Texts
 
 # What a row is to be answered with, after reading: a name or id, a list of names, or a number.
 Target = Any
@@ -23,52 +16,50 @@ NAMED = 20
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of one split, as read: nothing is checked but the file's own format.
+    """Rows of one split as read, column by column; of a file only its format is checked.
 
-    A cell that a JSONL object lacks is None; cells of CSV and TSV are always strings. A file's
-    texts are `Texts` and its lines an array, so that ten times the rows hardly take more memory.
+    The key of a column says what it is for, as the fields of config.data do ("text", "text_pair",
+    "label"), whatever its name in the file. A cell that a JSON object lacks is None; cells of CSV
+    and TSV are always strings.
     """
 
     source: str  # file or data set name, for messages
-    texts: Sequence[Any]
-    pairs: Sequence[Any] | None  # second texts
-    targets: list[Any] | None
+    columns: Mapping[str, Sequence[Any]]
     lines: Sequence[int]  # in the file where each row starts, from 1; its number in Parquet
-    label_names: tuple[str, ...] = ()  # in id order, where the file itself says so
+    # Of a column: label names in id order, where the data set itself has them.
+    class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     skipped: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # why: lines
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.lines)
+
+    @property
+    def texts(self) -> Sequence[Any]:
+        return self.columns["text"]
+
+    @property
+    def pairs(self) -> Sequence[Any] | None:
+        return self.columns.get("text_pair")
+
+    @property
+    def targets(self) -> Sequence[Any] | None:
+        return self.columns.get("label")
 
     def where(self, index: int) -> str:
         return f"{self.source}:{self.lines[index]}"
 
-    def take(self, indices: Sequence[int] | Int[np.ndarray, " n"], name: str) -> Rows:
+    def take(self, indices: Sequence[int], name: str) -> Rows:
         """Returns the rows at `indices`; `name` says in messages which part they are."""
-        chosen = np.asarray(indices, np.int64)
-        ascending = len(chosen) > 0 and bool(np.all(np.diff(chosen) > 0))
-        first, end = (chosen[0], chosen[-1] + 1) if ascending else (0, 0)
-        wanted = np.isin(np.arange(first, end), chosen, assume_unique=True)
-
-        def pick(values: Sequence[Any]) -> Iterable[Any]:
-            if not ascending:
-                return (values[i] for i in chosen)
-            # In one pass over what lies between: texts are read from a file.
-            between = values.part(first, end) if isinstance(values, Texts) else values[first:end]
-            return itertools.compress(between, wanted)
-
         return Rows(
-            self.source if not name else f"{self.source} ({name})",
-            Texts(pick(self.texts)),
-            None if self.pairs is None else Texts(pick(self.pairs)),
-            None if self.targets is None else list(pick(self.targets)),
-            array("q", pick(self.lines)),
-            self.label_names,
+            f"{self.source} ({name})" if name else self.source,
+            {key: [cells[i] for i in indices] for key, cells in self.columns.items()},
+            [self.lines[i] for i in indices],
+            self.class_names,
         )
 
     def without(self, aside: Mapping[int, str]) -> Rows:
         """Returns the rows but those of {index: why}, which `skipped` then counts."""
-        kept = self.take(np.setdiff1d(np.arange(len(self)), list(aside)), "")
+        kept = self.take([i for i in range(len(self)) if i not in aside], "")
         skipped = {why: list(lines) for why, lines in self.skipped.items()}
         for index in sorted(aside):
             skipped.setdefault(aside[index], []).append(self.lines[index])

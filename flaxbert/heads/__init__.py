@@ -110,12 +110,12 @@ class Head(abc.ABC):
         max_length: int,
         config: Config,
     ) -> Split:
-        """Checks and tokenizes the rows of one split.
+        """Checks the targets of usable rows, and tokenizes them.
 
         Raises:
-          DataError: an empty split, unusable inputs, or targets that are not the model's.
+          DataError: targets that are not the model's.
         """
-        rows, targets = self.labelled(self.usable(rows, config), labels, config)
+        rows, targets = self.labelled(rows, labels, config)
         examples = self.encode(rows, tokenizer, max_length)
         examples = self.with_targets(examples, targets, labels.names)
         told = self.describe(name, rows, targets, labels, examples, max_length)

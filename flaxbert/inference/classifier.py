@@ -96,7 +96,8 @@ class Classifier(Predictor):
 
 
 def _rows(texts: Sequence[str], pairs: Sequence[str] | None) -> Rows:
-    return Rows("inputs", texts, pairs, None, range(len(texts)))
+    pair = {} if pairs is None else {"text_pair": pairs}
+    return Rows("inputs", {"text": texts, **pair}, range(len(texts)))
 
 
 def _columns(inputs: list[Any], start: int) -> tuple[list[str], list[str] | None]:

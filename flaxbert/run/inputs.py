@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from flaxbert.config import Config, refuse_without_validation, seed_for
-from flaxbert.data import checks, splits
+from flaxbert.data import checks, sources, splits
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Labels
-from flaxbert.data.sources import named_tasks
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.heads import Head, Params, head_named, head_of, heads_in
@@ -107,7 +106,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
       workdir: where a resume reads what the first start left; None = there is nothing to resume.
       record: run.json of the checkpoint that a resume starts from, {} for a fresh start.
     """
-    data = named_tasks.with_task(config.data)
+    data = sources.with_task(config.data)
     config = dataclasses.replace(config, data=data)
     if workdir and record:
         folder, revision = workdir.store.local_copy(workdir.source), ""
@@ -122,9 +121,9 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
     )
     max_length = resolve_max_length(data.max_length, bert.max_position_embeddings)
 
-    read = splits.read_training(data, record.get("dataset_revision", ""))
     head = head_of(bert) if record else next(iter(heads_in(config.head.name).values()))
-    train_rows, validation_rows = head.usable(read.train, config), read.validation
+    read = splits.read_training(config, head, record.get("dataset_revision", ""))
+    train_rows, validation_rows = read.train, read.validation
     own_names = bert.id2label if bert.has_label_names and not record else ()
     if record:
         labels = Labels(head.name, bert.id2label)
@@ -134,8 +133,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
         head = head_named(labels.problem)
     head.check_options(labels, config)
     if data.validation_fraction and not validation_rows:
-        usable = head.labelled(train_rows, labels, config)
-        train_rows, held_out = splits.hold_out(data, usable, labels, seed_for(config, "data"))
+        train_rows, held_out = splits.hold_out(config, head, train_rows, labels)
         validation_rows = {"": held_out}
     if not validation_rows:
         refuse_without_validation(config.train)
@@ -250,7 +248,7 @@ def _best_metric(config: Config, head: Head, examples: Examples, labels: Labels)
     """
     asked = config.train.best_metric
     if not asked:
-        return named_tasks.main_metric_of(config.data.task) or head.main_metric
+        return sources.main_metric_of(config.data.task) or head.main_metric
     names = ["loss", *head.metric_names(examples, labels.names)]
     if asked not in names:
         near = difflib.get_close_matches(asked, names, n=1)

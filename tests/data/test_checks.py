@@ -9,9 +9,8 @@ import pytest
 from flaxbert.data.checks import (
     Known,
     Labels,
-    canonical_targets,
     check_options,
-    check_texts,
+    empty_texts,
     label_counts,
     learn_labels,
     usable_labels,
@@ -19,15 +18,14 @@ from flaxbert.data.checks import (
 )
 from flaxbert.data.rows import Rows
 from flaxbert.errors import ConfigError, DataError
+from tests.data import made
 
 SENTIMENT = ("negative", "positive")
 
 
 def rows_of(targets: list[Any] | None, texts: list[Any] | None = None, pairs=None) -> Rows:
     """Rows of a file with a header: row i stands in line i + 2."""
-    count = len(texts) if texts is not None else len(targets or [])
-    lines = list(range(2, count + 2))
-    return Rows("rows.csv", texts if texts is not None else ["t"] * count, pairs, targets, lines)
+    return made.rows_of(["t"] * len(targets or []) if texts is None else texts, targets, pairs)
 
 
 def refusal(call, *args, **kwargs) -> str:
@@ -35,6 +33,10 @@ def refusal(call, *args, **kwargs) -> str:
         call(*args, **kwargs)
     assert caught.value.exit_code == 3
     return str(caught.value)
+
+
+def canonical_targets(rows: Rows, labels: Labels, separator: str = "") -> list[Any]:
+    return usable_labels(rows, labels, separator)[1]
 
 
 # --- texts --------------------------------------------------------------------------------------
@@ -55,15 +57,15 @@ def refusal(call, *args, **kwargs) -> str:
     ],
 )
 def test_unusable_texts(texts, pairs, said):
-    message = refusal(check_texts, rows_of(None, texts, pairs))
+    message = refusal(usable_texts, rows_of(None, texts, pairs))
     for part in said:
         assert part in message
 
 
 def test_empty_texts_are_counted_not_refused():
-    assert check_texts(rows_of(None, ["a", "", " \t\n", "😀"])) == 2
+    assert empty_texts(rows_of(None, ["a", "", " \t\n", "😀"])) == [1, 2]
     # A pair is empty when both of its texts are.
-    assert check_texts(rows_of(None, ["", "", "a"], ["", "b", ""])) == 1
+    assert empty_texts(rows_of(None, ["", "", "a"], ["", "b", ""])) == [0]
 
 
 # --- offenders ----------------------------------------------------------------------------------
@@ -81,11 +83,12 @@ def test_empty_texts_are_counted_not_refused():
     ],
 )
 def test_twenty_offenders_are_named_and_the_rest_counted(count, said):
-    assert said in refusal(check_texts, rows_of(None, [None] * count + ["a"]))
+    assert said in refusal(usable_texts, rows_of(None, [None] * count + ["a"]))
 
 
 def test_offenders_are_named_by_their_own_lines():
-    rows = Rows("rows.csv", ["a"] * 4, None, ["x", "", "y", None], [2, 5, 9, 11])
+    columns = {"text": ["a"] * 4, "label": ["x", "", "y", None]}
+    rows = Rows("rows.csv", columns, [2, 5, 9, 11])
     message = refusal(learn_labels, rows)
     assert message.startswith("rows.csv:5: the label is missing. Also line 11.")
 

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 
 from flaxbert.data import holdout
-from flaxbert.data.checks import Labels, canonical_targets
+from flaxbert.data.checks import Labels
 from flaxbert.data.overlap import text_keys
 from flaxbert.data.rows import Rows
 from flaxbert.errors import DataError
+from tests.data import made
 
 REGRESSION = Labels("regression", ("x",))
 
 
-def split_validation(rows, labels, fraction, seed):
-    return holdout.split_validation(rows, canonical_targets(rows, labels), labels, fraction, seed)
-
-
 def rows_of(targets: list[Any], texts: list[str] | None = None) -> Rows:
-    """Rows of a file with a header: row i stands in line i + 2."""
-    texts = texts or [f"text {i}" for i in range(len(targets))]
-    return Rows("rows.csv", texts, None, targets, list(range(2, len(targets) + 2)))
+    return made.rows_of(texts or [f"text {i}" for i in range(len(targets))], targets)
+
+
+def split_validation(rows: Rows, labels: Labels, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    targets = rows.targets or []
+    return holdout.split_validation(rows, targets, labels.problem, fraction, seed)
 
 
 def refusal(call, *args, **kwargs) -> str:

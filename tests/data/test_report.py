@@ -12,14 +12,10 @@ import pytest
 from flaxbert.data import overlap
 from flaxbert.data.checks import Labels
 from flaxbert.data.report import describe_labels, describe_leaks, describe_split
-from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokens
+from tests.data.made import rows_of
 
 AB = Labels("single_label", ("a", "b"))
-
-
-def rows_of(texts: list[str], pairs: list[str] | None = None, source="rows.csv") -> Rows:
-    return Rows(source, texts, pairs, None, list(range(2, len(texts) + 2)))
 
 
 def tokens_of(lengths: list[int], max_length: int = 16, unknown_share: float = 0.0) -> Tokens:
@@ -122,7 +118,7 @@ def test_duplicates():
 
 
 def test_pairs_are_duplicates_when_both_texts_are():
-    rows = rows_of(["a", "a", "a b", "a", ""], ["b c", "b", "c", "b c", ""])
+    rows = rows_of(["a", "a", "a b", "a", ""], None, ["b c", "b", "c", "b c", ""])
     found = overlap.repeats(rows, ["x"] * 5)
     assert [(repeat.row, repeat.earlier) for repeat in found] == [(3, 0)]
     assert len(set(overlap.text_keys(rows))) == 4
@@ -158,7 +154,7 @@ def test_leak_lines():
     report = describe_leaks("validation", found, train, validation)
     assert report.lines == (
         "validation: WARNING: 2 of 3 texts also stand in training, 1 of them exactly: "
-        "dev.csv:2 = train.csv:3, dev.csv:3 = train.csv:4; the metrics will flatter",
+        "dev.csv:2 = train.csv:3, dev.csv:3 = train.csv:4; the metrics will be too optimistic",
     )
     assert report.values == {"rows": 2, "exact": 1, "with_another_label": 0}
     found = overlap.leaks(train, ["a", "a", "b"], validation, ["b", "b", "a"])

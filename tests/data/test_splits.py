@@ -11,24 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from flaxbert.config import Data
-from flaxbert.data import checks
 from flaxbert.data.checks import Labels
-from flaxbert.data.sources.named_tasks import with_task
-from flaxbert.data.splits import (
-    hold_out,
-    read_file,
-    read_split,
-    read_training,
-)
-from flaxbert.data.tokenize import Tokenizer
+from flaxbert.data.sources import with_task
 from flaxbert.errors import ConfigError, DataError
+from tests.data.made import hold_out, read_file, read_split, read_training
 
 AB = Labels("single_label", ("a", "b"))
-
-
-def usable(data: Data, labels: Labels):
-    """What a sequence classifier can use of the rows, and its targets."""
-    return lambda rows: checks.usable_labels(rows, labels, data.label_separator, data.on_bad_row)
 
 
 @pytest.fixture
@@ -46,11 +34,6 @@ def files(tmp_path: Path):
         return Data(**paths, **fields)
 
     return config
-
-
-@pytest.fixture(scope="module")
-def tokenizer(minilm) -> Tokenizer:
-    return Tokenizer(minilm, vocab_size=30522, pad_token_id=0)
 
 
 # --- which rows ---------------------------------------------------------------------------------
@@ -106,28 +89,35 @@ def test_label_names_of_the_file_come_with_it(tmp_path):
     assert (read.train.targets, read.names) == (["z", "a"], ("z", "a"))
 
 
+def test_texts_are_checked_as_they_are_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": {text}, "label": 1}}\n' for text in ('"a"', "null", '" "')))
+    data = Data(train=str(path))
+    for read in (read_training, lambda data: read_file(data, data.train)):
+        with pytest.raises(DataError, match=r"rows\.jsonl:2: the text is missing"):
+            read(data)
+    data = Data(train=str(path), on_bad_row="skip", on_empty="skip")
+    for rows in (read_training(data).train, read_split(data, AB, "train", 0)[""]):
+        assert rows.lines == [1]
+        assert rows.skipped == {"the text is missing": [2], "the text is empty": [3]}
+
+
 def test_splits_by_name(files):
     data = files(validation=True, test=True)
     names = ("train", "validation", "test")
-    sizes = {
-        split: len(read_split(data, AB, usable(data, AB), split, seed=0)[""]) for split in names
-    }
+    sizes = {split: len(read_split(data, AB, split, seed=0)[""]) for split in names}
     assert sizes == {"train": 40, "validation": 6, "test": 4}
 
 
 def test_held_out_rows_are_the_same_ones_later(files):
     data = files(validation_fraction=0.25)
     whole = read_training(data).train
-    train, validation = hold_out(data, usable(data, AB)(whole), AB, seed=9)
+    train, validation = hold_out(data, whole, AB, seed=9)
     assert (len(train), len(validation)) == (30, 10)
     assert sorted(validation.targets) == ["a"] * 5 + ["b"] * 5
-    assert read_split(data, AB, usable(data, AB), "train", seed=9)[""].lines == train.lines
-    assert (
-        read_split(data, AB, usable(data, AB), "validation", seed=9)[""].lines == validation.lines
-    )
-    assert (
-        read_split(data, AB, usable(data, AB), "validation", seed=8)[""].lines != validation.lines
-    )
+    assert read_split(data, AB, "train", seed=9)[""].lines == train.lines
+    assert read_split(data, AB, "validation", seed=9)[""].lines == validation.lines
+    assert read_split(data, AB, "validation", seed=8)[""].lines != validation.lines
 
 
 def test_held_out_rows_of_several_labels_a_cell(tmp_path):
@@ -136,12 +126,11 @@ def test_held_out_rows_of_several_labels_a_cell(tmp_path):
     )
     data = Data(train=str(tmp_path / "train.csv"), label_separator="|", validation_fraction=0.2)
     labels = Labels("multi_label", ("a", "b"))
-    assert len(read_split(data, labels, usable(data, labels), "validation", seed=0)[""]) == 4
+    assert len(read_split(data, labels, "validation", seed=0)[""]) == 4
 
 
 def test_splits_that_a_run_does_not_have(files):
-    data = files()
-    with pytest.raises(ConfigError, match=r"--split=test: the run's config names no such file"):
-        read_split(files(), AB, usable(data, AB), "test", seed=0)
+    with pytest.raises(ConfigError, match=r"--split=test: the run has no test data\. Give"):
+        read_split(files(), AB, "test", seed=0)
     with pytest.raises(ConfigError, match=r"no validation data\. Give --data=FILE"):
-        read_split(files(), AB, usable(data, AB), "validation", seed=0)
+        read_split(files(), AB, "validation", seed=0)

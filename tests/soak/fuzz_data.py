@@ -235,21 +235,19 @@ def try_case(case: Case, tokenizer: Any) -> str:
 
     data = case.data
     try:
-        for chunk in files.read_input_chunks(data.train, text="text", text_pair=data.text_pair):
-            checks.check_texts(chunk)
+        for chunk in files.read_chunks(data.train, {"text": "text", "text_pair": data.text_pair}):
+            checks.usable_texts(chunk)
     except DataError:
         pass
     try:
-        read = splits.read_training(data)
-        train, held = read.train, read.validation
         config = Config(data=data)
         head = head_named("single_label")
-        train = head.usable(train, config)
+        read = splits.read_training(config, head)
+        train, held = read.train, read.validation
         labels = head.learn_labels(train, config, checks.Known((), read.names))
         head = head_named(labels.problem)
         if data.validation_fraction:
-            usable = head.labelled(train, labels, config)
-            train, held_out = splits.hold_out(data, usable, labels, seed=0)
+            train, held_out = splits.hold_out(config, head, train, labels)
             held = {"": held_out}
         made = [
             head.split(name, rows, labels, tokenizer, 32, config)

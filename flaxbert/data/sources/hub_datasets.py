@@ -1,67 +1,75 @@
 """Data sets of the hub, or folders laid out like one: fetched, found and read.
 
-The surprising thing: only Parquet files are fetched and read. A data set that is a program is not
-run, whatever the hub says of it.
+Only Parquet files are fetched and read. A data set that is a program is not run, whatever the hub
+says of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flaxbert.config import Data
 from flaxbert.data.rows import Rows, near_name
-from flaxbert.data.sources import files
-from flaxbert.data.texts import Texts
+from flaxbert.data.sources import Task, files
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.storage.hub import CARD, HubError, card_header, fetch, is_hub_id
+
+TASKS = {"text": Task()}
 
 _BY_NAME = ""  # in place of a split: the names of the files say which split they are
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
+class HubData:
     """One configuration of a hub data set (or of a folder laid out like one), on this disk."""
 
     name: str  # for messages
     files: dict[str, list[Path]]  # split: Parquet files
     revision: str  # the commit, "" for a folder
+    data: Data
 
-    def read(self, split: str, data: Data, names: Sequence[str] = ()) -> Rows:
+    def parts(self, split: str) -> dict[str, str]:
+        asked = {"train": self.data.train, "validation": self.data.validation}
+        asked["test"] = self.data.test
+        named = asked.get(split, "")
+        if split == "validation" and not named:
+            found = split in self.files and not self.data.validation_fraction
+            return {"": split} if found else {}
+        return {"": named or split}
+
+    def read(self, part: str, columns: Mapping[str, str], names: Sequence[str] = ()) -> Rows:
         """Returns the rows of a split; labels that are ids become names where the data set (or
-        else `names`, in id order) names them. Without data.label no labels are read.
-
-        Raises:
-          ConfigError: there is no such split.
-          DataError: see `files.read_rows`.
-        """
-        if split not in self.files:
+        else `names`, in id order) names them."""
+        if part not in self.files:
             raise ConfigError(
-                f"{self.name}: there is no split {split!r}.{near_name(self.files, split)} "
+                f"{self.name}: there is no split {part!r}.{near_name(self.files, part)} "
                 f"Splits: {', '.join(map(repr, self.files))}."
             )
-        columns = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
-        parts = [
-            files.read_rows(path, **columns, on_bad_row=data.on_bad_row)
-            for path in self.files[split]
-        ]
-        targets = [target for part in parts for target in part.targets or []]
-        texts = Texts(text for part in parts for text in part.texts)
-        pairs = Texts(text for part in parts for text in part.pairs or [])
+        read = [files.read_rows(f, columns, self.data.on_bad_row) for f in self.files[part]]
+        joined = {
+            key: [cell for rows in read for cell in rows.columns[key]] for key in read[0].columns
+        }
+        if names and "label" in joined:
+            joined["label"] = _named(joined["label"], names)
         return Rows(
-            f"{self.name} {split}",
-            texts,
-            pairs if data.text_pair else None,
-            _named(targets, names) if data.label else None,
-            range(1, len(texts) + 1),
-            parts[0].label_names or tuple(names),
+            f"{self.name} {part}",
+            joined,
+            range(1, sum(map(len, read)) + 1),
+            read[0].class_names or ({"label": tuple(names)} if names else {}),
         )
 
 
-def open_dataset(data: Data, config: str, revision: str) -> Dataset:
+def open_data(data: Data, revision: str) -> HubData | None:
+    if not data.dataset:
+        return None
+    return open_dataset(data, data.dataset_config, revision or data.dataset_revision)
+
+
+def open_dataset(data: Data, config: str, revision: str) -> HubData:
     """Finds a data set on the hub or in a folder, and fetches its Parquet files.
 
     Args:
@@ -85,7 +93,7 @@ def open_dataset(data: Data, config: str, revision: str) -> Dataset:
                 f"{name}: expected a folder of Parquet files or a hub id. For a single file set "
                 "config.data.task=text and config.data.train=FILE."
             )
-        return Dataset(_title(name, config), _splits(local, name, config), "")
+        return HubData(_title(name, config), _splits(local, name, config), "", data)
     if not is_hub_id(name):
         raise DataError(f"{name!r}: there is no such folder, and it is no hub id (OWNER/NAME).")
     try:
@@ -96,7 +104,7 @@ def open_dataset(data: Data, config: str, revision: str) -> Dataset:
         raise DataError(
             f"data set {name!r}: there is no such folder; as a hub id: {error} {_layout(data)}"
         ) from error
-    return Dataset(_title(name, config), _splits(folder, name, config), commit)
+    return HubData(_title(name, config), _splits(folder, name, config), commit, data)
 
 
 def _layout(data: Data) -> str:

@@ -10,11 +10,11 @@ import pytest
 
 from flaxbert.config import Data
 from flaxbert.data.checks import Labels
+from flaxbert.data.sources import with_task
 from flaxbert.data.sources.glue import AX, GLUE
 from flaxbert.data.sources.hub_datasets import open_dataset
-from flaxbert.data.sources.named_tasks import label_names_of, with_task
-from flaxbert.data.splits import read_split, read_training
 from flaxbert.errors import ConfigError, DataError
+from tests.data.made import read_split, read_training
 from tests.glue_data import ROWS, write_glue
 
 
@@ -41,7 +41,7 @@ def test_every_glue_task_is_read_as_the_table_says(glue, name):
         else:
             assert all(isinstance(target, float) for target in split.targets)
     assert len(read.train) == ROWS["train"]
-    tests = read_split(data, Labels("single_label", row.labels), None, "test", 0)
+    tests = read_split(data, Labels("single_label", row.labels), "test", 0)
     assert list(tests) == list(row.test)
     # Hidden, as on the hub.
     assert {str(t) for rows in tests.values() for t in rows.targets} <= {"-1", "-1.0"}
@@ -49,18 +49,18 @@ def test_every_glue_task_is_read_as_the_table_says(glue, name):
 
 def test_ax_is_a_test_split_of_mnli(glue):
     labels = Labels("single_label", GLUE["mnli"].labels)
-    rows = read_split(_task(glue, "mnli"), labels, None, AX, 0)[""]
+    rows = read_split(_task(glue, "mnli"), labels, AX, 0)[""]
     assert len(rows) == ROWS["test"] and rows.pairs is not None
     assert f"({AX})" in rows.where(0)
     with pytest.raises(ConfigError, match="no split 'ax'"):
-        read_split(_task(glue, "rte"), labels, None, AX, 0)
+        read_split(_task(glue, "rte"), labels, AX, 0)
     with pytest.raises(ConfigError, match="no training data"):
         with_task(Data(task=AX))
 
 
 def test_one_split_of_mnli_by_its_own_name(glue):
     labels = Labels("single_label", GLUE["mnli"].labels)
-    rows = read_split(_task(glue, "mnli"), labels, None, "validation_mismatched", 0)
+    rows = read_split(_task(glue, "mnli"), labels, "validation_mismatched", 0)
     assert [len(part) for part in rows.values()] == [ROWS["validation"]]
 
 
@@ -71,7 +71,6 @@ def test_what_a_task_decides_cannot_be_said_again():
             with_task(dataclasses.replace(Data(task="sst2"), **{field: value}))
     with pytest.raises(ConfigError, match=r"config.data.dataset has no effect"):
         with_task(Data(task="rotten_tomatoes", dataset="x"))
-    assert label_names_of("text") == ()
 
 
 def _write(folder, name, columns, features=None):
@@ -154,7 +153,7 @@ def test_errors_name_what_is_there(tmp_path):
     with pytest.raises(DataError, match=r"no column 'label'. Did you mean 'labels'"):
         read_training(data)
     with pytest.raises(ConfigError, match=r"no split 'tests'. Splits: 'train'"):
-        read_split(data, Labels("single_label", ("0", "1")), None, "tests", 0)
+        read_split(data, Labels("single_label", ("0", "1")), "tests", 0)
     with pytest.raises(ConfigError, match="is for hub ids"):
         open_dataset(data, "", "main")
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and then nothing that makes sense PAR1")

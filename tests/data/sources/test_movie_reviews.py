@@ -1,4 +1,4 @@
-"""Data that bring their own columns and split."""
+"""The embedded movie sentences: how many, which of them validate, and that they never change."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from collections import Counter
 
 import pytest
 
-from flaxbert.data.sources.named_tasks import check_task, read_rotten_tomatoes
-from flaxbert.errors import ConfigError
+from flaxbert.data.sources.movie_reviews import MovieReviews
 from flaxbert.storage.embedded import movie_reviews_csv
-
-
-def test_unknown_task_names_the_nearest():
-    check_task("text")
-    check_task("rotten_tomatoes")
-    with pytest.raises(ConfigError, match="Did you mean 'rotten_tomatoes'") as caught:
-        check_task("rotten_tomatos")
-    assert caught.value.exit_code == 2
 
 
 @pytest.fixture(scope="module")
 def tomatoes():
-    return read_rotten_tomatoes()
+    reviews = MovieReviews()
+    return [reviews.read(part, {}) for part in ("train", "validation")]
 
 
 def test_rotten_tomatoes_sizes_and_balance(tomatoes):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flaxbert.data.checks import learn_labels, usable_texts
 from flaxbert.data.rows import Rows
 from flaxbert.data.sources.files import read_rows
 from flaxbert.errors import DataError
@@ -21,7 +22,7 @@ def read(folder: Path, columns: dict, features: object = None, **wanted: str) ->
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}
         table = table.replace_schema_metadata(metadata)
     pq.write_table(table, folder / "rows.parquet", row_group_size=2)
-    return read_rows(folder / "rows.parquet", **{"text": "text", "label": "label", **wanted})
+    return read_rows(folder / "rows.parquet", {"text": "text", "label": "label", **wanted})
 
 
 def refusal(*args, **kwargs) -> str:
@@ -73,21 +74,29 @@ def test_labels(tmp_path, column, values):
 
 
 @pytest.mark.parametrize(
-    ("column", "said"),
+    "column",
     [
-        (pa.array([b"x", b"y"]), "type binary"),
-        (pa.array([1, 2], pa.timestamp("ms")), "type timestamp[ms]"),
-        (pa.array([{"a": 1}, {"a": 2}]), "type struct<a: int64>"),
-        (pa.array([[{"a": 1}], []]), "type list<element: struct<a: int64>>"),
-        (pa.array([1, 2]).cast(pa.decimal128(38, 2)), "type decimal128(38, 2)"),
+        pa.array([b"x", b"y"]),
+        pa.array([2**62, 1], pa.timestamp("ms")),
+        pa.array([1, 2], pa.timestamp("ns")),
+        pa.array([2**62, 1], pa.timestamp("us")),
+        pa.array([{"a": 1}, {"a": 2}]),
+        pa.array([[{"a": 1}], []]),
+        pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int8())),
+        pa.array([1, 2]).cast(pa.decimal128(38, 2)),
     ],
+    ids=lambda column: str(column.type),
 )
-def test_other_types_are_refused_by_name(tmp_path, column, said):
-    message = refusal(tmp_path, {"text": ["a", "b"], "label": column})
-    assert "rows.parquet: column 'label' has the " in message and said in message
-    assert "Expected strings, numbers, booleans or lists of them" in message
-    rows = read(tmp_path, {"text": ["a", "b"], "label": ["0", "1"], "other": column})
-    assert rows.texts == ["a", "b"]  # a column that nobody asked for may be anything
+def test_what_is_no_text_and_no_label_is_refused(tmp_path, column):
+    columns = {"text": ["a", "b"], "other": column}
+    with pytest.raises(
+        DataError, match=r"rows\.parquet:1: the text is not a string|cannot be read"
+    ):
+        usable_texts(read(tmp_path, columns, text="other", label=""))
+    with pytest.raises(DataError, match=r"rows\.parquet:1: the label is neither|cannot be read"):
+        learn_labels(read(tmp_path, columns, label="other"))
+    # A column that nobody asked for may be anything.
+    assert read(tmp_path, columns, label="").texts == ["a", "b"]
 
 
 LABEL = {"names": ["neg", "pos "], "_type": "ClassLabel"}
@@ -105,13 +114,13 @@ LABEL = {"names": ["neg", "pos "], "_type": "ClassLabel"}
 def test_class_labels_of_datasets(tmp_path, feature, targets, names):
     rows = read(tmp_path, {"text": ["a"] * 4, "label": targets}, {"label": feature})
     assert rows.targets == names
-    assert rows.label_names == ("neg", "pos")
+    assert rows.class_names == {"label": ("neg", "pos")}
 
 
 @pytest.mark.parametrize("features", [[], "x", {"label": {"names": 3}}, {"label": None}, {"x": {}}])
 def test_other_metadata_is_ignored(tmp_path, features):
     rows = read(tmp_path, {"text": ["a", "b"], "label": [1, 0]}, features)
-    assert (rows.targets, rows.label_names) == ([1, 0], ())
+    assert (rows.targets, rows.class_names) == ([1, 0], {})
 
 
 def test_a_file_of_the_datasets_library(tmp_path):
@@ -122,8 +131,8 @@ def test_a_file_of_the_datasets_library(tmp_path):
     )
     data = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]}, features=features)
     data.to_parquet(tmp_path / "rows.parquet")
-    rows = read_rows(tmp_path / "rows.parquet", text="text", label="label")
-    assert (rows.targets, rows.label_names) == (["z", "a"], ("z", "a"))
+    rows = read_rows(tmp_path / "rows.parquet", {"text": "text", "label": "label"})
+    assert (rows.targets, rows.class_names) == (["z", "a"], {"label": ("z", "a")})
 
 
 def test_an_id_without_a_name(tmp_path):
@@ -142,10 +151,22 @@ def test_columns(tmp_path):
     )
 
 
-@pytest.mark.parametrize("change", [slice(0, 0), slice(0, 40), slice(40, None), slice(4, None)])
-def test_damaged_files(tmp_path, change):
-    read(tmp_path, {"text": ["a", "b", "c"], "label": ["x", "y", "z"]})
-    path = tmp_path / "rows.parquet"
-    path.write_bytes(path.read_bytes()[change])
-    with pytest.raises(DataError, match=r"cannot be read as Parquet: .*Write or copy it again"):
-        read_rows(path, text="text", label="label")
+def test_tags_and_answers(tmp_path):
+    columns = {
+        "tokens": [["New", "York"], ["a"]],
+        "ner_tags": [[0, 1], [-1]],
+        "answers": [{"text": ["York"], "answer_start": [4]}, None],
+    }
+    table = pa.table(columns)
+    info = {"info": {"features": {"ner_tags": {"feature": {"names": ["B-LOC", "I-LOC"]}}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    rows = read_rows(
+        tmp_path / "rows.parquet", {"tokens": "tokens", "tags": "ner_tags", "answers": "answers"}
+    )
+    assert rows.columns == {
+        "tokens": columns["tokens"],
+        "tags": [["B-LOC", "I-LOC"], ["-1"]],
+        "answers": columns["answers"],
+    }
+    assert rows.class_names == {"tags": ("B-LOC", "I-LOC")}
