@@ -5,6 +5,7 @@
     model.save_pretrained("folder")                              # PyTorch loads it as it is
 
 There is no training mode: passing `key` computes with dropout, leaving it out computes without.
+With `params=` a call is a pure function, for `jax.grad` and optax (docs/library.md).
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ from flaxbert.model.bert_config import BertConfig
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
 from flaxbert.weights.formats.orbax_folder import description_of
 from flaxbert.weights.resolve import resolve_model
+
+# Arguments of transformers 4's Flax classes that have another name here.
+_INSTEAD = {
+    "train": "pass key=KEY for dropout, and no key for none",
+    "dropout_rng": "pass key=KEY for dropout, and no key for none",
+    "return_dict": "the output has names, as output.logits",
+}
 
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -133,10 +141,12 @@ class FlaxBertModel:
         *,
         sequence_ids: Any = None,
         cls_positions: Any = None,
+        params: Params | None = None,
         key: jax.Array | None = None,
         output_hidden_states: bool = False,
+        **unknown: Any,
     ) -> ClassifierOutput:
-        """Computes logits for token ids.
+        """Computes logits for token ids: a pure function of the arguments, if `params` is one.
 
         Args:
           input_ids: [B, L] token ids.
@@ -146,13 +156,18 @@ class FlaxBertModel:
           sequence_ids: [B, L] for packed rows: tokens attend where these are equal, 0 = padding.
             Excludes attention_mask.
           cls_positions: [B, S] first token of each packed sequence; None = the row's first token.
+          params: parameters to compute with, a tree like `self.params`; None = these.
           key: a JAX PRNG key switches dropout on; None computes without.
           output_hidden_states: whether to return them.
 
         Raises:
           ValueError: shapes that do not fit, or indices outside of the model's tables, which a
             device would silently clamp.
+          TypeError: an argument that there is not; of transformers 4's, with what takes its place.
         """
+        for name in unknown:
+            instead = _INSTEAD.get(name, "there is no such argument")
+            raise TypeError(f"{type(self).__name__}: {name}=: {instead}")
         if attention_mask is not None and sequence_ids is not None:
             raise ValueError("attention_mask and sequence_ids exclude each other")
         config = self.config
@@ -179,7 +194,7 @@ class FlaxBertModel:
             config,
             self.dtype,
             output_hidden_states,
-            self.params,
+            self.params if params is None else params,
             (ids, types, positions, sequences, cls_at),
             seed,
         )

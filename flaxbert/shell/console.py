@@ -1,12 +1,13 @@
 """Lines for a person, on standard error. Standard output is for results.
 
 Names of files, labels and columns come from data, so they may hold what a terminal obeys: colours,
-titles, the order of letters. The surprising thing: they are made harmless here alone, as the last
-step, so no caller has to think of it and no file holds anything but the name itself.
+titles, the order of letters. They are made harmless here alone, as the last step, so no caller has
+to think of it and no file holds anything but the name itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 
@@ -30,13 +31,19 @@ def printable_json(text: str) -> str:
 def say(line: str) -> None:
     """Tells the user something, at once; of several processes of a run only the first does."""
     if not _process:
-        print(printable(line), file=sys.stderr, flush=True)
+        _write(line)
 
 
 def complain(text: str) -> None:
     """Tells the user what ends this process, whichever of a run's it is."""
     lines = f"[{_process}] ".join(["", *text.splitlines(True)]) if _process else text
-    print(printable(lines), file=sys.stderr, flush=True)
+    _write(lines)
+
+
+def _write(text: str) -> None:
+    # A terminal or pipe that is gone ends no run, nor does it change an exit code.
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def speak_as(process: int) -> None:

@@ -519,3 +519,35 @@ def test_importing_the_classifier_imports_no_other_framework():
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert "jax" in loaded
     assert not loaded & {"transformers", "torch", "orbax", "datasets", "tensorflow"}
+
+
+# Parameters as an argument
+
+
+def test_params_are_computed_with_and_differentiated(model):
+    ids, mask, types = _batch()
+    other = jax.tree.map(lambda leaf: leaf * 1.5, model.params)
+    own = FlaxBertForSequenceClassification(model.config, other)
+    given = model(ids, mask, types, params=other).logits
+    np.testing.assert_array_equal(given, own(ids, mask, types).logits)
+    assert not np.allclose(given, model(ids, mask, types).logits)
+
+    def loss(params):
+        return model(ids, mask, types, params=params).logits.sum()
+
+    gradients = jax.jit(jax.grad(loss))(other)
+    np.testing.assert_allclose(gradients["classifier"]["bias"], len(LENGTHS))
+
+
+@pytest.mark.parametrize(
+    ("argument", "instead"),
+    [
+        ({"train": True}, "key=KEY"),
+        ({"dropout_rng": None}, "key=KEY"),
+        ({"return_dict": False}, "output.logits"),
+        ({"head_mask": None}, "no such argument"),
+    ],
+)
+def test_arguments_of_transformers_4_are_told_what_takes_their_place(model, argument, instead):
+    with pytest.raises(TypeError, match=f"{next(iter(argument))}=.*{instead}"):
+        model(_batch()[0], **argument)

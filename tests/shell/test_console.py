@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 
 import pytest
 
 from flaxbert.errors import DataError
 from flaxbert.shell import cli
-from flaxbert.shell.console import printable, printable_json, say
+from flaxbert.shell.console import complain, printable, printable_json, say
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,13 @@ def test_every_line_for_the_user_goes_through_it(capsys, monkeypatch):
             cli.run(fail, lambda values: None, "x")
         said = capsys.readouterr().err
         assert "\x1b" not in said and "\\x1b" in said
+
+
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    say("update 1")
+    complain("flaxbert: error: ...")
