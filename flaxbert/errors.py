@@ -40,7 +40,7 @@ class ConfigError(FlaxbertError, ValueError):
 
 
 class DataError(FlaxbertError, ValueError):
-    """A data file that is missing, unreadable or would make training dishonest."""
+    """A data file that is missing or unreadable, or has invalid rows."""
 
     exit_code = 3
 

@@ -125,7 +125,7 @@ BAD = {
     "damaged Parquet": Bad(b"PAR1", ("cannot be read as Parquet",), "train.parquet"),
     "dates in Parquet": Bad(
         parquet(text=["a"], label=pa.array([1], pa.timestamp("ms"))),
-        ("column 'label' has the type timestamp[ms]",),
+        ("train.parquet:1: the label is neither a string nor a whole number",),
         "train.parquet",
     ),
     "unknown kind": Bad(

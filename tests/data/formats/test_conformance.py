@@ -148,6 +148,7 @@ def test_other_encodings_and_nul(tmp_path, suffix):
 def test_a_row_beyond_every_measure(tmp_path, suffix, monkeypatch):
     """In a small file of gzip, too; of a format that has rows of several lines, in one of those."""
     monkeypatch.setattr(decode, "LONGEST_ROW", 10_000)
+    check(written(tmp_path, f"rows{suffix}", SAMPLES[suffix].write(TEXTS * 400)), TEXTS * 400)
     text = "word " * 2500 + "x"
     content = SAMPLES[suffix].write([TEXTS[0], text])
     message = refusal(written(tmp_path, f"rows{suffix}.gz", gzip.compress(content, 1)))
