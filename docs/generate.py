@@ -29,6 +29,7 @@ TITLES = {
     "seeds": "Sources of chance",
     "model": "Model",
     "data": "Data",
+    "head": "Head",
     "train": "Training",
     "optim": "Optimizer: AdamW",
     "loss": "Loss",

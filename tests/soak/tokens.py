@@ -63,9 +63,8 @@ def write_source(name: str, folder: Path) -> Path:
 
 def write_exported(tokenizer: Any, vocab_size: int, folder: Path) -> Path:
     """Writes the folder that a run of a tiny model exports."""
-    from flaxbert.heads import init_params
-
     from flaxbert.data.tokenizer_files import write_files
+    from flaxbert.heads import init_params
     from flaxbert.model.bert_config import BertConfig
     from flaxbert.weights.folder import write_model
 

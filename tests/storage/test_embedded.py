@@ -80,7 +80,7 @@ def pip(monkeypatch):
             return subprocess.CompletedProcess(command, self.returncode, "", self.stderr)
 
     fake = Pip()
-    monkeypatch.setattr(embedded.child, "run", fake)
+    monkeypatch.setattr(embedded.subprocesses, "run", fake)
     return fake
 
 

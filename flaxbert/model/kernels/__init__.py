@@ -1,7 +1,7 @@
 """The parts of a layer as one kind of device computes them best, in half precision.
 
 The surprising thing: nothing depends on them. bert.py and attention.py hold the plain code, which
-every other device runs and whose numbers these have, to rounding. `loop.sharding.kernels_for` says
+every other device runs and whose numbers these have, to rounding. `loop.mesh.kernels_for` says
 which devices have them.
 """
 
