@@ -39,9 +39,9 @@ from flaxbert.model.heads import Params
 from flaxbert.run import shared_data
 from flaxbert.run.row_costs import work_for
 from flaxbert.shell.console import say
+from flaxbert.storage.parameters import description_of
 from flaxbert.storage.workdir import Workdir
 from flaxbert.weights.folder import read_config, read_model, with_labels
-from flaxbert.weights.formats.orbax_folder import description_of
 from flaxbert.weights.resolve import resolve_model
 from flaxbert.weights.table import flatten, torch_name
 

@@ -165,11 +165,11 @@ class Places:
             fetch("dataset", name, "", ["*.csv"])
 
     def shard(self, name: str, folder: Path) -> None:
-        from flaxbert.weights.formats.safetensors_file import read_safetensors
+        from flaxbert.weights import formats
 
         index = folder / "model.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": {name: name}}))
-        read_safetensors(folder)
+        formats.find(folder)[0].read(folder)
 
     def tensor(self, name: str, folder: Path) -> None:
         """As the name of a parameter, in the files and in what is said about them."""
