@@ -1,9 +1,8 @@
-"""python -m flaxbert.convert --from=PATH --to=DIR [--format=pytorch|flax|orbax]
+"""python -m flaxbert.convert --from=PATH --to=DIR [--format=NAME]
 
 Reads any BERT folder that flaxbert reads (see docs/formats.md) or a run's workdir or checkpoint,
-and writes a clean folder: for PyTorch (model.safetensors), for the Flax classes of transformers 4
-(flax_model.msgpack), or for Orbax (params/). It writes what the source has and nothing else: a
-model without a classifier stays one without.
+and writes a clean folder: for PyTorch (model.safetensors), or in another of the formats below. It
+writes what the source has and nothing else: a model without a classifier stays one without.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from absl import flags
 
 from flaxbert.errors import ConfigError
 from flaxbert.shell import cli
+from flaxbert.storage.parameters import description_of
 from flaxbert.storage.store import is_url, location, store_for
+from flaxbert.weights import formats
 
 if TYPE_CHECKING:
     # Imported where they are used: JAX takes seconds, flags and errors should not.
     from flaxbert.weights.folder import Loaded
-
-FORMATS = ("pytorch", "flax", "orbax")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -40,8 +39,9 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("to", "", "New or empty folder.", flag_values=values)
     flags.DEFINE_string("revision", "", "Hub revision of --from.", flag_values=values)
+    choices = list(formats.writers())
     flags.DEFINE_enum(
-        "format", FORMATS[0], FORMATS, "What the weights are written as.", flag_values=values
+        "format", choices[0], choices, "What the weights are written as.", flag_values=values
     )
 
 
@@ -57,13 +57,11 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError(f"--to: {target} exists and is not an empty folder.")
 
     from flaxbert.data.tokenizer_files import files_in
-    from flaxbert.weights import formats
     from flaxbert.weights.folder import read_config, read_weights, write_model
-    from flaxbert.weights.formats.orbax_folder import description_of
     from flaxbert.weights.resolve import resolve_model
 
     source = _fetched(source) if is_url(source) else source
-    holds_weights = Path(source).is_dir() and any(f.is_in(Path(source)) for f in formats.FORMATS)
+    holds_weights = Path(source).is_dir() and any(f.holds(Path(source)) for f in formats.members())
     if (Path(source) / "model" / "config.json").is_file() and not holds_weights:
         source = str(Path(source) / "model")  # a workdir: its best model
     folder, _ = resolve_model(source, values.revision)

@@ -26,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from flaxbert.weights.crc32c import crc32c
+import google_crc32c
 
 BUCKET = "test-bucket"
 
@@ -106,7 +106,7 @@ class GcsServer:
         with self._guard:
             generation = next(self._generations)
             md5 = base64.b64encode(hashlib.md5(data).digest()).decode()
-            crc = base64.b64encode(struct.pack(">I", crc32c(data))).decode()
+            crc = base64.b64encode(struct.pack(">I", google_crc32c.value(data))).decode()
             self._objects[name] = _Object(data, generation, md5, crc)
             return generation
 

@@ -57,8 +57,8 @@ ONLY_IN = {
     "datasets": {"data/sources/hub_datasets.py"},
     "torch": set(),
     "tensorflow": set(),
-    "pickle": set(),
-    "pickletools": set(),
+    "pickle": {"weights/pickle_reader.py"},
+    "pickletools": {"weights/pickle_reader.py"},
     "msgpack": {"weights/formats/flax_msgpack.py"},
 }
 

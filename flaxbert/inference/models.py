@@ -26,8 +26,8 @@ from jaxtyping import Array, Float
 from flaxbert.data.tokenizer_files import files_in
 from flaxbert.heads import Params, bind, head_of
 from flaxbert.model.bert_config import BertConfig
+from flaxbert.storage.parameters import description_of
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
-from flaxbert.weights.formats.orbax_folder import description_of
 from flaxbert.weights.resolve import resolve_model
 
 # Arguments of transformers 4's Flax classes that have another name here.

@@ -27,9 +27,9 @@ from flaxbert.heads import head_of
 from flaxbert.inference.models import FlaxBertModel
 from flaxbert.loop.forward import make_forward, predict_logits
 from flaxbert.loop.mesh import make_mesh, replicated, row_multiple
+from flaxbert.storage.parameters import is_checkpoint
 from flaxbert.storage.store import on_disk
 from flaxbert.storage.workdir import read_json
-from flaxbert.weights.formats.orbax_folder import is_checkpoint
 
 # Tokens that one device computes at once. More of them fall out of a CPU's caches; accelerators
 # want many.

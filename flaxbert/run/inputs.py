@@ -25,9 +25,9 @@ from flaxbert.hosts.group import SingleProcess
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.run import shared_data
 from flaxbert.shell.console import say
+from flaxbert.storage.parameters import description_of
 from flaxbert.storage.workdir import Workdir
 from flaxbert.weights.folder import read_config, read_model, with_labels
-from flaxbert.weights.formats.orbax_folder import description_of
 from flaxbert.weights.resolve import resolve_model
 from flaxbert.weights.table import flatten, torch_name
 

@@ -95,7 +95,7 @@ class Checkpoints:
         return self._directory / str(step)
 
     def newest_valid(self) -> int | None:
-        """`valid_checkpoints.newest_valid`, for the first process; what was cut off is removed before."""
+        """`valid_checkpoints.newest_valid`, for the first process; removes what was cut off."""
         self._store.make_directory(self._directory)
         self._store.sweep(self._directory)
         return newest_valid(self._directory)

@@ -1,8 +1,8 @@
 """What an Orbax folder says about its arrays, looked at before one of them is read.
 
-Orbax and TensorStore allocate what the files declare. The surprising thing: an array's shape may be
-right and its chunks a thousand times larger; TensorStore makes room for whole chunks, so a small
-file could end the process for lack of memory.
+Orbax and TensorStore allocate what the files declare. Note: an array's shape may be right and its
+chunks a thousand times larger; TensorStore makes room for whole chunks, so a small file could end
+the process for lack of memory.
 """
 
 from __future__ import annotations

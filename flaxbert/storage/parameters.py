@@ -1,9 +1,7 @@
-"""A plain parameter tree as an Orbax checkpoint: written, described without reading it, and read.
+"""A parameter tree as Orbax stores it: a folder of its own, or `params/` of a run's checkpoint.
 
-A manifest beside Orbax's files makes damage visible, as in a run's checkpoints.
-
-Note: Orbax allocates what a checkpoint declares, so nothing is read before the caller has seen the
-shapes, and never much more than the files could hold.
+A manifest beside Orbax's files makes damage visible. Note: Orbax allocates what a checkpoint
+declares, so nothing is read that declares much more than its files could hold.
 """
 
 from __future__ import annotations
@@ -12,104 +10,100 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from flaxbert.errors import ModelFileError
-from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.interface import DamagedError
 from flaxbert.storage.local import files_in
 from flaxbert.storage.manifest import NAME, verify_manifest, write_manifest
+from flaxbert.storage.valid_checkpoints import STATE
 
-_MARKER = "_METADATA"  # a file of every Orbax checkpoint
+PARAMS = "params"
+_SOURCE = "source"
 # Weights hardly compress; a file that declares far more than it has was made to fill the memory.
 _MAX_RATIO, _SPARE = 64, 2**20
 
 
-def holds_parameters(directory: Path) -> bool:
-    """Whether a directory is an Orbax checkpoint."""
-    return (directory / _MARKER).is_file()
+def is_checkpoint(directory: Path) -> bool:
+    """Whether a directory is `checkpoints/<step>` of a run."""
+    return directory.resolve().name.isdecimal() and (directory / STATE).is_dir()
 
 
-def save_parameters(directory: Path, tree: Any) -> None:
-    """Writes nested dicts of arrays to a directory that does not exist yet."""
+def description_of(directory: Path) -> Path:
+    """Returns where config.json and the tokenizer of a model folder stand: mostly in itself."""
+    return directory.resolve().parents[1] / _SOURCE if is_checkpoint(directory) else directory
+
+
+def save_parameters(directory: Path, arrays: dict[str, Any]) -> None:
+    """Writes arrays by their paths, "a/b/c", to a directory that does not exist yet."""
     import orbax.checkpoint as ocp  # here, as below: most models need none, and it takes a second
 
     with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(directory.absolute(), jax.tree.map(np.asarray, tree))
+        tree = _nested({path: np.asarray(array) for path, array in arrays.items()})
+        checkpointer.save(directory.absolute(), tree)
     write_manifest(directory)
 
 
-def verify_parameters(directory: Path) -> bool:
-    """Compares a directory with its manifest; returns False if it has none.
+def verify_parameters(directory: Path, *, required: bool = False) -> None:
+    """Compares a directory with its manifest, if it has one or must.
 
     Raises:
       ModelFileError: something was changed, lost or added, or is a link.
     """
     try:
-        if NAME in files_in(directory):
+        if required or NAME in files_in(directory):
             verify_manifest(directory)
-            return True
-        return False
     except (DamagedError, OSError) as error:
-        raise ModelFileError(f"{directory}: is damaged: {error}.") from error
+        what = "the checkpoint is damaged" if required else "is damaged"
+        raise ModelFileError(f"{directory}: {what}: {error}.") from error
 
 
-def describe_parameters(directory: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shape and dtype of every array by its path, "a/b/c"; no array is read.
+def load_parameters(directory: Path, inside: str = "") -> dict[str, np.ndarray]:
+    """Returns every array whose path starts with `inside` ("params/") by the rest of its path.
 
     Raises:
-      ModelFileError: Orbax cannot read the description, or its chunks exceed its shapes.
+      ModelFileError: Orbax cannot read them, they are not as their description says, or larger
+        than the files could hold.
     """
+    import jax
     import orbax.checkpoint as ocp
+
+    from flaxbert.storage.declared import declared, unreadable
 
     with ocp.PyTreeCheckpointer() as checkpointer:
-        return declared(checkpointer, directory)
-
-
-def load_parameters(
-    directory: Path, wanted: dict[str, jax.ShapeDtypeStruct]
-) -> dict[str, np.ndarray]:
-    """Reads the arrays at these paths, of these shapes and dtypes, and no others.
-
-    Raises:
-      ModelFileError: they are not there as described, or larger than the files could hold.
-    """
-    import orbax.checkpoint as ocp
-
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values())
-    held = sum(path.stat().st_size for path in files_in(directory).values())
-    if size > _MAX_RATIO * held + _SPARE:
-        raise ModelFileError(
-            f"{directory}: declares {size} bytes of parameters, its files have {held}."
-        )
-    item: dict[str, Any] = {}
-    for path, leaf in wanted.items():
-        *parents, last = path.split("/")
-        node = item
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.restore(
-                directory.absolute(),
-                args=ocp.args.PyTreeRestore(
-                    item=item,
-                    restore_args=jax.tree.map(
-                        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
-                    ),
-                    partial_restore=True,
-                ),
+        found = declared(checkpointer, directory)
+        wanted = {path: leaf for path, leaf in found.items() if path.startswith(inside)}
+        size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values())
+        held = sum(path.stat().st_size for path in files_in(directory).values())
+        if size > _MAX_RATIO * held + _SPARE:
+            raise ModelFileError(
+                f"{directory}: declares {size} bytes of parameters, its files have {held}."
             )
-    except Exception as error:  # whatever Orbax, TensorStore and their parsers raise
-        raise unreadable(directory, error) from error
+        try:
+            item = _nested(wanted)
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            asked = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+            tree = checkpointer.restore(directory.absolute(), args=asked)
+        except Exception as error:  # whatever Orbax, TensorStore and their parsers raise
+            raise unreadable(directory, error) from error
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        for path, leaf in leaves
     }
     for path, leaf in wanted.items():
         array = arrays.get(path)
         if array is None or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             raise ModelFileError(f"{directory}: {path} is not as its description says.")
-    return arrays
+    return {path.removeprefix(inside): arrays[path] for path in wanted}
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree

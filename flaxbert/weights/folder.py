@@ -11,10 +11,10 @@ import jax
 from flaxbert.errors import ModelFileError
 from flaxbert.heads import Params, all_heads, head_of, init_params
 from flaxbert.model.bert_config import BertConfig
+from flaxbert.storage.parameters import description_of
 from flaxbert.storage.plain import refuse_outside
 from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
 from flaxbert.weights import formats, table
-from flaxbert.weights.formats.orbax_folder import description_of
 
 _CONFIG_NAMES = ("config.json", "bert_config.json")  # Hugging Face's, Google's
 
@@ -80,7 +80,7 @@ def read_model(
     """Reads the weights of a folder for `config`; a missing pooler or head is initialised.
 
     Args:
-      directory: the model folder, in any format that `flaxbert.weights.formats` lists.
+      directory: the model folder, in any format of `flaxbert.weights.formats`.
       config: what to read them as; labels may differ from the folder's own.
       seed: of the fresh values.
       ignored: fields of config.json that were not used, for the notes.
@@ -108,18 +108,25 @@ def read_weights(
     With `keep_head` a head of another size than the config says decides the number of labels, if
     the config has no names for them: Google's bert_config.json never says how many there are.
     """
-    read, notes = formats.assemble(config, directory)
+    form, notes = formats.find(directory)
+    tensors = form.read(directory)
+    if form.flax_names:
+        tensors = table.from_flax(tensors, str(directory))
+    read = table.assemble(config, tensors, str(directory))
     if _states_another_head(directory, config):
         read = _without_head(read, config)
         notes.append("its head is another one's, and is not used")
     if read.resized and keep_head and not config.has_label_names:
         config = with_labels(config, [f"LABEL_{i}" for i in range(read.resized)])
         notes.append(f"the head has {read.resized} labels, which its config does not name")
-        read, _ = formats.assemble(config, directory)
+        read = table.assemble(config, tensors, str(directory))
     if ignored:
         notes.append(f"config.json has fields that BERT does not: {', '.join(ignored)} (not used)")
     if read.dropped:
-        notes.append(f"left out {', '.join(_tops(read.dropped))}, which this model does not have")
+        notes.append(
+            f"left out {', '.join(_tops(read.dropped))} ({len(read.dropped)} parameters), which "
+            "this model does not have"
+        )
     if read.resized:
         notes.append(f"the checkpoint's head has another number of labels than {config.num_labels}")
     return Loaded(config, read.params, tuple(notes), read.fresh)
@@ -154,15 +161,19 @@ def write_model(
 ) -> None:
     """Writes config.json, the weights, the tokenizer files and README.md into a folder.
 
-    `format` is a name of `formats.WRITERS`. Parameters without a head are written as transformers'
-    `BertModel` is: its names have no prefix.
+    `format` is a name of `formats.writers()`. Parameters without a head are written as
+    transformers' `BertModel` is: its names have no prefix.
     """
     directory.mkdir(parents=True, exist_ok=True)
     host = jax.device_get(params)
     values = config.to_dict()
+    form = formats.writers()[format]
+    named = table.flatten(host) if form.flax_names else table.to_torch(config, host)
     if head_of(config).prefix not in host:
         values["architectures"] = ["BertModel"]
-    formats.WRITERS[format](directory, config, host)
+        prefix = "bert/" if form.flax_names else "bert."
+        named = {name.removeprefix(prefix): array for name, array in named.items()}
+    form.write(directory, named)
     for path in tokenizer_files:
         if path.parent.resolve() != directory.resolve():
             copy_file(path, directory)

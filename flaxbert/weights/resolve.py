@@ -1,7 +1,7 @@
 """Where a model comes from: a folder, gs://, `embedded:minilm` or a hub id -> a local folder.
 
-The surprising thing: only data files are ever fetched, and the weights of one format only, the
-safest that there is. No program of a repository is fetched; no format's reader can run code.
+Of a repository only data files are fetched, and the weights of one format only, the safest that
+there is. No program of a repository is fetched; no format's reader can run code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
 from flaxbert.storage.hub import HubError, fetch, is_hub_id
 from flaxbert.storage.store import is_url, on_disk
-from flaxbert.weights.formats import weight_patterns
+from flaxbert.weights.formats import hub_patterns
 
 EMBEDDED = "embedded:minilm"
 
@@ -55,7 +55,7 @@ def _fetch(name: str, revision: str) -> tuple[Path, str]:
     """Fetches what is small first: it tells the commit, and then only one format is fetched."""
     try:
         folder = fetch("model", name, revision, _FILES)
-        for patterns in weight_patterns():
+        for patterns in hub_patterns():
             fetch("model", name, folder.name, (*_FILES, *patterns))
             if any(folder.glob(patterns[0])):
                 break

@@ -1,28 +1,61 @@
-"""Weights in several files named by an index: `{"weight_map": {parameter: file}}`.
+"""Weights in one file, or in several named by an index: `{"weight_map": {parameter: file}}`.
 
-Shared by every format that transformers shards. The surprising thing: the names in an index are not
-trusted; a file must stand in the same folder, and a parameter in the file that the index names.
+Shared by every format that transformers shards. The names in an index are not trusted: a file must
+stand in the same folder, and a parameter in a file that the index names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from flaxbert.errors import ModelFileError
 from flaxbert.storage.workdir import read_json
+from flaxbert.weights.formats import Tensors, WeightFormat
 
-Tensors = dict[str, np.ndarray]
 
+def one_file_or_shards(
+    whole: str,
+    read_file: Callable[[Path], Tensors],
+    write_file: Callable[[Path, Tensors], None] | None = None,
+    **fields: Any,
+) -> WeightFormat:
+    """Returns the format whose weights are the file `whole`, or shards of it.
 
-def read_shards(index: Path, read_file: Callable[[Path], Tensors]) -> Tensors:
-    """Returns the tensors of all files that an index names.
-
-    Raises:
-      ModelFileError: no weight_map, a file outside of the folder, or a parameter that no file has.
+    `fields` are others of WeightFormat.
     """
+    stem, _, suffix = whole.partition(".")
+    index = f"{whole}.index.json"
+
+    def load(directory: Path) -> Tensors:
+        if (directory / whole).is_file():
+            check_file(directory / whole)
+            return read_file(directory / whole)
+        return _read_shards(directory / index, read_file)
+
+    def store(directory: Path, tensors: Tensors) -> None:
+        assert write_file is not None
+        write_file(directory / whole, tensors)
+
+    return WeightFormat(
+        files=((whole,), (index, f"{stem}-*-of-*.{suffix}")),
+        load=load,
+        store=store if write_file else None,
+        **fields,
+    )
+
+
+def check_file(path: Path) -> None:
+    """Raises ModelFileError for a pipe, a folder, or what git-lfs leaves where it did not fetch."""
+    if not path.is_file():
+        raise ModelFileError(f"{path}: is missing, or no file.")
+    with path.open("rb") as file:
+        if file.read(64).startswith(b"version https://git-lfs"):
+            raise ModelFileError(f"{path}: is a git-lfs pointer. Run `git lfs pull`.")
+
+
+def _read_shards(index: Path, read_file: Callable[[Path], Tensors]) -> Tensors:
     body = read_json(index)
     weight_map = body.get("weight_map") if isinstance(body, dict) else None
     if not isinstance(weight_map, dict) or not all(
@@ -34,6 +67,7 @@ def read_shards(index: Path, read_file: Callable[[Path], Tensors]) -> Tensors:
         )
     tensors: Tensors = {}
     for shard in sorted(set(weight_map.values())):
+        check_file(index.parent / shard)
         tensors.update(read_file(index.parent / shard))
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
@@ -41,11 +75,3 @@ def read_shards(index: Path, read_file: Callable[[Path], Tensors]) -> Tensors:
             f"{index}: names {len(absent)} parameters that no shard has: {', '.join(absent[:8])}."
         )
     return tensors
-
-
-def refuse_pointer(path: Path) -> None:
-    """Raises ModelFileError if a file is what git-lfs leaves where it did not fetch."""
-    if path.is_file() and path.stat().st_size < 1024:
-        with path.open("rb") as file:
-            if file.read(64).startswith(b"version https://git-lfs"):
-                raise ModelFileError(f"{path}: is a git-lfs pointer. Run `git lfs pull`.")

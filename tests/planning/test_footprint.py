@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flaxbert.loop import memory
-from flaxbert.planning import footprint, picture, topology
+from flaxbert.planning import footprint, picture, tpu_devices
 from flaxbert.planning.chips import CHIPS
 from flaxbert.planning.estimate import Exchange, Program, _group, _received, axes_of
 from tests.commands import call, train_flags
@@ -184,7 +184,7 @@ def test_a_topology_that_is_none_is_refused(planned, name):
 
 
 def test_a_topology_needs_the_compiler(planned, monkeypatch):
-    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tpu_devices.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     _, done = planned("--topology=v5e:2x2")
     assert done.code == 2

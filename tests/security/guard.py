@@ -1,7 +1,7 @@
 """What a process does to the world: an audit hook that notes everything outside of allowed folders.
 
-The surprising thing: an audit hook cannot be taken out again, so it stands in a process of its
-own; and what C++ code opens (TensorStore, safetensors, tokenizers) it does not see. Against that
+Note: an audit hook cannot be taken out again, so it stands in a process of its own; and what C++
+code opens (TensorStore, safetensors, tokenizers) it does not see. Against that
 stands a secret in the forbidden folder, which must not come out anywhere.
 """
 

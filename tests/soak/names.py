@@ -131,7 +131,7 @@ class Places:
 
     def column(self, name: str, folder: Path) -> None:
         from flaxbert.config import Data
-        from flaxbert.data.splits import read_file
+        from tests.data.made import read_file
 
         path = folder / "data.csv"
         with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
@@ -140,7 +140,7 @@ class Places:
 
     def data_file(self, name: str, folder: Path) -> None:
         from flaxbert.config import Data
-        from flaxbert.data.splits import read_file
+        from tests.data.made import read_file
 
         with contextlib.suppress(OSError, ValueError):  # names that no file can have
             (folder / name.replace("/", "-")).write_text("text,label\na,\n", encoding="utf-8")
@@ -165,11 +165,11 @@ class Places:
             fetch("dataset", name, "", ["*.csv"])
 
     def shard(self, name: str, folder: Path) -> None:
-        from flaxbert.weights.formats.safetensors_file import read_safetensors
+        from flaxbert.weights import formats
 
         index = folder / "model.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": {name: name}}))
-        read_safetensors(folder)
+        formats.find(folder)[0].read(folder)
 
     def tensor(self, name: str, folder: Path) -> None:
         """As the name of a parameter, in the files and in what is said about them."""

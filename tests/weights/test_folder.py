@@ -1,14 +1,13 @@
 """Model folders: PyTorch -> flaxbert -> PyTorch and back with the same bits, whatever the dialect.
 
-The surprising thing: bits are compared, not values, and the scores that transformers' own pipeline
-computes from a written folder are compared with ours.
+Bits are compared, not values; and the scores that transformers' own pipeline computes from a
+written folder are compared with ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
 
 import ml_dtypes
 import numpy as np
@@ -174,7 +173,7 @@ def test_dropped_heads_and_unused_fields_are_told(tmp_path):
     tensors = folders.with_pretraining_heads(folders.random_tensors())
     write_folder(tmp_path, tensors, CONFIG.to_dict() | {"alibi": True, "xmod": 1})
     notes = " / ".join(_load(tmp_path).notes)
-    assert "left out cls.*, which this model does not have" in notes
+    assert "left out cls.* (9 parameters), which this model does not have" in notes
     assert "alibi, xmod" in notes
 
 
@@ -221,24 +220,6 @@ def test_what_is_no_model_folder(tmp_path):
     ]:
         with pytest.raises(ModelFileError, match=said):
             read_config(path)
-
-
-class _Canary:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return exec, (f"open({str(self.path)!r}, 'w').close()",)
-
-
-def test_a_pickle_that_runs_code_is_refused(tmp_path):
-    folder, trap = tmp_path / "model", tmp_path / "executed"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG.to_dict()))
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Canary(trap)))
-    with pytest.raises(ModelFileError, match=r"exec.*refused: it would run code"):
-        _load(folder)
-    assert not trap.exists()
 
 
 def test_with_labels_changes_what_is_given_only():
@@ -329,7 +310,7 @@ def test_a_written_folder_is_what_pytorch_saved(tmp_path):
     assert all(stored[0][n] == stored[1][n] for n in shared - versions)
 
 
-@pytest.mark.parametrize("labels", [1, 2, 7])
+@pytest.mark.parametrize("labels", [1, 7])
 def test_pytorch_to_ours_to_pytorch(labels, torch, tmp_path):
     """Golden: test_a_folder_that_pytorch_saved and test_a_written_folder_is_what_pytorch_saved"""
     from tests.torch_reference import torch_inputs, torch_model
@@ -394,20 +375,14 @@ def _scores(records, case):
     return np.array([list(scores.values()) for scores in by_label])
 
 
-@pytest.mark.parametrize("source", ["golden", "live"])
 @pytest.mark.parametrize("name", folders.PIPELINES)
-def test_the_pipeline_of_transformers_gives_our_scores(name, source, tmp_path):
+def test_the_pipeline_of_transformers_gives_our_scores(name, tmp_path):
+    """Its scores are golden; tests/golden/test_golden.py computes them again on Python 3.11."""
     from flaxbert.inference.classifier import Classifier
 
     case = folders.PIPELINES[name]
     folder = folders.write_folder_for_sentences(tmp_path / "model", case)
-    if source == "live":
-        pytest.importorskip("torch", reason=NO_TORCH + "the case [golden] of the same test")
-        from tests.golden.make_torch import pipeline_scores
-
-        theirs = pipeline_scores(folder, case)
-    else:
-        theirs = load_golden("scores")[name]
+    theirs = load_golden("scores")[name]
     records = Classifier.from_pretrained(folder, max_length=64)(folders.SENTENCES)
     ours = _scores(records, case)
     # Scores near 1 in float32 from two programs: a few units of 6e-8.

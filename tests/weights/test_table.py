@@ -232,3 +232,9 @@ def test_flatten_and_unflatten_are_inverse():
     again = table.unflatten(table.flatten(params))
     assert_same_bits(table.flatten(again), table.flatten(params))
     assert all(isinstance(key, str) for key in again["bert"]["encoder"]["layer"])
+
+
+def test_two_paths_of_one_name_are_refused():
+    flat = {"a/kernel": np.ones((1, 1)), "a/scale": np.ones(1)}
+    with pytest.raises(ModelFileError, match=r"'a/scale' is there under two names"):
+        table.from_flax(flat, "test")

@@ -1,26 +1,26 @@
 """Google's BERT checkpoints (`bert_model.ckpt.index` and `.data-...`) without TensorFlow.
 
-The index maps variable names to a shape and a place in the data files. The surprising thing: heads
-are stored [outputs, inputs], as in PyTorch, all other kernels [inputs, outputs].
+The index maps variable names to a shape and a place in the data files. Note: heads are stored
+[outputs, inputs], as in PyTorch, all other kernels [inputs, outputs]. The checksums are not
+compared: what is cut off or does not fit is noticed without.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from flaxbert.errors import ModelFileError
-from flaxbert.weights.crc32c import masked_crc32c
-from flaxbert.weights.shards import Tensors, refuse_pointer
+from flaxbert.weights.formats import Tensors, WeightFormat
+from flaxbert.weights.shards import check_file
 from flaxbert.weights.sstable import MAGIC, TableError, read_table, read_varint
 
-_INDEX = re.compile(r"(.*ckpt(?:-(\d+))?)\.index")
+_INDEX = "*ckpt*.index"
 _MAX_INDEX_BYTES = 64 * 2**20  # BERT-large with optimizer slots: 80 kB
 
 # Numbers of tensorflow.DataType.
@@ -45,112 +45,68 @@ _HEADS = {
 }
 _LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 
+_ADVICE = (
+    "Convert it with transformers 4 and TensorFlow: "
+    "BertForSequenceClassification.from_pretrained(FOLDER, from_tf=True).save_pretrained(NEW)."
+)
 
-@dataclasses.dataclass(frozen=True)
-class _Entry:
+
+class _Entry(NamedTuple):
     dtype: int
     shape: tuple[int, ...]
     shard: int
     offset: int
     size: int
-    crc: int
     sliced: bool
 
 
-def find_tf1(directory: Path) -> list[Path]:
-    """Returns the index files of TensorFlow checkpoints in a folder."""
-    return sorted(path for path in directory.iterdir() if _INDEX.fullmatch(path.name))
-
-
-def read_tf1(directory: Path) -> Tensors:
-    """Returns the model's variables of a folder's checkpoint under PyTorch's names and layout.
-
-    Of several `model.ckpt-N` the one with the highest number is read.
-
-    Raises:
-      ModelFileError: damaged (every block and variable has a checksum), a Keras checkpoint of
-        TensorFlow 2, or several that cannot be told apart.
-    """
+def _load(directory: Path) -> Tensors:
     index = _newest(directory)
-    refuse_pointer(index)
+    check_file(index)
     try:
         if index.stat().st_size > _MAX_INDEX_BYTES:
             raise TableError(f"it is larger than {_MAX_INDEX_BYTES} bytes")
         table = read_table(index.read_bytes())
         shards = _read_header(table.pop(b"", b""))
-        names = {_decoded(key): value for key, value in table.items()}
-        if any(
-            ".ATTRIBUTES/VARIABLE_VALUE" in name or name.startswith("_CHECKPOINT") for name in names
-        ):
-            raise ModelFileError(
-                f"{index}: is an object-graph checkpoint of TensorFlow 2 (Keras), which names "
-                "objects, not BERT's variables. Convert it with the code that trained it, for "
-                "example to a Hugging Face folder."
-            )
+        names = {key.decode(): value for key, value in table.items()}
         entries = {n: _read_entry(v) for n, v in names.items() if not _DROPPED.search(n)}
-    except TableError as error:
+    except ValueError as error:  # TableError is one, and so is a name that is no text
         raise ModelFileError(
             f"{index}: is no index of a TensorFlow checkpoint: {error}."
         ) from error
-    except OSError as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"{index}: cannot be read: {error.strerror}.") from error
-    return _read_variables(index, shards, entries)
-
-
-def is_v1(path: Path) -> bool:
-    """Whether a file is a TensorFlow checkpoint of the format before 2016: one file, no index."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - len(MAGIC)))
-        return file.read() == MAGIC
-
-
-def _newest(directory: Path) -> Path:
-    indices = find_tf1(directory)
-    if len(indices) == 1:
-        return indices[0]
-    steps = {path: _INDEX.fullmatch(path.name) for path in indices}
-    stems = {match[1].rpartition("-")[0] for match in steps.values() if match and match[2]}
-    if len(stems) != 1 or not all(match and match[2] for match in steps.values()):
+    if any(".ATTRIBUTES/VARIABLE_VALUE" in n or n.startswith("_CHECKPOINT") for n in names):
         raise ModelFileError(
-            f"{directory}: has several checkpoints ({', '.join(path.name for path in indices)}). "
-            "Move the one to be read, with its data file, to a folder of its own."
+            f"{index}: is an object-graph checkpoint of TensorFlow 2 (Keras), which names "
+            "objects, not BERT's variables. Convert it with the code that trained it, for "
+            "example to a Hugging Face folder."
         )
-    return max(indices, key=lambda path: int((steps[path] or "00")[2]))
-
-
-def _read_variables(index: Path, shards: int, entries: dict[str, _Entry]) -> Tensors:
-    stem = index.name.removesuffix(".index")
     tensors: Tensors = {}
-    files: dict[int, BinaryIO] = {}
-    try:
-        # In the order of the data files: they are read from front to back.
-        for name, entry in sorted(
-            entries.items(), key=lambda item: (item[1].shard, item[1].offset)
-        ):
-            if entry.shard >= shards:
-                raise ModelFileError(f"{index}: {name[:80]!r} is in a data file that is not there.")
-            if entry.shard not in files:
-                path = index.with_name(f"{stem}.data-{entry.shard:05d}-of-{shards:05d}")
-                refuse_pointer(path)
-                files[entry.shard] = path.open("rb")
-            array = _read_variable(index, files[entry.shard], name, entry)
-            torch_name, value = _for_torch(name, array)
-            if torch_name in tensors:
-                raise ModelFileError(f"{index}: {name[:80]!r} is there under two names.")
-            tensors[torch_name] = value
-    except OSError as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"{error.filename}: cannot be read: {error.strerror}.") from error
-    finally:
-        for file in files.values():
-            file.close()
+    # In the order of the data files: they are read from front to back.
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset)):
+        torch_name, value = _for_torch(name, _read_variable(index, shards, name, entry))
+        if torch_name in tensors:
+            raise ModelFileError(f"{index}: {name[:80]!r} is there under two names.")
+        tensors[torch_name] = value
     return tensors
 
 
-def _read_variable(index: Path, file: BinaryIO, name: str, entry: _Entry) -> np.ndarray:
+def _newest(directory: Path) -> Path:
+    """Of several `model.ckpt-N` the one with the highest number is read."""
+    steps: dict[Path, int] = {}
+    stems = set()
+    for path in sorted(directory.glob(_INDEX)):
+        stem, _, step = path.name.removesuffix(".index").rpartition("-")
+        stems.add(stem if step.isdecimal() else path.name)
+        steps[path] = int(step) if step.isdecimal() else 0
+    if len(stems) > 1:
+        raise ModelFileError(
+            f"{directory}: has several checkpoints ({', '.join(path.name for path in steps)}). "
+            "Move the one to be read, with its data file, to a folder of its own."
+        )
+    return max(steps, key=lambda path: steps[path])
+
+
+def _read_variable(index: Path, shards: int, name: str, entry: _Entry) -> np.ndarray:
     dtype = _DTYPES.get(entry.dtype)
     what = f"{index}: {name[:80]!r}"
     if dtype is None or entry.sliced:
@@ -158,14 +114,15 @@ def _read_variable(index: Path, file: BinaryIO, name: str, entry: _Entry) -> np.
         raise ModelFileError(f"{what} {odd}, which BERT's checkpoints do not use.")
     if math.prod(entry.shape) * dtype.itemsize != entry.size:
         raise ModelFileError(f"{what} has {entry.size} bytes for {dtype}{list(entry.shape)}.")
-    end = file.seek(0, 2)
-    if entry.offset + entry.size > end:
-        raise ModelFileError(f"{what} is cut off: its data file has only {end} bytes.")
-    file.seek(entry.offset)
-    data = file.read(entry.size)
-    if masked_crc32c(data) != entry.crc:
-        raise ModelFileError(f"{what} does not match its checksum: fetch the checkpoint again.")
-    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(entry.shape)
+    stem = index.name.removesuffix(".index")
+    path = index.with_name(f"{stem}.data-{entry.shard:05d}-of-{shards:05d}")
+    check_file(path)
+    held = path.stat().st_size
+    if entry.offset + entry.size > held:
+        raise ModelFileError(f"{what} is cut off: {path.name} has only {held} bytes.")
+    count = entry.size // dtype.itemsize
+    array = np.fromfile(path, dtype.newbyteorder("<"), count, offset=entry.offset)
+    return array.reshape(entry.shape)
 
 
 def _for_torch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
@@ -182,13 +139,6 @@ def _for_torch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     last = _LEAVES.get(parts[-1], parts[-1])
     transposed = parts[-1] == "kernel" and array.ndim == 2
     return ".".join([*parts[:-1], last]), array.T if transposed else array
-
-
-def _decoded(key: bytes) -> str:
-    try:
-        return key.decode()
-    except UnicodeDecodeError as error:
-        raise TableError("a name is no text") from error
 
 
 def _read_header(data: bytes) -> int:
@@ -216,11 +166,10 @@ def _read_entry(data: bytes) -> _Entry:
             sliced = True
         elif isinstance(value, int):
             values[number] = value
-    numbers = [values.get(number, 0) for number in (1, 3, 4, 5, 6)]
-    if max(numbers) >= 2**62:
+    dtype, shard, offset, size = (values.get(number, 0) for number in (1, 3, 4, 5))
+    if max(shard, offset, size) >= 2**62:
         raise TableError("an entry has a negative size or place")
-    dtype, shard, offset, size, crc = numbers
-    return _Entry(dtype, shape, shard, offset, size, crc, sliced)
+    return _Entry(dtype, shape, shard, offset, size, sliced)
 
 
 def _dimension(part: int | bytes) -> int:
@@ -251,3 +200,29 @@ def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
             position += size
         fields.append((number, value))
     return fields
+
+
+def _advise(directory: Path) -> str:
+    for path in filter(Path.is_file, directory.glob("*.ckpt*")):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(MAGIC)))
+            if file.read() == MAGIC:
+                return (
+                    f"{path.name} is a TensorFlow checkpoint of the format before 2017 (one file, "
+                    "no .index), which is not read. Save it again with a tf.train.Saver of "
+                    "TensorFlow 1."
+                )
+    if (directory / "tf_model.h5").is_file():
+        return f"has only tf_model.h5, the weights of Keras, which are not read. {_ADVICE}"
+    if (directory / "saved_model.pb").is_file():
+        return f"has a TensorFlow SavedModel, which is not read. {_ADVICE}"
+    return ""
+
+
+FORMAT = WeightFormat(
+    name="TensorFlow 1",
+    rank=40,
+    files=((_INDEX, "*ckpt*.data-*-of-*"),),
+    load=_load,
+    advise=_advise,
+)

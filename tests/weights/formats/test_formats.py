@@ -1,4 +1,4 @@
-"""Which weights of a folder are read, and that files made by the formats' own libraries are."""
+"""Which weights of a folder are read, what becomes of them, and what is said of the rest."""
 
 from __future__ import annotations
 
@@ -13,85 +13,44 @@ import pytest
 
 from flaxbert.errors import ModelFileError
 from flaxbert.inference.models import FlaxBertForSequenceClassification
-from flaxbert.weights import table
-from flaxbert.weights.formats import assemble, weight_patterns
-from flaxbert.weights.formats.flax_msgpack import write_flax
+from flaxbert.weights import formats, table
 from tests import folders
 from tests.folders import CONFIG, assert_same_bits, write_folder
 from tests.golden.values import LABELS, golden
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "formats"
 HEAD = {"classifier.weight", "classifier.bias"}
-PRETRAINING = "left out the pre-training heads (7 parameters of cls.*)"
+PRETRAINING = "left out cls.* (7 parameters), which this model does not have"
 
 
 def _load(directory, **options):
     return FlaxBertForSequenceClassification.from_pretrained(directory, **options)
 
 
-def _expected(model, dtype=np.float32):
-    return {
-        entry.name: golden(entry.name, entry.shape).astype(dtype).astype(np.float32)
-        for entry in table.entries(model.config)
-        if entry.name not in model.fresh
-    }
+# Golden folder -> (what is fresh, whether pre-training heads are left out, the type in the file).
+MODELS = {
+    "flax": ((), False, np.float32),
+    "flax-base": (HEAD, False, np.float32),
+    "flax-pretraining": (HEAD, True, np.float32),
+    "pytorch-lightning": ((), False, np.float32),
+    "pytorch-bfloat16": ((), False, ml_dtypes.bfloat16),
+    "tf1": (HEAD, True, np.float32),
+    "tf1-classifier": ((), False, np.float32),  # without its optimizer
+}
 
 
-def _assert_golden(model, dtype=np.float32):
+@pytest.mark.parametrize("name", MODELS)
+def test_golden_models(name):
+    fresh, dropped, dtype = MODELS[name]
+    model = _load(GOLDEN / name)
+    assert set(model.fresh) == set(fresh)
+    assert (PRETRAINING in model.notes) == dropped and (fresh or not model.notes)
+    assert name.startswith("tf1") or fresh or model.config.id2label == LABELS
     ours = table.to_torch(model.config, model.params)
-    expected = _expected(model, dtype)
-    assert_same_bits({name: ours[name] for name in expected}, expected)
-
-
-WHOLE = [
-    "flax",
-    "flax-shards",
-    "flax-train-state",
-    "pytorch",
-    "pytorch-legacy",
-    "pytorch-legacy-views",
-    "pytorch-lightning",
-    "pytorch-lightning-legacy",
-    "pytorch-shards",
-    "pytorch-views",
-]
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_golden_classifiers(name):
-    model = _load(GOLDEN / name)
-    assert (model.fresh, model.notes) == ((), ())
-    assert model.config.id2label == LABELS
-    _assert_golden(model)
-
-
-@pytest.mark.parametrize("half", ["float16", "bfloat16"])
-@pytest.mark.parametrize("writer", ["flax", "pytorch", "pytorch-legacy"])
-def test_golden_half_precision(writer, half):
-    model = _load(GOLDEN / f"{writer}-{half}")
-    assert (model.fresh, model.notes) == ((), ())
-    _assert_golden(model, np.dtype(getattr(ml_dtypes, half, half)))
-
-
-@pytest.mark.parametrize("name", ["flax-base", "flax-pretraining", "tf1", "tf1-shards"])
-def test_golden_encoders(name):
-    model = _load(GOLDEN / name)
-    assert set(model.fresh) == HEAD
-    assert (PRETRAINING in model.notes) == (name != "flax-base")
-    _assert_golden(model)
-
-
-def test_golden_tf1_classifier_without_its_optimizer():
-    model = _load(GOLDEN / "tf1-classifier")
-    assert (model.fresh, model.notes) == ((), ())
-    _assert_golden(model)
-
-
-def test_every_golden_file_is_read_by_a_test():
-    refused = {"tf1-v1", "tf2"}
-    halves = {f"{w}-{h}" for w in ("flax", "pytorch", "pytorch-legacy") for h in folders.HALVES}
-    others = {"flax-base", "flax-pretraining", "tf1", "tf1-shards", "tf1-classifier"}
-    assert {path.name for path in GOLDEN.iterdir()} == {*WHOLE, *refused, *halves, *others}
+    for entry in table.entries(model.config):
+        if entry.name not in fresh:
+            expected = golden(entry.name, entry.shape).astype(dtype).astype(np.float32)
+            np.testing.assert_array_equal(ours[entry.name], expected, err_msg=entry.name)
 
 
 def test_a_head_that_no_config_counts_is_kept(tmp_path):
@@ -156,7 +115,7 @@ def test_what_is_not_read_says_what_to_do(tmp_path, names, said):
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ModelFileError) as caught:
-        assemble(CONFIG, tmp_path)
+        formats.find(tmp_path)
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path}: has ")
 
@@ -176,30 +135,3 @@ def test_wrapped_and_renamed_modules(tmp_path):
     }
     model = _load(write_folder(tmp_path, tensors))
     assert_same_bits(table.to_torch(CONFIG, model.params), folders.random_tensors())
-
-
-# What the hub is asked for.
-
-
-@pytest.mark.parametrize("name", [*WHOLE, "tf1", "tf1-shards", "tf1-classifier", "flax-base"])
-def test_the_files_to_fetch_are_enough(name, tmp_path):
-    source = GOLDEN / name
-    found = next(patterns for patterns in weight_patterns() if any(source.glob(patterns[0])))
-    for file in {path for pattern in found for path in source.glob(pattern)}:
-        shutil.copy(file, tmp_path)
-    for config in source.glob("*config.json"):
-        shutil.copy(config, tmp_path)
-    _assert_golden(_load(tmp_path))
-
-
-def test_half_a_tree_lists_what_is_missing(tmp_path):
-    params = _load(GOLDEN / "flax-shards").params
-    del params["bert"]["encoder"]["layer"]["1"]["output"]
-    (tmp_path / "config.json").write_bytes((GOLDEN / "flax-shards" / "config.json").read_bytes())
-    write_flax(tmp_path / "flax_model.msgpack", {k: _host(v) for k, v in params.items()})
-    with pytest.raises(ModelFileError, match=r"layer\.1\.output\.dense\.weight is missing"):
-        _load(tmp_path)
-
-
-def _host(tree):
-    return {k: _host(v) for k, v in tree.items()} if isinstance(tree, dict) else np.asarray(tree)

@@ -1,9 +1,7 @@
-"""Google's checkpoints: tables put together here, so that any byte can be a lie; flips and cuts."""
+"""Google's checkpoints: tables put together here, so that any byte can be a lie."""
 
 from __future__ import annotations
 
-import random
-import shutil
 import struct
 import time
 import tracemalloc
@@ -13,14 +11,8 @@ import numpy as np
 import pytest
 
 from flaxbert.errors import ModelFileError
-from flaxbert.weights.crc32c import masked_crc32c
-from flaxbert.weights.formats.tf1 import read_tf1
+from flaxbert.weights.formats.tf1 import FORMAT
 from flaxbert.weights.sstable import MAGIC, TableError, read_table, read_varint
-from tests.folders import assert_same_bits
-from tests.golden.values import golden
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "formats"
-
 
 # A writer of the format, kept as plain as its definition.
 
@@ -50,8 +42,7 @@ def block(items: list[tuple[bytes, bytes]], kind: int = 0) -> bytes:
 
 
 def sealed(body: bytes, kind: int = 0) -> bytes:
-    body += bytes([kind])
-    return body + struct.pack("<I", masked_crc32c(body))
+    return body + bytes([kind]) + b"sum?"  # the checksum, which is not compared
 
 
 def table(*blocks: bytes, index: bytes | None = None) -> bytes:
@@ -71,16 +62,15 @@ HEADER = field(1, 1) + field(3, field(1, 1))
 
 
 def entry(
-    shape: tuple[int, ...], size: int, crc: int, offset: int = 0, dtype: int = 1, shard: int = 0
+    shape: tuple[int, ...], size: int, offset: int = 0, dtype: int = 1, shard: int = 0
 ) -> bytes:
     dims = b"".join(field(2, field(1, length)) for length in shape)
     parts = [field(1, dtype), field(2, dims)]
     parts += [field(n, value) for n, value in ((3, shard), (4, offset), (5, size)) if value]
-    return b"".join(parts) + field(6, crc, kind=5)
+    return b"".join(parts) + field(6, 0, kind=5)  # the checksum
 
 
 VALUES = np.arange(6, dtype="<f4").tobytes()
-CRC = masked_crc32c(VALUES)
 
 
 def write(directory: Path, entries: dict[bytes, bytes], data: bytes = VALUES) -> Path:
@@ -92,7 +82,7 @@ def write(directory: Path, entries: dict[bytes, bytes], data: bytes = VALUES) ->
 
 def _refused(directory: Path) -> str:
     with pytest.raises(ModelFileError) as caught:
-        read_tf1(directory)
+        FORMAT.read(directory)
     message = str(caught.value)
     assert message.startswith(str(directory))
     assert "\n" not in message and len(message) < 500
@@ -100,21 +90,10 @@ def _refused(directory: Path) -> str:
 
 
 def test_what_the_writer_of_this_test_writes(tmp_path):
-    write(tmp_path, {b"bert/pooler/dense/kernel": entry((2, 3), 24, CRC)})
-    (name, array), *rest = read_tf1(tmp_path).items()
+    write(tmp_path, {b"bert/pooler/dense/kernel": entry((2, 3), 24)})
+    (name, array), *rest = FORMAT.read(tmp_path).items()
     assert not rest and name == "bert.pooler.dense.weight"
     np.testing.assert_array_equal(array, np.arange(6, dtype=np.float32).reshape(2, 3).T)
-
-
-@pytest.mark.parametrize("name", ["tf1", "tf1-shards", "tf1-classifier"])
-def test_real_files_have_pytorch_s_names_and_layout(name):
-    read = read_tf1(GOLDEN / name)
-    for torch_name, array in read.items():
-        np.testing.assert_array_equal(array, golden(torch_name, array.shape), err_msg=torch_name)
-    heads = {"classifier.weight", "classifier.bias"}
-    assert (heads <= read.keys()) == (name == "tf1-classifier")
-    assert len(read) == {"tf1-classifier": 41}.get(name, 46)  # no adam_m, adam_v, global_step
-    assert read["bert.encoder.layer.1.output.dense.weight"].shape == (8, 12)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +112,8 @@ def test_real_files_have_pytorch_s_names_and_layout(name):
     ],
 )
 def test_what_training_leaves_is_dropped(name, tmp_path):
-    entries = {b"bert/pooler/dense/bias": entry((6,), 24, CRC), name: entry((6,), 24, 0)}
-    assert list(read_tf1(write(tmp_path, entries))) == ["bert.pooler.dense.bias"]
+    entries = {b"bert/pooler/dense/bias": entry((6,), 24), name: entry((6,), 24)}
+    assert list(FORMAT.read(write(tmp_path, entries))) == ["bert.pooler.dense.bias"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +129,7 @@ def test_what_training_leaves_is_dropped(name, tmp_path):
     ],
 )
 def test_names(name, expected, tmp_path):
-    (found,) = read_tf1(write(tmp_path, {name.encode(): entry((3, 2), 24, CRC)})).items()
+    (found,) = FORMAT.read(write(tmp_path, {name.encode(): entry((3, 2), 24)})).items()
     assert found[0] in (expected, f"{expected}.weight")
     assert found[1].shape == (3, 2)
 
@@ -160,26 +139,25 @@ def test_names(name, expected, tmp_path):
 )
 def test_data_types(number, dtype, tmp_path):
     data = np.arange(4).astype(f"<{dtype}").tobytes()
-    entries = {b"x/bias": entry((4,), len(data), masked_crc32c(data), dtype=number)}
-    read = read_tf1(write(tmp_path, entries, data))["x.bias"]
+    entries = {b"x/bias": entry((4,), len(data), dtype=number)}
+    read = FORMAT.read(write(tmp_path, entries, data))["x.bias"]
     np.testing.assert_array_equal(read, np.arange(4).astype(dtype), strict=True)
 
 
 ENTRIES = {
-    "another checksum": (entry((6,), 24, CRC ^ 1), "does not match its checksum"),
-    "too few bytes": (entry((6,), 20, CRC), "has 20 bytes for float32[6]"),
-    "a huge shape": (entry((2**39, 2**39), 24, CRC), "has 24 bytes"),
-    "a huger shape": (entry((2**62,), 24, CRC), "wrong shape"),
-    "a negative shape": (entry((2**64 - 1,), 24, CRC), "wrong shape"),
-    "many axes": (entry((1,) * 9, 4, CRC), "more than 8 axes"),
-    "beyond the file": (entry((6,), 24, CRC, offset=1), "is cut off"),
-    "far beyond the file": (entry((6,), 24, CRC, offset=2**61), "is cut off"),
-    "a negative place": (entry((6,), 24, CRC, offset=2**64 - 1), "negative size or place"),
-    "huge": (entry((2**38,), 2**40, CRC), "is cut off"),
-    "another data file": (entry((6,), 24, CRC, shard=1), "data file that is not there"),
-    "text": (entry((6,), 24, CRC, dtype=7), "data type 7"),
-    "quantized": (entry((24,), 24, CRC, dtype=11), "data type 11"),
-    "slices": (entry((6,), 24, CRC) + field(7, b""), "stored in slices"),
+    "too few bytes": (entry((6,), 20), "has 20 bytes for float32[6]"),
+    "a huge shape": (entry((2**39, 2**39), 24), "has 24 bytes"),
+    "a huger shape": (entry((2**62,), 24), "wrong shape"),
+    "a negative shape": (entry((2**64 - 1,), 24), "wrong shape"),
+    "many axes": (entry((1,) * 9, 4), "more than 8 axes"),
+    "beyond the file": (entry((6,), 24, offset=1), "is cut off"),
+    "far beyond the file": (entry((6,), 24, offset=2**61), "is cut off"),
+    "a negative place": (entry((6,), 24, offset=2**64 - 1), "negative size or place"),
+    "huge": (entry((2**38,), 2**40), "is cut off"),
+    "another data file": (entry((6,), 24, shard=1), "data-00001-of-00001: is missing"),
+    "text": (entry((6,), 24, dtype=7), "data type 7"),
+    "quantized": (entry((24,), 24, dtype=11), "data type 11"),
+    "slices": (entry((6,), 24) + field(7, b""), "stored in slices"),
     "a number beyond 64 bits": (b"\x08" + b"\xff" * 9 + b"\x02", "longer than 64 bits"),
     "a number without end": (b"\x08" + b"\xff" * 30, "longer than 64 bits"),
     "a number cut off": (b"\x08\xff", "cut off"),
@@ -209,32 +187,32 @@ def test_entries_that_lie(what, tmp_path):
     ],
 )
 def test_headers_that_lie(header, said, tmp_path):
-    assert said in _refused(write(tmp_path, {b"": header, b"x/bias": entry((6,), 24, CRC)}))
+    assert said in _refused(write(tmp_path, {b"": header, b"x/bias": entry((6,), 24)}))
 
 
 def test_a_data_file_is_named_by_the_index_s_own_name(tmp_path):
     """There is no way to name a file in another folder; a missing one is named."""
-    write(tmp_path, {b"../x/bias": entry((6,), 24, CRC)})
-    assert list(read_tf1(tmp_path)) == ["...x.bias"]
+    write(tmp_path, {b"../x/bias": entry((6,), 24)})
+    assert list(FORMAT.read(tmp_path)) == ["...x.bias"]
     (tmp_path / "bert_model.ckpt.data-00000-of-00001").unlink()
-    assert "bert_model.ckpt.data-00000-of-00001: cannot be read" in _refused(tmp_path)
+    assert "bert_model.ckpt.data-00000-of-00001: is missing" in _refused(tmp_path)
 
 
 def test_a_variable_under_two_names_is_refused(tmp_path):
-    one = entry((6,), 24, CRC)
+    one = entry((6,), 24)
     write(tmp_path, {b"x/LayerNorm/beta": one, b"x/LayerNorm/bias": one})
     assert "there under two names" in _refused(tmp_path)
 
 
 def test_the_newest_of_several_is_read_and_strangers_are_refused(tmp_path):
     for step in (9, 100, 20):
-        write(tmp_path, {b"x/bias": entry((6,), 24, CRC)})
+        write(tmp_path, {b"x/bias": entry((6,), 24)})
         for path in tmp_path.glob("bert_model*"):
             path.rename(tmp_path / path.name.replace("bert_model.ckpt", f"model.ckpt-{step}"))
     (tmp_path / "model.ckpt-9.index").write_bytes(b"")
     (tmp_path / "model.ckpt-20.index").write_bytes(b"")
-    assert list(read_tf1(tmp_path)) == ["x.bias"]
-    write(tmp_path, {b"x/bias": entry((6,), 24, CRC)})
+    assert list(FORMAT.read(tmp_path)) == ["x.bias"]
+    write(tmp_path, {b"x/bias": entry((6,), 24)})
     assert "has several checkpoints (bert_model.ckpt.index, model.ckpt-100" in _refused(tmp_path)
 
 
@@ -259,10 +237,6 @@ TABLES = {
     "only a footer": (bytes(40) + MAGIC, "a block lies outside"),
     "another end": (table(block([ITEM]))[:-1] + b"x", "does not end as"),
     "compressed": (table(block([ITEM], kind=1)), "it is compressed"),
-    "a wrong checksum": (
-        table(block([ITEM])).replace(b"value", b"vague", 1),
-        "does not match its checksum",
-    ),
     "the same block twice": (
         table(block([ITEM]), index=block([(b"a", b"\x00\x13"), (b"b", b"\x00\x13")])),
         "not in order",
@@ -331,46 +305,8 @@ def test_more_entries_than_a_model_has(monkeypatch):
         read_table(table(block(items)))
 
 
-def test_a_git_lfs_pointer_says_what_to_do(tmp_path):
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440473133\n"
-    write(tmp_path, {b"x/bias": entry((6,), 24, CRC)}, pointer)
-    assert "git lfs pull" in _refused(tmp_path)
-    (tmp_path / "bert_model.ckpt.index").write_bytes(pointer)
-    assert "git lfs pull" in _refused(tmp_path)
-
-
 def test_varints():
     for value in (0, 1, 127, 128, 300, 2**32, 2**64 - 1):
         assert read_varint(b"x" + varint(value) + b"y", 1) == (value, 1 + len(varint(value)))
     with pytest.raises(TableError):
         read_varint(b"", 0)
-
-
-@pytest.mark.parametrize("turns", [100, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["tf1-classifier", "tf1-shards"])
-def test_flipped_bits_and_cuts_of_real_files(name, turns, tmp_path):
-    """Everything that is read has a checksum: of the damaged copies each is refused or equal."""
-    shutil.copytree(GOLDEN / name, tmp_path, dirs_exist_ok=True)
-    files = [path for path in tmp_path.iterdir() if path.name != "bert_config.json"]
-    expected = read_tf1(tmp_path)
-    whole = {path: path.read_bytes() for path in files}
-    source = random.Random(0)
-    equal = 0
-    for turn in range(turns):
-        path = files[turn % len(files)]
-        data = bytearray(whole[path])
-        if turn % 5:
-            data[source.randrange(len(data))] ^= 1 << source.randrange(8)
-        else:
-            del data[source.randrange(len(data)) :]
-        path.write_bytes(data)
-        try:
-            read = read_tf1(tmp_path)
-        except ModelFileError as error:
-            assert "\n" not in str(error)
-        else:
-            equal += 1
-            assert_same_bits(read, expected)
-        path.write_bytes(whole[path])
-    # Of the classifier's data two thirds are optimizer slots, which are never read.
-    assert equal < (0.7 if name == "tf1-classifier" else 0.1) * turns
