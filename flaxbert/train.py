@@ -103,11 +103,11 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
         saving=lambda: checkpoints.under_way,
     )
     trackers = Trackers()
-    if group.first:
+    if group.is_first:
         done = {"step": progress.step, "evaluated": progress.evaluated}
         trackers = open_trackers(config, workdir, total=training.cadence.total, **done)
     with (
-        stop.deferred(lambda asked: any(group.all_of(asked))),
+        stop.deferred(lambda asked: any(group.all_gather(asked))),
         _closing(checkpoints, after_errors=group.count == 1),
         _closing(trackers),
     ):

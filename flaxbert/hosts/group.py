@@ -18,9 +18,9 @@ class SingleProcess:
     """A run of one process."""
 
     index, count = 0, 1
-    first = True  # writes the workdir and tells the user
-    here = 1  # processes of the run on this machine
-    leads_here = True  # of them the one that prepares data for all
+    is_first = True  # writes the workdir and tells the user
+    local_count = 1  # processes of the run on this machine
+    is_leader = True  # of them the one that prepares data for all
 
     def on_first(self, function: Callable[[], Any]) -> Any:
         """Returns what the function returns in process 0, where alone it runs: plain JSON values.
@@ -33,11 +33,11 @@ class SingleProcess:
         """The same with one process of each machine."""
         return self.on_first(function)
 
-    def all_of(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Returns what every process says, in their order; waits for all."""
         return [json.loads(json.dumps(value))]
 
-    def meet(self, key: str, broken: str) -> None:
+    def barrier(self, key: str, broken: str) -> None:
         """Waits until all processes have come here, in whatever thread.
 
         Raises:
@@ -59,13 +59,13 @@ class Group(SingleProcess):
 
     def __init__(self, table: Table, watchdog: Watchdog) -> None:
         self.index, self.count = table.index, table.count
-        self.first = self.index == 0
+        self.is_first = self.index == 0
         self._table, self._watchdog = table, watchdog
         self._calls = 0
-        machines = self.all_of(machine())
+        machines = self.all_gather(machine())
         mates = [index for index, name in enumerate(machines) if name == machines[self.index]]
-        self.here, self._leader = len(mates), mates[0]
-        self.leads_here = self._leader == self.index
+        self.local_count, self._leader = len(mates), mates[0]
+        self.is_leader = self._leader == self.index
 
     def on_first(self, function: Callable[[], Any]) -> Any:
         return self._of(0, function)
@@ -73,17 +73,17 @@ class Group(SingleProcess):
     def on_leader(self, function: Callable[[], Any]) -> Any:
         return self._of(self._leader, function)
 
-    def all_of(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         call = self._next_call()
         self._table.put(f"calls/{call}/{self.index}", json.dumps(value))
-        if self.first:  # each of them asks process 0 alone, not all others
+        if self.is_first:  # each of them asks process 0 alone, not all others
             said = [self._table.get(f"calls/{call}/{index}") for index in range(self.count)]
             self._table.put(f"calls/{call}/all", json.dumps([json.loads(text) for text in said]))
         return json.loads(self._table.get(f"calls/{call}/all"))
 
-    def meet(self, key: str, broken: str) -> None:
+    def barrier(self, key: str, broken: str) -> None:
         self._table.put(f"{key}/{self.index}", "here")
-        if self.first:
+        if self.is_first:
             for index in range(self.count):
                 self._table.get(f"{key}/{index}", unless=broken)
             self._table.put(f"{key}/all", "here")

@@ -76,7 +76,7 @@ def refuse_several() -> None:
 
 def _leave_together(group: SingleProcess, watchdog: Watchdog, stop: signals.StopSignal) -> None:
     stop.settle()  # before: whoever is asked to stop later than that has nothing to add
-    group.all_of("done")
+    group.all_gather("done")
     watchdog.close()
     with contextlib.suppress(Exception):  # one that has gone since: the outcome stands
         coordination.disconnect()

@@ -89,8 +89,8 @@ def compile_update(run: Run, state: Any, agreement: Agreement | None) -> Compile
 
     device = jax.local_devices()[0]
     # The least of all machines: the plan is one for all. Processes share the memory of a host.
-    sharing = group.here if device.platform == "cpu" else 1
-    limit = min(group.all_of(memory.limit_of(device) // sharing))
+    sharing = group.local_count if device.platform == "cpu" else 1
+    limit = min(group.all_gather(memory.limit_of(device) // sharing))
     run, largest, fit = fitted(
         run, _compiled_by_all(compiled, group), lambda program: fit_of_all(group, limit, program)
     )
@@ -123,7 +123,7 @@ def _compiled_by_all(compiled: Compiled, group: SingleProcess) -> Compiled:
             if not is_out_of_memory(error):
                 raise
             refusal = error
-        refused = next(filter(None, group.all_of(str(refusal or ""))), "")
+        refused = next(filter(None, group.all_gather(str(refusal or ""))), "")
         if refused:
             raise refusal or RuntimeError(f"in another process: {refused}")
         return program
@@ -134,7 +134,7 @@ def _compiled_by_all(compiled: Compiled, group: SingleProcess) -> Compiled:
 def fit_of_all(group: SingleProcess, limit: int, program: Any) -> memory.Fit:
     """Returns the fit of the process whose compiler needs the most: they have one plan."""
     found = memory.fit(program, limit)
-    said = group.all_of([found.needed, found.fixed])
+    said = group.all_gather([found.needed, found.fixed])
     needed, fixed = map(max, zip(*said, strict=True))
     return dataclasses.replace(found, needed=needed, fixed=fixed)
 

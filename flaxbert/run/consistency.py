@@ -42,7 +42,7 @@ def check_same(config: Config, group: SingleProcess) -> None:
         **{name: version(name) for name in _PACKAGES},
         **{name: _without_dumps(os.environ.get(name, "")) for name in _VARIABLES},
     }
-    for process, theirs in enumerate(group.all_of(mine)):
+    for process, theirs in enumerate(group.all_gather(mine)):
         for name, value in theirs.items():
             if value != mine[name]:
                 raise ConfigError(
@@ -68,7 +68,7 @@ def opened(path: str | os.PathLike[str], group: SingleProcess) -> Iterator[Workd
 
     root = group.on_first(lambda: os.fspath(open_workdir(path).root))
     workdir = Workdir(location(root))
-    lock = workdir.store.locked(workdir.lock) if group.first else contextlib.nullcontext()
+    lock = workdir.store.locked(workdir.lock) if group.is_first else contextlib.nullcontext()
     with lock:
         _check_shared(workdir, group)
         yield workdir
@@ -87,7 +87,7 @@ def _check_shared(workdir: Workdir, group: SingleProcess) -> None:
                 "file system."
             )
         time.sleep(0.5)
-    group.all_of("seen")
+    group.all_gather("seen")
 
 
 def _holder(lock: PurePath, workdir: Workdir) -> str:
@@ -114,7 +114,7 @@ def check_params(params: Any, group: SingleProcess) -> None:
     found = 0
     for leaf in jax.tree.leaves(params):
         found = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), found)
-    for process, theirs in enumerate(group.all_of(found)):
+    for process, theirs in enumerate(group.all_gather(found)):
         if theirs != found:
             raise ModelFileError(
                 f"config.model.path: process {process} has read other weights than process "
@@ -129,7 +129,7 @@ def check_collectives(group: SingleProcess) -> None:
         return
     from flaxbert.hosts.collectives import wrong_collectives
 
-    found = group.all_of(wrong_collectives(_SIZES, _TIMES))
+    found = group.all_gather(wrong_collectives(_SIZES, _TIMES))
     wrong = sorted({name for names in found for name in names})
     if wrong:
         raise WrongNumbersError(
@@ -144,6 +144,6 @@ def begin_training(group: SingleProcess, stop: StopSignal) -> None:
     Raises:
       InterruptedRun: one was asked to stop before.
     """
-    if any(group.all_of(stop.requested)):
+    if any(group.all_gather(stop.requested)):
         raise InterruptedRun("stopped by a signal before the first update: nothing to save")
     group.beat()

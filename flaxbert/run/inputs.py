@@ -179,13 +179,13 @@ def read_inputs_together(
       DataError: machines have other data.
     """
     own = None
-    if group.leads_here:
+    if group.is_leader:
         own = read_inputs(config, workdir, record)
     if group.count == 1 and own:
         return own
     sets, told = shared_data.hand_over(group, own.sets if own else None, own.facts if own else None)
     inputs = own or _inputs_from(sets, told)
-    digests = group.all_of([split.digest for split in own.sets.values()] if own else None)
+    digests = group.all_gather([split.digest for split in own.sets.values()] if own else None)
     for process, digest in enumerate(digests):
         if digest not in (None, digests[0]):
             raise DataError(

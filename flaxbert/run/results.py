@@ -41,7 +41,7 @@ class Exporter:
         writes. `committed`: whether the present model/ is the one that a checkpoint names.
         """
         group = self.run.group
-        host = on_host(self.run.mesh, params, wanted=group.first)
+        host = on_host(self.run.mesh, params, wanted=group.is_first)
         return group.on_first(lambda: self._write(host, step, results, committed))
 
     def _write(self, params: Params, step: int, results: dict[str, Any], committed: bool) -> str:
@@ -118,7 +118,7 @@ def write_results(run: Run, export: Exporter, progress: Progress, params: Params
     """
     if progress.best is None:
         export(params, progress.step, {}, True)
-    if run.group.first:
+    if run.group.is_first:
         _write_results(run, export.workdir, progress)
 
 

@@ -33,14 +33,14 @@ def hand_over(
     All processes call it; those that do not lead have nothing to give. One that cannot see the
     leader's files raises FileNotFoundError.
     """
-    if max(group.all_of(group.here)) == 1:
+    if max(group.all_gather(group.local_count)) == 1:
         return sets or {}, description
     folder = Path(group.on_leader(lambda: str(_write(sets or {}, description))))
     try:
-        taken = (sets or {}, description) if group.leads_here else _read(folder)
-        group.all_of("taken")
+        taken = (sets or {}, description) if group.is_leader else _read(folder)
+        group.all_gather("taken")
     finally:
-        if group.leads_here:
+        if group.is_leader:
             shutil.rmtree(folder, ignore_errors=True)
     return taken
 

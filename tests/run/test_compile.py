@@ -53,7 +53,7 @@ def needed(err: str) -> float:
 
 def test_the_process_that_needs_the_most_counts_for_all(monkeypatch):
     class Two(SingleProcess):
-        def all_of(self, value):
+        def all_gather(self, value):
             return [value, [900, 30]]
 
     monkeypatch.setattr(memory, "fit", lambda program, limit: memory.Fit(800, limit, 40))

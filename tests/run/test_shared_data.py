@@ -24,22 +24,22 @@ class Together(SingleProcess):
     """Threads that play the processes of one machine, or of two."""
 
     def __init__(self, index: int, shared: Shared, here: int) -> None:
-        self.index, self.count, self.here = index, shared.count, here
-        self.first, self.leads_here = index == 0, index % here == 0
+        self.index, self.count, self.local_count = index, shared.count, here
+        self.is_first, self.is_leader = index == 0, index % here == 0
         self._leader, self._shared, self._calls = index - index % here, shared, 0
 
     def _say(self, value):
         self._calls += 1
         return self._shared.say(self._calls, self.index, value)
 
-    def all_of(self, value):
+    def all_gather(self, value):
         return self._say(value)
 
     def on_first(self, function):
-        return self._say(function() if self.first else None)[0]
+        return self._say(function() if self.is_first else None)[0]
 
     def on_leader(self, function):
-        return self._say(function() if self.leads_here else None)[self._leader]
+        return self._say(function() if self.is_leader else None)[self._leader]
 
 
 class Shared:
