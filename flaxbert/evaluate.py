@@ -157,7 +157,7 @@ def _evaluate(
     """Returns the logits of every example; loss, metrics, speed, and how many rows are none."""
     from flaxbert.data.tokenize import resolve_max_length
     from flaxbert.loop.evaluation import Stopwatch, scores
-    from flaxbert.shell.progress_bar import Meter
+    from flaxbert.shell.progress_bar import progress_bar
 
     positions = classifier.model.config.max_position_embeddings
     tokens, windows = split.examples.tokens, ""
@@ -171,8 +171,8 @@ def _evaluate(
             f"{tokens.truncated} texts over {classifier.max_length} tokens "
             f"({how[classifier.long]}{windows})"
         )
-    with Meter(len(tokens), "windows" if windows else "rows") as meter:
-        stopwatch = Stopwatch(meter)
+    with progress_bar(len(tokens), "windows" if windows else "rows") as bar:
+        stopwatch = Stopwatch(bar.update)
         logits = classifier.compute(tokens, stopwatch)
         labels = split.examples.labels
         results = scores(classifier.task, logits, labels, config.loss)

@@ -100,14 +100,14 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 def _predict(classifier: Classifier, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
     from flaxbert.data.checks import check_texts
-    from flaxbert.shell.progress_bar import Meter
+    from flaxbert.shell.progress_bar import progress_bar
 
     count = empty = long = 0
-    with Meter(unit="windows" if classifier.long == "window" else "rows") as meter:
+    with progress_bar(unit="windows" if classifier.long == "window" else "rows") as bar:
         for rows in chunks:
             empty += check_texts(rows)
             tokens = classifier.encode(rows.texts, rows.pairs)
-            records = classifier.readable(classifier.compute(tokens, meter))
+            records = classifier.readable(classifier.compute(tokens, bar.update))
             for writer in writers.values():
                 writer.write(records)
             count += len(records)

@@ -51,7 +51,7 @@ ONLY_IN = {
     "fsspec": {"storage/bucket.py"},
     "tensorstore": {"storage/lease.py"},
     "etils": {"storage/objects.py"},
-    "huggingface_hub": {"storage/hub.py"},
+    "huggingface_hub": {"storage/hub.py", "shell/progress_bar.py"},
     "datasets": {"data/sources/hub_datasets.py"},
     "torch": set(),
     "tensorflow": set(),

@@ -194,7 +194,7 @@ class Classifier:
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
-        after_batch: Callable[[int], None] = lambda sequences: None,
+        after_batch: Callable[[int], object] = lambda sequences: None,
     ) -> Float[np.ndarray, "N C"]:
         """Returns one row of logits per text (or pair of texts), in order."""
         return self.compute(self.encode(texts, pairs), after_batch)
@@ -208,7 +208,7 @@ class Classifier:
         return self.tokenizer.encode(texts, pairs, max_length=self.max_length, cut=self._cut)
 
     def compute(
-        self, tokens: Tokens, after_batch: Callable[[int], None] = lambda sequences: None
+        self, tokens: Tokens, after_batch: Callable[[int], object] = lambda sequences: None
     ) -> Float[np.ndarray, "N C"]:
         """Returns the logits of each text; of several windows their mean.
 

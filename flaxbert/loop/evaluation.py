@@ -24,7 +24,7 @@ def evaluate(
     *,
     task: Task,
     loss: Loss,
-    after_batch: Callable[[int], None] = lambda examples: None,
+    after_batch: Callable[[int], object] = lambda examples: None,
 ) -> dict[str, float]:
     """Returns {"loss", the task's metrics, "samples", "runtime" (seconds) and speeds}.
 
@@ -39,7 +39,7 @@ def evaluate(
 class Stopwatch:
     """Counts batches and seconds from its making on; call it after every batch."""
 
-    def __init__(self, after_batch: Callable[[int], None] = lambda examples: None) -> None:
+    def __init__(self, after_batch: Callable[[int], object] = lambda examples: None) -> None:
         self._after_batch = after_batch
         self._batches = 0
         self._start = time.perf_counter()

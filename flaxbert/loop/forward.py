@@ -69,7 +69,7 @@ def predict_logits(
     params: Params,
     batches: Iterable[Batch],
     count: int,
-    after_batch: Callable[[int], None] = lambda examples: None,
+    after_batch: Callable[[int], object] = lambda examples: None,
 ) -> Float[np.ndarray, "N C"]:
     """Returns the logits of examples 0..count-1; each is computed exactly once.
 

@@ -1,8 +1,8 @@
 """Keeps libraries from printing what they also raise, and from importing what nothing here uses.
 
-A command tells an error in one line; tracebacks of the same error around it hide that line. The
-surprising thing: it changes the process, so only commands do it, never an import or a library call
-(but for `left_out`, which is over when an import is).
+A command tells an error in one line; tracebacks of the same error around it hide that line.
+Note: it changes the process, so only commands do it, never an import or a library call (but for
+`left_out`, which is over when an import is).
 """
 
 from __future__ import annotations

@@ -181,14 +181,6 @@ def test_a_stuck_process_dumps_its_stack(tiny_bert, reviews, tmp_path):
     assert "in train" in run.text(0)
 
 
-def test_no_alarm_while_one_compiles(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__stuck_after=5)
-    with started(tmp_path, 2, 1, train(flags), env=staying("compiling", 12.0, 0)) as run:
-        run.wait_for("update 5/")
-        run.signal(signal.SIGTERM, [0])
-        assert run.codes() == [75, 75], run.said()
-
-
 def test_a_cut_link(tiny_bert, reviews, tmp_path):
     flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__lost_after=6)
     port = free_port()
