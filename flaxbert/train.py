@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from flaxbert.data.batches import Batch, Examples, Share
     from flaxbert.data.pack import Plan
-    from flaxbert.hosts.group import Alone
+    from flaxbert.hosts.group import SingleProcess
     from flaxbert.loop.cadence import Cadence
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import State
@@ -50,7 +50,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def main(values: flags.FlagValues, stop: cli.StopSignal, group: Alone) -> None:
+def main(values: flags.FlagValues, stop: cli.StopSignal, group: SingleProcess) -> None:
     config = cli.read_config(values)
     consistency.check_same(config, group)
     group.limit(config.processes.stuck_after)
@@ -59,10 +59,10 @@ def main(values: flags.FlagValues, stop: cli.StopSignal, group: Alone) -> None:
         run(config, workdir, group, stop)
 
 
-def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) -> None:
+def run(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.StopSignal) -> None:
     """Starts or resumes the run of `config` in an open, locked workdir."""
     begun = time.perf_counter()
-    started, finished = group.of_first(lambda: _look_at(workdir, config))
+    started, finished = group.on_first(lambda: _look_at(workdir, config))
     if finished:
         cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
         return
@@ -85,7 +85,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
     newest, stored = None, {}
     if started:
-        newest, stored = group.of_first(lambda: _newest(workdir, checkpoints))
+        newest, stored = group.on_first(lambda: _newest(workdir, checkpoints))
 
     # Model files and data: what is known before a device is asked.
     prepared = prepare_together(
@@ -97,7 +97,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     )
     bert, task = prepared.bert, task_for(prepared.labels.problem)
     best_metric = best_metric_of(config, prepared)
-    facts = group.of_first(lambda: _facts(config, workdir, prepared, stored))
+    facts = group.on_first(lambda: _facts(config, workdir, prepared, stored))
 
     # Shapes: the mesh, rows per update, number of updates.
     mesh = make_mesh(config.mesh, bert)
@@ -107,7 +107,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
         state, progress = _fresh_state(prepared, mesh, group)
-        facts = group.of_first(lambda: identity.start_workdir(config, workdir, prepared, facts))
+        facts = group.on_first(lambda: identity.start_workdir(config, workdir, prepared, facts))
     else:
         state, progress = _stored_state(workdir, checkpoints, newest, stored, bert, mesh, group)
         cli.say(f"resuming {workdir.root} after update {newest} of {plans.total}")
@@ -140,12 +140,12 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     )
     cadence = _cadence(config, plans, best_metric)
     writer = Silent()
-    if group.first:
+    if group.is_first:
         writer = Writer(
             workdir.metrics, step=progress.step, total=plans.total, evaluated=progress.evaluated
         )
     with (
-        stop.deferred(lambda asked: any(group.all_of(asked))),
+        stop.deferred(lambda asked: any(group.all_gather(asked))),
         _closing(checkpoints, after_errors=not several),
         _closing(writer),
     ):
@@ -183,7 +183,7 @@ def _facts(
     return facts
 
 
-def _fresh_state(prepared: Prepared, mesh: Mesh, group: Alone) -> tuple[State, Progress]:
+def _fresh_state(prepared: Prepared, mesh: Mesh, group: SingleProcess) -> tuple[State, Progress]:
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import init_state
 
@@ -199,7 +199,7 @@ def _stored_state(
     stored: dict[str, Any],
     bert: BertConfig,
     mesh: Mesh,
-    group: Alone,
+    group: SingleProcess,
 ) -> tuple[State, Progress]:
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import abstract_state
@@ -207,7 +207,7 @@ def _stored_state(
     from flaxbert.run.results import restore_model
 
     state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
-    restored = group.of_first(lambda: restore_model(workdir, Progress.from_dict(stored)))
+    restored = group.on_first(lambda: restore_model(workdir, Progress.from_dict(stored)))
     return state, Progress.from_dict(restored)
 
 

@@ -1,6 +1,6 @@
 """One finding, and the page that all of them make: for people, or as JSON for an issue report.
 
-The surprising thing: what identifies a person is taken out here, once, of everything that leaves:
+Note: what identifies a person is taken out here, once, of everything that leaves:
 the home directory is ~, a URL's user and password are gone, and tokens are only "set".
 """
 

@@ -1,8 +1,8 @@
 """Whether sums and exchanges over all devices are right, compared with NumPy bit by bit.
 
 Collectives have returned wrong sums without any error (jax issue 40830: reduce-scatter between
-processes on CPUs), so a run of several processes asks before it trains. The surprising thing: the
-numbers are integers small enough for every order of adding to be exact, in float32 too.
+processes on CPUs), so a run of several processes asks before it trains. The numbers are integers
+small enough for every order of adding to be exact, in float32 too.
 """
 
 from __future__ import annotations

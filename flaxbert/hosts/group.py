@@ -1,7 +1,7 @@
 """What the processes of a run do together before and beside training: read once, tell all, agree.
 
-A run of one process goes the same way: `Alone` answers at once, so nobody has to ask how many there
-are.
+A run of one process goes the same way: `SingleProcess` answers at once, so nobody has to ask how
+many there are.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from flaxbert.hosts.coordination import Table, machine
 from flaxbert.hosts.watchdog import Watchdog
 
 
-class Alone:
+class SingleProcess:
     """A run of one process."""
 
     index, count = 0, 1
-    first = True  # writes the workdir and tells the user
-    here = 1  # processes of the run on this machine
-    leads_here = True  # of them the one that prepares data for all
+    is_first = True  # writes the workdir and tells the user
+    local_count = 1  # processes of the run on this machine
+    is_leader = True  # of them the one that prepares data for all
 
-    def of_first(self, function: Callable[[], Any]) -> Any:
+    def on_first(self, function: Callable[[], Any]) -> Any:
         """Returns what the function returns in process 0, where alone it runs: plain JSON values.
 
         What it raises ends all processes.
         """
         return json.loads(json.dumps(function()))
 
-    def of_leader(self, function: Callable[[], Any]) -> Any:
+    def on_leader(self, function: Callable[[], Any]) -> Any:
         """The same with one process of each machine."""
-        return self.of_first(function)
+        return self.on_first(function)
 
-    def all_of(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Returns what every process says, in their order; waits for all."""
         return [json.loads(json.dumps(value))]
 
-    def meet(self, key: str, broken: str) -> None:
+    def barrier(self, key: str, broken: str) -> None:
         """Waits until all processes have come here, in whatever thread.
 
         Raises:
@@ -54,36 +54,36 @@ class Alone:
         """Sets after how many seconds without a `beat` a run is stuck, from the first one on."""
 
 
-class Group(Alone):
+class Group(SingleProcess):
     """A run of several processes, as one of them sees it."""
 
     def __init__(self, table: Table, watchdog: Watchdog) -> None:
         self.index, self.count = table.index, table.count
-        self.first = self.index == 0
+        self.is_first = self.index == 0
         self._table, self._watchdog = table, watchdog
         self._calls = 0
-        machines = self.all_of(machine())
+        machines = self.all_gather(machine())
         mates = [index for index, name in enumerate(machines) if name == machines[self.index]]
-        self.here, self._leader = len(mates), mates[0]
-        self.leads_here = self._leader == self.index
+        self.local_count, self._leader = len(mates), mates[0]
+        self.is_leader = self._leader == self.index
 
-    def of_first(self, function: Callable[[], Any]) -> Any:
+    def on_first(self, function: Callable[[], Any]) -> Any:
         return self._of(0, function)
 
-    def of_leader(self, function: Callable[[], Any]) -> Any:
+    def on_leader(self, function: Callable[[], Any]) -> Any:
         return self._of(self._leader, function)
 
-    def all_of(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         call = self._next_call()
         self._table.put(f"calls/{call}/{self.index}", json.dumps(value))
-        if self.first:  # each of them asks process 0 alone, not all others
+        if self.is_first:  # each of them asks process 0 alone, not all others
             said = [self._table.get(f"calls/{call}/{index}") for index in range(self.count)]
             self._table.put(f"calls/{call}/all", json.dumps([json.loads(text) for text in said]))
         return json.loads(self._table.get(f"calls/{call}/all"))
 
-    def meet(self, key: str, broken: str) -> None:
+    def barrier(self, key: str, broken: str) -> None:
         self._table.put(f"{key}/{self.index}", "here")
-        if self.first:
+        if self.is_first:
             for index in range(self.count):
                 self._table.get(f"{key}/{index}", unless=broken)
             self._table.put(f"{key}/all", "here")

@@ -20,13 +20,13 @@ from flaxbert.errors import (
 )
 from flaxbert.hosts import coordination
 from flaxbert.hosts.discovery import COUNT, INDEX, find_peers
-from flaxbert.hosts.group import Alone, Group
+from flaxbert.hosts.group import Group, SingleProcess
 from flaxbert.hosts.watchdog import Watchdog
 from flaxbert.shell import console, signals
 
 
 @contextlib.contextmanager
-def joined(stop: signals.StopSignal, lost_after: float) -> Iterator[Alone]:
+def joined(stop: signals.StopSignal, lost_after: float) -> Iterator[SingleProcess]:
     """Joins the other processes of this run while the block runs, where there are any.
 
     A process without heartbeats for `lost_after` seconds ends all others.
@@ -37,7 +37,7 @@ def joined(stop: signals.StopSignal, lost_after: float) -> Iterator[Alone]:
     """
     peers = find_peers(os.environ)
     if peers is None:
-        yield Alone()
+        yield SingleProcess()
         return
     table = coordination.connect(peers, lost_after)
     watchdog = Watchdog(table)
@@ -74,9 +74,9 @@ def refuse_several() -> None:
         )
 
 
-def _leave_together(group: Alone, watchdog: Watchdog, stop: signals.StopSignal) -> None:
+def _leave_together(group: SingleProcess, watchdog: Watchdog, stop: signals.StopSignal) -> None:
     stop.settle()  # before: whoever is asked to stop later than that has nothing to add
-    group.all_of("done")
+    group.all_gather("done")
     watchdog.close()
     with contextlib.suppress(Exception):  # one that has gone since: the outcome stands
         coordination.disconnect()

@@ -22,7 +22,7 @@ from flaxbert.config import Config, seed_for
 from flaxbert.data.batches import WHOLE, Batch, Share, empty_batch, inference_batches
 from flaxbert.errors import ConfigError, is_out_of_memory
 from flaxbert.heads import Task, task_for
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.loop import memory
 from flaxbert.loop.agreement import Agreement
 from flaxbert.loop.evaluation import evaluate
@@ -72,7 +72,7 @@ def compile_update(
     prepared: Prepared,
     plans: Plans,
     mesh: Mesh,
-    group: Alone,
+    group: SingleProcess,
     agreement: Agreement | None = None,
 ) -> tuple[Plans, Update]:
     """Compiles every planned shape; returns the plans that fit, and update(state, batch).
@@ -103,15 +103,15 @@ def compile_update(
             if not is_out_of_memory(error):
                 raise
             refusal = error
-        refused = next(filter(None, group.all_of(str(refusal or ""))), "")
+        refused = next(filter(None, group.all_gather(str(refusal or ""))), "")
         if refused:
             raise refusal or RuntimeError(f"in another process: {refused}")
         return program
 
     device = jax.local_devices()[0]
     # The least of all machines: the plan is one for all. Processes share the memory of a host.
-    sharing = group.here if device.platform == "cpu" else 1
-    limit = min(group.all_of(memory.limit_of(device) // sharing))
+    sharing = group.local_count if device.platform == "cpu" else 1
+    limit = min(group.all_gather(memory.limit_of(device) // sharing))
     fit = functools.partial(fit_of_all, group, limit)
     plans, largest, found = fitting(compiled_by_all, fit, config, prepared, plans, mesh)
     *smaller, rows = plans.train.row_counts
@@ -133,10 +133,10 @@ def compile_update(
     return plans, update
 
 
-def fit_of_all(group: Alone, limit: int, program: Any) -> memory.Fit:
+def fit_of_all(group: SingleProcess, limit: int, program: Any) -> memory.Fit:
     """Returns the fit of the process whose compiler needs the most: they have one plan."""
     found = memory.fit(program, limit)
-    said = group.all_of([found.needed, found.fixed])
+    said = group.all_gather([found.needed, found.fixed])
     needed, fixed = map(max, zip(*said, strict=True))
     return dataclasses.replace(found, needed=needed, fixed=fixed)
 
@@ -228,7 +228,7 @@ def compile_evaluation(
     check: Callable[[], None],
     params: Params,
     mesh: Mesh,
-    group: Alone,
+    group: SingleProcess,
 ) -> Callable[[Params], dict[str, Any]] | None:
     """Returns evaluate(params), its shapes compiled; None without validation data.
 
@@ -264,7 +264,7 @@ def compile_evaluation(
             for suffix, examples in prepared.validation.items()
         }
         # What follows from it must be the same everywhere, to the last bit.
-        return group.of_first(lambda: merged(results))
+        return group.on_first(lambda: merged(results))
 
     return evaluate_all
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import flaxbert
 from flaxbert.config import Config, flatten, to_dict
 from flaxbert.errors import ConfigError, InterruptedRun, ModelFileError, WrongNumbersError
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.shell.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _PATIENCE = 70.0
 _SIZES, _TIMES = (2**10, 2**18, 2**22), 2
 
 
-def check_same(config: Config, group: Alone) -> None:
+def check_same(config: Config, group: SingleProcess) -> None:
     """Raises ConfigError if the processes were started with different configs or libraries."""
     mine = {
         **{f"config.{name}": value for name, value in flatten(to_dict(config)).items()},
@@ -42,7 +42,7 @@ def check_same(config: Config, group: Alone) -> None:
         **{name: version(name) for name in _PACKAGES},
         **{name: _without_dumps(os.environ.get(name, "")) for name in _VARIABLES},
     }
-    for process, theirs in enumerate(group.all_of(mine)):
+    for process, theirs in enumerate(group.all_gather(mine)):
         for name, value in theirs.items():
             if value != mine[name]:
                 raise ConfigError(
@@ -57,7 +57,7 @@ def _without_dumps(flags: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], group: Alone) -> Iterator[Workdir]:
+def opened(path: str | os.PathLike[str], group: SingleProcess) -> Iterator[Workdir]:
     """Opens and locks the workdir while the block runs.
 
     Raises:
@@ -66,18 +66,18 @@ def opened(path: str | os.PathLike[str], group: Alone) -> Iterator[Workdir]:
     from flaxbert.storage.store import location
     from flaxbert.storage.workdir import Workdir, open_workdir
 
-    root = group.of_first(lambda: os.fspath(open_workdir(path).root))
+    root = group.on_first(lambda: os.fspath(open_workdir(path).root))
     workdir = Workdir(location(root))
-    lock = workdir.store.locked(workdir.lock) if group.first else contextlib.nullcontext()
+    lock = workdir.store.locked(workdir.lock) if group.is_first else contextlib.nullcontext()
     with lock:
         _check_shared(workdir, group)
         yield workdir
 
 
-def _check_shared(workdir: Workdir, group: Alone) -> None:
+def _check_shared(workdir: Workdir, group: SingleProcess) -> None:
     if group.count == 1:
         return
-    holder = group.of_first(lambda: _holder(workdir.lock, workdir))
+    holder = group.on_first(lambda: _holder(workdir.lock, workdir))
     until = time.monotonic() + _PATIENCE
     while _holder(workdir.lock, workdir) != holder:
         if time.monotonic() > until:
@@ -87,7 +87,7 @@ def _check_shared(workdir: Workdir, group: Alone) -> None:
                 "file system."
             )
         time.sleep(0.5)
-    group.all_of("seen")
+    group.all_gather("seen")
 
 
 def _holder(lock: PurePath, workdir: Workdir) -> str:
@@ -101,7 +101,7 @@ def _holder(lock: PurePath, workdir: Workdir) -> str:
     return text
 
 
-def check_params(params: Any, group: Alone) -> None:
+def check_params(params: Any, group: SingleProcess) -> None:
     """Raises ModelFileError if the processes have read different weights.
 
     Each takes its own for those of all: a mixture of two models would train without a word.
@@ -114,7 +114,7 @@ def check_params(params: Any, group: Alone) -> None:
     found = 0
     for leaf in jax.tree.leaves(params):
         found = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), found)
-    for process, theirs in enumerate(group.all_of(found)):
+    for process, theirs in enumerate(group.all_gather(found)):
         if theirs != found:
             raise ModelFileError(
                 f"config.model.path: process {process} has read other weights than process "
@@ -123,13 +123,13 @@ def check_params(params: Any, group: Alone) -> None:
             )
 
 
-def check_collectives(group: Alone) -> None:
+def check_collectives(group: SingleProcess) -> None:
     """Raises WrongNumbersError if what connects the processes gives wrong sums."""
     if group.count == 1:
         return
     from flaxbert.hosts.collectives import wrong_collectives
 
-    found = group.all_of(wrong_collectives(_SIZES, _TIMES))
+    found = group.all_gather(wrong_collectives(_SIZES, _TIMES))
     wrong = sorted({name for names in found for name in names})
     if wrong:
         raise WrongNumbersError(
@@ -138,12 +138,12 @@ def check_collectives(group: Alone) -> None:
         )
 
 
-def begin_training(group: Alone, stop: StopSignal) -> None:
+def begin_training(group: SingleProcess, stop: StopSignal) -> None:
     """Waits until every process has compiled; from here on a stop is agreed on in the updates.
 
     Raises:
       InterruptedRun: one was asked to stop before.
     """
-    if any(group.all_of(stop.requested)):
+    if any(group.all_gather(stop.requested)):
         raise InterruptedRun("stopped by a signal before the first update: nothing to save")
     group.beat()

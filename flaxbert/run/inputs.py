@@ -32,7 +32,7 @@ from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.data.tokenizer_files import files_in
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.heads import HF_PROBLEM_TYPES, problem_of, task_for
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.loop.mesh import row_multiple
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import Params
@@ -203,7 +203,12 @@ def prepare(
 
 
 def prepare_together(
-    config: Config, workdir: Workdir, group: Alone, *, resumed: bool, dataset_revision: str = ""
+    config: Config,
+    workdir: Workdir,
+    group: SingleProcess,
+    *,
+    resumed: bool,
+    dataset_revision: str = "",
 ) -> Prepared:
     """`prepare` for the processes of a run: once on each machine, and the same on all.
 
@@ -211,13 +216,13 @@ def prepare_together(
       DataError: machines have other data.
     """
     own = None
-    if group.leads_here:
+    if group.is_leader:
         own = prepare(config, workdir, resumed=resumed, dataset_revision=dataset_revision)
     if group.count == 1 and own:
         return own
     sets, told = shared_data.hand_over(group, own.sets if own else None, own.facts if own else None)
     prepared = own or _prepared_from(sets, told)
-    digests = group.all_of([split.digest for split in own.sets.values()] if own else None)
+    digests = group.all_gather([split.digest for split in own.sets.values()] if own else None)
     for process, digest in enumerate(digests):
         if digest not in (None, digests[0]):
             raise DataError(

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from flaxbert.config import Config
 from flaxbert.errors import StorageError
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.control import Hooks
 from flaxbert.loop.mesh import on_host
@@ -35,7 +35,7 @@ def export_model(
     prepared: Prepared,
     facts: dict[str, Any],
     mesh: Mesh,
-    group: Alone,
+    group: SingleProcess,
     params: Params,
     step: int,
     results: dict[str, Any],
@@ -45,8 +45,8 @@ def export_model(
 
     All processes of a run call it, for each may hold a part of the parameters; the first writes.
     """
-    params = on_host(mesh, params, wanted=group.first)
-    return group.of_first(
+    params = on_host(mesh, params, wanted=group.is_first)
+    return group.on_first(
         lambda: _write_model(workdir, config, prepared, facts, params, step, results, committed)
     )
 
@@ -133,7 +133,7 @@ def write_results(
     cadence: Cadence,
     hooks: Hooks,
     params: Params,
-    group: Alone,
+    group: SingleProcess,
 ) -> None:
     """Writes train_results.json, eval_results.json and, last of all, all_results.json.
 
@@ -141,7 +141,7 @@ def write_results(
     """
     if progress.best is None:
         hooks.export(params, progress.step, {}, True)
-    if group.first:
+    if group.is_first:
         _write_results(workdir, prepared, progress, cadence)
 
 

@@ -21,27 +21,27 @@ from flaxbert.data.tokenize import Tokens
 from flaxbert.shell import signals
 
 if TYPE_CHECKING:
-    from flaxbert.hosts.group import Alone
+    from flaxbert.hosts.group import SingleProcess
 
 _DESCRIPTION = "prepared.json"
 
 
 def hand_over(
-    group: Alone, sets: dict[str, Examples] | None, description: Any
+    group: SingleProcess, sets: dict[str, Examples] | None, description: Any
 ) -> tuple[dict[str, Examples], Any]:
     """Returns the sets of examples and the description (JSON) that this machine's leader has.
 
     All processes call it; those that do not lead have nothing to give. One that cannot see the
     leader's files raises FileNotFoundError.
     """
-    if max(group.all_of(group.here)) == 1:
+    if max(group.all_gather(group.local_count)) == 1:
         return sets or {}, description
-    folder = Path(group.of_leader(lambda: str(_write(sets or {}, description))))
+    folder = Path(group.on_leader(lambda: str(_write(sets or {}, description))))
     try:
-        taken = (sets or {}, description) if group.leads_here else _read(folder)
-        group.all_of("taken")
+        taken = (sets or {}, description) if group.is_leader else _read(folder)
+        group.all_gather("taken")
     finally:
-        if group.leads_here:
+        if group.is_leader:
             shutil.rmtree(folder, ignore_errors=True)
     return taken
 

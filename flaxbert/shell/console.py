@@ -1,8 +1,8 @@
 """Lines for a person, on standard error. Standard output is for results.
 
 Names of files, labels and columns come from data, so they may hold what a terminal obeys: colours,
-titles, the order of letters. The surprising thing: they are made harmless here alone, as the last
-step, so no caller has to think of it and no file holds anything but the name itself.
+titles, the order of letters. They are made harmless here alone, as the last step, so no caller has
+to think of it and no file holds anything but the name itself.
 """
 
 from __future__ import annotations

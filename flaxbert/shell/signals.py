@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT: how a command is asked to stop, and how it ends.
 
-It imports only what Python starts with, so that handlers stand before the slow imports begin. The
-surprising thing: no handler raises. Python runs one only when the main thread is back from C++,
+It imports only what Python starts with, so that handlers stand before the slow imports begin.
+Note: no handler raises. Python runs one only when the main thread is back from C++,
 which a compiler may keep for minutes, and an exception that comes out of the blue is lost in
 callbacks, told as another error by libraries, and crashed NumPy in the middle of its import. So a
 thread of our own, woken by the signal itself, ends the process as long as there is nothing to save.

@@ -1,6 +1,6 @@
 """Processes that a command starts to have something done: none of them outlives it.
 
-The surprising thing: a child gets a session of its own. Ctrl-C in a terminal then reaches its
+Note: a child gets a session of its own. Ctrl-C in a terminal then reaches its
 parent alone, which may want to go on for a while; when the parent leaves, it ends the child and
 whatever that has started.
 """

@@ -1,9 +1,9 @@
 """One bucket of Google Cloud Storage: objects listed, read, put, copied and deleted, by gcsfs.
 
 Every call ends within a bounded time, says that it waits, and fails with one line. gcsfs tries
-again by itself after errors that pass (six times, half a minute in all). The surprising thing:
-nothing here is cached; gcsfs would otherwise answer from listings of its own that others' writes do
-not reach.
+again by itself after errors that pass (six times, half a minute in all).
+Note: nothing here is cached; gcsfs would otherwise answer from listings of its own that others'
+writes do not reach.
 """
 
 from __future__ import annotations

@@ -37,23 +37,23 @@ class Group(Protocol):
     """What a checkpoint needs of the processes that write it together; this one writes alone."""
 
     index: int = 0
-    first: bool = True
+    is_first: bool = True
     count: int = 1
 
-    def of_first(self, function: Callable[[], Any]) -> Any:
+    def on_first(self, function: Callable[[], Any]) -> Any:
         return function()
 
-    def all_of(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value]
 
-    def meet(self, key: str, broken: str) -> None:
+    def barrier(self, key: str, broken: str) -> None:
         pass
 
     def put(self, key: str, text: str) -> None:
         pass
 
 
-class _Alone(Group):
+class _SingleProcess(Group):
     pass
 
 
@@ -68,7 +68,7 @@ class Checkpoints:
 
     def __init__(self, directory: PurePath, keep: int, group: Group | None = None) -> None:
         """`group` are the processes of the run, see `processes.group`: all call all methods."""
-        self._group = group or _Alone()
+        self._group = group or _SingleProcess()
         self._directory = directory
         self._store = store_for(directory)
         self._keep = keep
@@ -147,7 +147,7 @@ class Checkpoints:
         self._saves += 1
         path = self._directory / str(step)
         started = time.monotonic()
-        found = self._group.of_first(lambda: self._begin(path))
+        found = self._group.on_first(lambda: self._begin(path))
         if found is None:
             return False
         self._outstanding = True
@@ -210,7 +210,7 @@ class Checkpoints:
         self._outstanding = False
         error, self._error = self._error, None
         mine = dataclasses.astuple(self.last_commit) if self.last_commit else None
-        said = self._group.all_of([(str(error) or repr(error)) if error else "", mine])
+        said = self._group.all_gather([(str(error) or repr(error)) if error else "", mine])
         if error is not None:
             raise error
         for process, (text, _) in enumerate(said):
@@ -233,7 +233,7 @@ class Checkpoints:
         try:
             with self._store.telling(f"saving {path}"):
                 self._orbax.wait_until_finished()
-                if not self._group.first:
+                if not self._group.is_first:
                     return
                 write_json(begun / RUN, run)
                 write_manifest(begun)
@@ -251,7 +251,7 @@ class Checkpoints:
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
         """Waits for the other processes, in Orbax's thread; until a save that failed is told."""
-        self._group.meet(f"save/{self._saves}/{key}", self._broken)
+        self._group.barrier(f"save/{self._saves}/{key}", self._broken)
 
     @property
     def _broken(self) -> str:
@@ -267,7 +267,7 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Removes what a failure has left. If that fails too, the next one does it, or start."""
-        if self._litter and self._group.first:
+        if self._litter and self._group.is_first:
             with contextlib.suppress(OSError, StorageError):
                 self._store.sweep(self._directory)
                 self._litter = False

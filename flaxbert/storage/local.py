@@ -1,6 +1,6 @@
 """A run's files on a local disk: renames, syncs and a kernel lock.
 
-The surprising thing: a rename makes a new file visible, only syncing its directory makes the name
+Note: a rename makes a new file visible, only syncing its directory makes the name
 survive a power cut. So every commit here is data, sync, rename, sync of the directory.
 """
 

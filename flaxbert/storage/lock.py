@@ -1,6 +1,6 @@
 """One writer at a time: a kernel lock on the workdir that dies with its process.
 
-The surprising thing: the file stays after the run. Only the lock on it counts, so a killed process
+Note: the file stays after the run. Only the lock on it counts, so a killed process
 leaves nothing to clean up and no stale pid can block a restart.
 """
 

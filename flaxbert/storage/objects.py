@@ -2,9 +2,9 @@
 
 A put is atomic and seen at once by everybody, but nothing can be renamed or appended to. So of a
 folder that must be whole one object vouches for all others: it is deleted first and written last.
-For a checkpoint that is its manifest, for model/ its weights. The surprising thing: a `<step>/`
-without a manifest is therefore litter, never a damaged checkpoint, and is deleted at the next
-start. A damaged one is copied to `damaged-<step>/` before it is deleted.
+For a checkpoint that is its manifest, for model/ its weights. A `<step>/` without a manifest is
+therefore litter, never a damaged checkpoint, and is deleted at the next start. A damaged one is
+copied to `damaged-<step>/` before it is deleted.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def main(mesh: str, output: str) -> None:
 
     with joined(install(), lost_after=20) as group:
         found = computed(mesh)
-        if group.first:
+        if group.is_first:
             Path(output).write_text(json.dumps(found))
 
 

@@ -1,6 +1,6 @@
 """Starts the processes of one run on this machine, for real, and tells how they ended.
 
-The surprising thing: each writes to a file of its own. Nobody reads pipes while a test waits, and a
+Note: each writes to a file of its own. Nobody reads pipes while a test waits, and a
 full pipe would stop a process in the middle of a line.
 """
 

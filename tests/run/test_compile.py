@@ -9,7 +9,7 @@ import pytest
 
 from flaxbert import train
 from flaxbert.errors import InterruptedRun
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.loop import memory
 from flaxbert.run import compile
 from tests.commands import call, final_state, metrics_without_times, train_flags
@@ -52,13 +52,13 @@ def needed(err: str) -> float:
 
 
 def test_the_process_that_needs_the_most_counts_for_all(monkeypatch):
-    class Two(Alone):
-        def all_of(self, value):
+    class Two(SingleProcess):
+        def all_gather(self, value):
             return [value, [900, 30]]
 
     monkeypatch.setattr(memory, "fit", lambda program, limit: memory.Fit(800, limit, 40))
     assert compile.fit_of_all(Two(), 850, None) == memory.Fit(900, 850, 40)
-    assert compile.fit_of_all(Alone(), 850, None).fits
+    assert compile.fit_of_all(SingleProcess(), 850, None).fits
 
 
 def test_as_few_micro_batches_as_fit(trained, limited):

@@ -15,31 +15,31 @@ from transformers import AutoTokenizer, BertTokenizer  # noqa: F401
 from flaxbert.config import make_config
 from flaxbert.data.batches import Examples
 from flaxbert.errors import DataError
-from flaxbert.hosts.group import Alone
+from flaxbert.hosts.group import SingleProcess
 from flaxbert.run import shared_data
 from flaxbert.run.inputs import prepare_together
 
 
-class Together(Alone):
+class Together(SingleProcess):
     """Threads that play the processes of one machine, or of two."""
 
     def __init__(self, index: int, shared: Shared, here: int) -> None:
-        self.index, self.count, self.here = index, shared.count, here
-        self.first, self.leads_here = index == 0, index % here == 0
+        self.index, self.count, self.local_count = index, shared.count, here
+        self.is_first, self.is_leader = index == 0, index % here == 0
         self._leader, self._shared, self._calls = index - index % here, shared, 0
 
     def _say(self, value):
         self._calls += 1
         return self._shared.say(self._calls, self.index, value)
 
-    def all_of(self, value):
+    def all_gather(self, value):
         return self._say(value)
 
-    def of_first(self, function):
-        return self._say(function() if self.first else None)[0]
+    def on_first(self, function):
+        return self._say(function() if self.is_first else None)[0]
 
-    def of_leader(self, function):
-        return self._say(function() if self.leads_here else None)[self._leader]
+    def on_leader(self, function):
+        return self._say(function() if self.is_leader else None)[self._leader]
 
 
 class Shared:
@@ -143,4 +143,4 @@ def test_machines_with_other_data_are_refused(tiny_bert, reviews):
 
 def test_one_process_hands_nothing_over(monkeypatch):
     monkeypatch.setattr(shared_data, "_write", None)
-    assert shared_data.hand_over(Alone(), {}, 1) == ({}, 1)
+    assert shared_data.hand_over(SingleProcess(), {}, 1) == ({}, 1)

@@ -61,8 +61,8 @@ def exchange(size: int, times: int, output: str) -> None:
     with joined(install(), lost_after=20) as group:
         from flaxbert.hosts.collectives import wrong_collectives
 
-        found = group.all_of(wrong_collectives((size,), times))
-        if group.first:
+        found = group.all_gather(wrong_collectives((size,), times))
+        if group.is_first:
             Path(output).write_text(json.dumps(sorted({name for names in found for name in names})))
 
 

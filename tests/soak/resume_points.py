@@ -77,7 +77,7 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
 
     from flaxbert import train
     from flaxbert.errors import InterruptedRun
-    from flaxbert.hosts.group import Alone
+    from flaxbert.hosts.group import SingleProcess
     from flaxbert.shell import cli
     from flaxbert.storage.workdir import open_workdir
 
@@ -101,7 +101,7 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
         contextlib.redirect_stderr(io.StringIO()),
     ):
         try:
-            train.run(config, workdir, Alone(), stop)  # type: ignore[arg-type]
+            train.run(config, workdir, SingleProcess(), stop)  # type: ignore[arg-type]
         except InterruptedRun:
             return True
     return False
