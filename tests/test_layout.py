@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,13 @@ def test_rooms_import_one_way(name):
     assert rooms <= allowed | EXCEPT.get(name, set())
     if "/" in name:
         assert "flaxbert.shell.cli" not in imports, "only entry points use the command line"
+
+
+def test_every_module_can_be_imported():
+    """Whatever another Python, jax or flax has taken away is told here by its name."""
+    for name in FILES:
+        module = f"flaxbert/{name}".removesuffix(".py").removesuffix("/__init__")
+        importlib.import_module(module.replace("/", "."))
 
 
 @pytest.mark.parametrize("name", FILES)

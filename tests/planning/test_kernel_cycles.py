@@ -37,7 +37,7 @@ def answers(monkeypatch):
             commands.append(command)
             return subprocess.CompletedProcess(command, 0, "\n".join(lines), "")
 
-        monkeypatch.setattr(kernel_cycles.child, "run", run)
+        monkeypatch.setattr(kernel_cycles.subprocesses, "run", run)
         return commands
 
     return set_to
