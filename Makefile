@@ -11,6 +11,17 @@ NEXT_PYTHON ?=
 # Which tests `make test` runs: everything but the suites that start many processes or train for
 # minutes.
 SELECT ?= not slow
+TESTS ?=
+# What another Python, jax or flax may break, compiled as for a user (tests/conftest.py): numbers,
+# kernels, files of every format, the commands.
+NEXT_TESTS := tests/golden tests/heads tests/optim tests/model/test_fidelity.py \
+  tests/loop/test_equivalence.py tests/loop/test_forward.py tests/model/test_dropout.py \
+  tests/model/kernels/test_gpu.py::test_the_kernels_are_written_for_a_gpu \
+  tests/weights/formats tests/weights/test_folder.py tests/data/test_tokenize.py \
+  tests/storage/test_checkpoint.py tests/storage/test_compiled.py tests/inference \
+  tests/test_layout.py tests/test_train.py tests/test_evaluate.py tests/test_predict.py \
+  tests/test_convert.py tests/slow/test_several.py tests/slow/test_wheel.py \
+  tests/notebooks/test_colab.py tests/benchmarks/test_gpu.py
 
 .PHONY: train test test-slow test-next soak bench bench-gpu lint clean
 
@@ -29,7 +40,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "$(SELECT)"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "$(SELECT)" $(TESTS)
 
 # The TPU's compiler, beside the environment: JAX would look for TPUs and warn.
 $(VENV)/.installed-tpu: $(VENV)/.installed-test
@@ -46,12 +57,13 @@ $(VENV)/.installed-schemas: tests/launch/schemas.py $(VENV)/.installed-test
 	touch $@
 
 test-slow: $(VENV)/.installed-tpu $(VENV)/.installed-schemas
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadscope -m slow
 
-# All of `make test` and the slow tests marked for it. PyTorch is not there: golden files stand in.
+# PyTorch is not there: golden files stand in.
 test-next:
 	python="$(NEXT_PYTHON)" && python="$${python:-$$(.ci/find_python 3.12)}" && \
-	$(MAKE) test PYTHON="$$python" VENV=$(NEXT_VENV) SELECT="not slow or both_lines"
+	XLA_FLAGS= $(MAKE) test PYTHON="$$python" VENV=$(NEXT_VENV) \
+	  SELECT="not slow or both_lines" TESTS="$(NEXT_TESTS)"
 
 # Full counts; the result files are committed.
 soak: $(VENV)/.installed-test
@@ -67,6 +79,7 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak.lost --kills=40 --output=tests/results/lost.json
 	$(BIN)/python -m tests.soak.agreed --signals=40 --output=tests/results/agreed.json
 	$(BIN)/python -m tests.soak.elastic --output=tests/results/elastic.json
+	$(BIN)/python -m tests.soak.bucket --turns=3 --output=tests/results/bucket.json
 	$(BIN)/python -m tests.soak.links --cases=20 --output=tests/results/links.json
 	$(BIN)/python -m tests.soak.evaluation --output=tests/results/evaluation.json
 	$(BIN)/python -m tests.soak.exchanges --iterations=1000 --output=tests/results/exchanges.json

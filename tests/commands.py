@@ -22,10 +22,16 @@ class Done:
     err: str
 
 
-def call(command: str, *arguments: object, capsys: pytest.CaptureFixture[str]) -> Done:
-    """Runs `python -m flaxbert.<command> arguments` inside this process."""
+def call(
+    command: str, *arguments: object, capsys: pytest.CaptureFixture[str] | None = None
+) -> Done:
+    """Runs `python -m flaxbert.<command> arguments` inside this process.
+
+    A fixture of more than one test has no `capsys`, and gets nothing of what was printed.
+    """
     module = importlib.import_module(f"flaxbert.{command}")
-    capsys.readouterr()
+    if capsys is not None:
+        capsys.readouterr()
     before, code = sys.argv, 0
     sys.argv = [f"flaxbert.{command}", *map(str, arguments)]
     try:
@@ -34,8 +40,16 @@ def call(command: str, *arguments: object, capsys: pytest.CaptureFixture[str]) -
         code = int(stop.code or 0)
     finally:
         sys.argv = before
+    if capsys is None:
+        return Done(code, "", "")
     captured = capsys.readouterr()
     return Done(code, captured.out, captured.err)
+
+
+def trained(flags: list[str]) -> None:
+    """Runs a training inside this process, for a fixture."""
+    done = call("train", *flags)
+    assert done.code == 0, done
 
 
 def start(command: str, *arguments: object, **kwargs) -> subprocess.Popen:

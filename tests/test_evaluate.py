@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.commands import call, train_flags
+from tests.commands import call, metrics_without_times
 from tests.inputs import write_trained
-from tests.test_train import _Capture
 
 TEXTS = ["a fine film", "dull", "great", "dull again", "so long " * 60]
 
@@ -22,19 +22,18 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_bert, reviews, tmp_path_factory):
-    """A finished run of three updates with validation and test files."""
-    workdir = tmp_path_factory.mktemp("run") / "work"
-    flags = train_flags(
-        tiny_bert,
-        reviews["train"],
-        workdir,
-        data__validation=reviews["dev"],
-        data__test=reviews["test"],
-        train__steps=3,
-    )
-    assert call("train", *flags, capsys=_Capture()).code == 0  # type: ignore[arg-type]
-    return workdir
+def own_tests(reviews, tmp_path_factory):
+    return Path(shutil.copy(reviews["test"], tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="module")
+def run(finished, own_tests, tmp_path_factory):
+    """A copy of the finished run, with a test file of its own."""
+    copy = shutil.copytree(finished[0], tmp_path_factory.mktemp("run") / "work")
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["test"] = str(own_tests)
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
 
 
 def _gold(path, labels, texts=TEXTS):
@@ -154,9 +153,13 @@ def test_splits_of_a_run_leave_results_and_predictions(run, capsys):
         assert counts.trace() / counts.sum() == stored[f"{name}_accuracy"]
     merged = json.loads((run / "all_results.json").read_text())
     assert {"train_loss", "eval_accuracy", "test_accuracy", "test_f1"} <= set(merged)
-    assert "step" not in merged and merged["epoch"] == 0.5
+    assert "step" not in merged and merged["epoch"] == 2.0
     validation = json.loads((run / "eval_results.json").read_text())
-    assert (validation["epoch"], validation["step"]) == (0.5, 3)  # when the best was reached
+    # When the best was reached: of two evaluations that are as good the first.
+    reached = {6: 1.0, 12: 2.0}
+    values = [line[4] for line in metrics_without_times(run) if line[3] == "accuracy"]
+    best = (6, 12)[int(values[1] > values[0])]
+    assert (validation["epoch"], validation["step"]) == (reached[best], best)
 
 
 def test_an_unfinished_run_stays_unfinished(run, capsys):
@@ -170,7 +173,7 @@ def test_an_unfinished_run_stays_unfinished(run, capsys):
         (run / "all_results.json").write_bytes(kept)
 
 
-def test_predict_a_split_of_a_run(run, reviews, capsys, tmp_path):
+def test_predict_a_split_of_a_run(run, own_tests, capsys, tmp_path):
     """Test rows without labels too; the names are those that the exported model has."""
     output = tmp_path / "out.jsonl"
     done = call("predict", f"--workdir={run}", "--split=test", f"--output={output}", capsys=capsys)
@@ -181,16 +184,15 @@ def test_predict_a_split_of_a_run(run, reviews, capsys, tmp_path):
     assert len(labels) == 24
     assert call("predict", f"--workdir={run}", "--split=train", capsys=capsys).code == 0
     assert (run / "predict_results_text-train.txt").is_file()
-    source = reviews["test"]
-    before = source.read_text()
+    before = own_tests.read_text()
     try:
         rows = [row["text"] for row in csv.DictReader(before.splitlines(keepends=True))]
-        _write_texts(source, rows)
+        _write_texts(own_tests, rows)
         done = call("predict", f"--workdir={run}", "--split=test", capsys=capsys)
         assert done.code == 0, done.err
         assert (run / "predict_results_text.txt").read_text().splitlines() == lines
     finally:
-        source.write_text(before)
+        own_tests.write_text(before)
 
 
 def _write_texts(path, texts):

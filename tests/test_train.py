@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,31 +13,11 @@ from tests.reference import NO_TORCH
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_bert, reviews, tmp_path_factory):
-    """A finished run of 12 updates (2 epochs): workdir and flags."""
-    workdir = tmp_path_factory.mktemp("run") / "work"
-    flags = train_flags(
-        tiny_bert,
-        reviews["train"],
-        workdir,
-        data__validation=reviews["dev"],
-        data__test=reviews["test"],
-        train__steps=12,
-        train__accumulate=2,
-    )
-    capsys = _Capture()
-    done = call("train", *flags, capsys=capsys)
-    assert done.code == 0
-    return workdir, flags
-
-
-class _Capture:
-    """`call` wants a capture; a module fixture has none."""
-
-    out = err = ""
-
-    def readouterr(self):
-        return self
+def again(finished, tmp_path_factory):
+    """A copy of the finished run, with its flags: for commands that write to a workdir."""
+    workdir, flags = finished
+    copy = shutil.copytree(workdir, tmp_path_factory.mktemp("again") / "work")
+    return copy, [f"--workdir={copy}" if flag.startswith("--workdir") else flag for flag in flags]
 
 
 def test_files_of_a_finished_run(finished):
@@ -116,8 +97,8 @@ def test_tensorboard_reads_the_event_files(finished):
     assert [event.step for event in events.Scalars("validation/accuracy")] == [6, 12]
 
 
-def test_the_best_model_is_the_exported_one(finished, capsys):
-    workdir, _ = finished
+def test_the_best_model_is_the_exported_one(again, capsys):
+    workdir, _ = again
     stored = json.loads((workdir / "eval_results.json").read_text())
     done = call("evaluate", f"--workdir={workdir}", capsys=capsys)
     assert done.code == 0, done.err
@@ -155,23 +136,23 @@ def test_pytorch_loads_the_model(finished, capsys, reviews, tmp_path):
         assert sum(our["probabilities"].values()) == pytest.approx(1)
 
 
-def test_a_finished_run_exits_0_at_once(finished, capsys):
-    _, flags = finished
+def test_a_finished_run_exits_0_at_once(again, capsys):
+    _, flags = again
     done = call("train", *flags, capsys=capsys)
     assert done.code == 0
     assert "finished" in done.err
 
 
-def test_another_config_is_refused_by_name(finished, capsys):
-    _, flags = finished
+def test_another_config_is_refused_by_name(again, capsys):
+    _, flags = again
     done = call("train", *flags, "--config.optim.learning_rate=0.5", capsys=capsys)
     assert done.code == 2
     assert "config.optim.learning_rate: 0.001 -> 0.5" in done.err
     assert "Traceback" not in done.err
 
 
-def test_a_longer_run_is_another_run(finished, capsys):
-    _, flags = finished
+def test_a_longer_run_is_another_run(again, capsys):
+    _, flags = again
     done = call("train", *flags, "--config.train.steps=20", capsys=capsys)
     assert done.code == 2
     assert "config.train.steps: 12 -> 20" in done.err
@@ -217,8 +198,6 @@ def test_resume_after_a_crash_is_bit_identical(
 
 def test_resume_needs_no_pretrained_weights(finished, tiny_bert, reviews, tmp_path, capsys,
                                             monkeypatch):  # fmt: skip
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(tiny_bert, model)
     workdir = tmp_path / "work"
@@ -347,8 +326,6 @@ def test_skipped_updates_are_told_and_counted(tiny_bert, reviews, tmp_path, caps
 
 
 def test_a_model_with_a_nan_is_refused_by_the_parameters_name(tiny_bert, reviews, tmp_path, capsys):
-    import shutil
-
     from safetensors.numpy import load_file, save_file
 
     shutil.copytree(tiny_bert, tmp_path / "model")

@@ -1,4 +1,8 @@
-"""Runs a few updates of the real step on a tiny model, however packed, sharded or accumulated."""
+"""Runs a few updates of the real step on a tiny model, however packed, sharded or accumulated.
+
+Compiling is most of what such a test costs: a step is made once for all runs that differ in their
+values alone, so every run is planned, and has the schedule, of 20 updates or more.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ import numpy as np
 from flaxbert.config import Loss, Mesh, Optim
 from flaxbert.data.batches import Examples, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
-from flaxbert.heads import head_named, init_params
+from flaxbert.heads import abstract_params, head_named, init_params
 from flaxbert.loop.mesh import make_mesh, on_mesh, row_multiple, state_shardings
-from flaxbert.loop.step import init_state, make_train_step
+from flaxbert.loop.step import abstract_state, init_state, make_train_step
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.optim.adamw import make_schedule
 from flaxbert.run.one_run import share_of
@@ -31,6 +35,8 @@ BERT = BertConfig(
 )
 
 ONE_DEVICE = Mesh(data=1, fsdp=1, model=1)
+_OPTIM = Optim(learning_rate=1e-3, warmup=0.2)
+_PLANNED = 20
 
 
 def examples(
@@ -73,33 +79,23 @@ def run(
 
     `corrupt(step, state, batch)` may return changed ones before an update.
     """
-    optim = optim or Optim(learning_rate=1e-3, warmup=0.2)
-    on = make_mesh(mesh, config)
+    on, planned = make_mesh(mesh, config), max(updates, _PLANNED)
     plan = plan_training(
         data,
         batch_size=batch_size,
         seed=1,
-        steps=updates,
+        steps=planned,
         packing=packing,
         accumulate=accumulate,
         row_multiple=row_multiple(on),
         row_length=row_length,
     )
-    # One program instead of up to four: compiling is most of such a test's time.
+    # One program instead of up to four.
     plan = dataclasses.replace(plan, row_counts=plan.row_counts[-1:])
     if params is None:
         params = _params(config, dtype)
     state = init_state(params, on)
-    step = make_train_step(
-        config,
-        head_named(problem),
-        mesh=on,
-        shardings=state_shardings(on, state),
-        schedule=make_schedule(optim, updates),
-        optim=optim,
-        loss=loss or Loss(),
-        dtype=dtype,
-    )
+    step = _step(config, mesh, optim or _OPTIM, loss or Loss(), planned, problem, dtype)
     history = []
     for number in range(updates):
         batch = train_batch(
@@ -117,6 +113,29 @@ def run(
 @functools.lru_cache(maxsize=8)
 def _params(config: BertConfig, dtype: str) -> Any:
     return jax.device_get(init_params(config, 0, dtype))
+
+
+@functools.lru_cache(maxsize=32)
+def _step(
+    config: BertConfig,
+    mesh: Mesh,
+    optim: Optim,
+    loss: Loss,
+    planned: int,
+    problem: str,
+    dtype: str,
+) -> Any:
+    on = make_mesh(mesh, config)
+    return make_train_step(
+        config,
+        head_named(problem),
+        mesh=on,
+        shardings=state_shardings(on, abstract_state(abstract_params(config), on)),
+        schedule=make_schedule(optim, planned),
+        optim=optim,
+        loss=loss,
+        dtype=dtype,
+    )
 
 
 def without_dropout(config: BertConfig = BERT) -> BertConfig:

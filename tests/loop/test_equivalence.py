@@ -23,38 +23,45 @@ LAYOUTS = {
     "2 x 2 x 2 devices": {"mesh": Mesh(data=2, fsdp=2, model=2)},
     "fsdp 4, accumulated": {"mesh": Mesh(data=1, fsdp=4, model=2), "accumulate": 2},
 }
+# What float64 proves of every layout is looked at once of each kind here.
+IN_FLOAT32 = ("accumulated in 3, padded", "8 devices", "2 x 2 x 2 devices")
 
 
 @pytest.fixture(scope="module")
-def reference():
-    """The packed, whole, one-device runs that the layouts are compared with."""
-    data = examples()
+def exact():
+    """The packed, whole, one-device run in float64 that the layouts are compared with."""
     with jax.enable_x64(True):
-        exact, state = run(data, dtype="float64")
-        params = jax.device_get(state["params"])
-    single, _ = run(data)
-    return means(exact), params, means(single)
+        history, state = run(examples(), dtype="float64")
+        return means(history), jax.device_get(state["params"])
 
 
+@pytest.mark.xdist_group("updates in float64")
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_float64(layout, reference, x64):
-    exact, exact_params, _ = reference
+def test_float64(layout, exact, x64):
+    losses, params = exact
     history, state = run(examples(), dtype="float64", **layout)
-    assert np.abs(means(history) / exact - 1).max() <= 1e-12
+    assert np.abs(means(history) / losses - 1).max() <= 1e-12
     differences = jax.tree.map(
-        lambda ours, theirs: np.abs(np.asarray(ours) - theirs).max(), state["params"], exact_params
+        lambda ours, theirs: np.abs(np.asarray(ours) - theirs).max(), state["params"], params
     )
     # 20 updates of 1e-3: rounding of 1e-16 in a gradient, divided by its own size, stays far below.
     assert max(jax.tree.leaves(differences)) <= 1e-9
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_float32(layout, reference):
-    _, _, single = reference
-    history, _ = run(examples(), **layout)
+@pytest.fixture(scope="module")
+def single():
+    history, _ = run(examples())
+    return means(history)
+
+
+@pytest.mark.xdist_group("updates in float32")
+@pytest.mark.parametrize("layout", IN_FLOAT32)
+def test_float32(layout, single):
+    history, _ = run(examples(), **LAYOUTS[layout])
     assert np.abs(means(history) / single - 1).max() <= 1e-6
 
 
+@pytest.mark.xdist_group("updates in float64")
 def test_packed_equals_padded_without_dropout(x64):
     config = without_dropout()
     packed, _ = run(examples(), config=config, dtype="float64", updates=8)
@@ -62,6 +69,7 @@ def test_packed_equals_padded_without_dropout(x64):
     assert np.abs(means(packed) / means(padded) - 1).max() <= 1e-12
 
 
+@pytest.mark.xdist_group("updates in float32")
 def test_dropout_and_its_seed_matter():
     """The comparisons above would be empty if dropout did nothing."""
     with_dropout, _ = run(examples(), updates=3)
@@ -71,6 +79,7 @@ def test_dropout_and_its_seed_matter():
     assert np.abs(means(with_dropout) - means(other_seed)).min() > 1e-4
 
 
+@pytest.mark.xdist_group("updates in float32")
 def test_same_run_same_bits():
     first, first_state = run(examples(), updates=5)
     second, second_state = run(examples(), updates=5)

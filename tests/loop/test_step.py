@@ -19,6 +19,11 @@ def _bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
+# These take the program of each other, and of test_equivalence.py.
+in_one_worker = pytest.mark.xdist_group("updates in float32")
+
+
+@in_one_worker
 def test_first_update_has_rate_0_and_later_ones_move_every_parameter():
     _, before = run(examples(), updates=1)
     _, after = run(examples(), updates=6)
@@ -26,12 +31,14 @@ def test_first_update_has_rate_0_and_later_ones_move_every_parameter():
     assert all(jax.tree.leaves(moved))
 
 
+@in_one_worker
 def test_state_has_string_keys_only():
     _, state = run(examples(), updates=1)
     for path, _ in jax.tree_util.tree_leaves_with_path(state):
         assert all(isinstance(part.key, str) for part in path)
 
 
+@in_one_worker
 @pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning")
 @pytest.mark.parametrize("where", ["parameter", "weight"])
 def test_a_nonfinite_update_changes_nothing(where):
@@ -60,6 +67,7 @@ def test_a_nonfinite_update_changes_nothing(where):
     assert int(state["optimizer"]["count"]) == (3 if where == "parameter" else 4)
 
 
+@in_one_worker
 @pytest.mark.parametrize("loss", [Loss(label_smoothing=0.3), Loss(class_weights=(5.0, 1.0, 1.0))])
 def test_loss_options_change_the_loss(loss):
     plain, _ = run(examples(), updates=2)
@@ -67,6 +75,7 @@ def test_loss_options_change_the_loss(loss):
     assert np.abs(means(plain) - means(changed)).min() > 1e-3
 
 
+@in_one_worker
 def test_no_involuntary_rematerialization(capfd):
     """XLA warns when it has to replicate an array to reshard it; our program gives no reason to."""
     run(examples(), updates=1, mesh=Mesh(data=2, fsdp=2, model=2), accumulate=2)

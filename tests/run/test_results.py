@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -116,12 +118,8 @@ def test_dying_around_an_export(moment, tiny_bert, reviews, tmp_path, capsys, mo
     assert not list(killed.glob("*.tmp"))
 
 
-def test_evaluate_never_touches_the_runs_own_results(tiny_bert, reviews, tmp_path, capsys):
-    workdir = tmp_path / "work"
-    flags = train_flags(
-        tiny_bert, reviews["train"], workdir, data__validation=reviews["dev"], train__steps=2
-    )
-    assert call("train", *flags, capsys=capsys).code == 0
+def test_evaluate_never_touches_the_runs_own_results(finished, reviews, tmp_path, capsys):
+    workdir = shutil.copytree(finished[0], tmp_path / "work")
     before = {path.name: path.read_bytes() for path in workdir.glob("*_results.json")}
     all_csv = tmp_path / "all.csv"
     all_csv.write_bytes(reviews["test"].read_bytes())
@@ -132,12 +130,11 @@ def test_evaluate_never_touches_the_runs_own_results(tiny_bert, reviews, tmp_pat
     assert {path.name: path.read_bytes() for path in workdir.glob("*_results.json")} == before
 
 
-def test_evaluate_refuses_other_data_than_the_runs(tiny_bert, reviews, tmp_path, capsys):
-    dev = tmp_path / "dev.csv"
-    dev.write_bytes(reviews["dev"].read_bytes())
-    workdir = tmp_path / "work"
-    flags = train_flags(tiny_bert, reviews["train"], workdir, data__validation=dev, train__steps=2)
-    assert call("train", *flags, capsys=capsys).code == 0
+def test_evaluate_refuses_other_data_than_the_runs(finished, reviews, tmp_path, capsys):
+    workdir = shutil.copytree(finished[0], tmp_path / "work")
+    dev = Path(shutil.copy(reviews["dev"], tmp_path))
+    config = (workdir / "config.json").read_text()
+    (workdir / "config.json").write_text(config.replace(str(reviews["dev"]), str(dev)))
     with dev.open("a") as file:
         file.write("one more,positive\n")
     done = call("evaluate", f"--workdir={workdir}", capsys=capsys)

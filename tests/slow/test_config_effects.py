@@ -11,6 +11,7 @@ import pytest
 
 from flaxbert.config import Config, flatten, to_dict
 from tests.commands import call, train_flags
+from tests.inputs import write_tiny_bert
 
 # field: (value, fields that this case needs besides). The base run has validation data, 12 updates
 # of 16 sequences over 96 rows, one a row (packed, each run would compile four shapes for one), and
@@ -79,11 +80,17 @@ ELSEWHERE = {
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+@pytest.fixture(scope="module")
+def one_layer(minilm, tmp_path_factory):
+    """Most of these runs compile a program of their own: of one layer in half the time."""
+    return write_tiny_bert(tmp_path_factory.mktemp("models") / "one", num_hidden_layers=1)
+
+
 def test_no_field_is_forgotten():
     assert flatten(to_dict(Config())).keys() == CASES.keys() | ELSEWHERE.keys()
 
 
-def _flags(tiny_bert, reviews, workdir, fields):
+def _flags(one_layer, reviews, workdir, fields):
     chosen = {
         "data.validation": reviews["dev"],
         "train.steps": 12,
@@ -93,7 +100,7 @@ def _flags(tiny_bert, reviews, workdir, fields):
         **{name: reviews["test"] if v == "TEST" else v for name, v in fields.items()},
     }
     return train_flags(
-        tiny_bert,
+        one_layer,
         reviews["train"],
         workdir,
         **{name.replace(".", "__"): value for name, value in chosen.items()},
@@ -128,31 +135,31 @@ def base_runs():
 
 
 @pytest.mark.parametrize("field", CASES)
-def test_field_has_an_effect(field, base_runs, tiny_bert, reviews, tmp_path, capsys):
+def test_field_has_an_effect(field, base_runs, one_layer, reviews, tmp_path, capsys):
     value, extra = CASES[field]
     key = json.dumps(extra, sort_keys=True)
     if key not in base_runs:
-        done = call("train", *_flags(tiny_bert, reviews, tmp_path / "base", extra), capsys=capsys)
+        done = call("train", *_flags(one_layer, reviews, tmp_path / "base", extra), capsys=capsys)
         assert done.code == 0, done.err
         base_runs[key] = _fingerprint(tmp_path / "base", done.err)
     fields = {**extra, field: value}
-    done = call("train", *_flags(tiny_bert, reviews, tmp_path / "run", fields), capsys=capsys)
+    done = call("train", *_flags(one_layer, reviews, tmp_path / "run", fields), capsys=capsys)
     assert done.code == 0, done.err
     assert _fingerprint(tmp_path / "run", done.err) != base_runs[key]
 
 
-def test_the_same_config_has_the_same_fingerprint(tiny_bert, reviews, tmp_path, capsys):
+def test_the_same_config_has_the_same_fingerprint(one_layer, reviews, tmp_path, capsys):
     """Otherwise every field would seem to have an effect."""
     prints = []
     for name in ("a", "b"):
-        done = call("train", *_flags(tiny_bert, reviews, tmp_path / name, {}), capsys=capsys)
+        done = call("train", *_flags(one_layer, reviews, tmp_path / name, {}), capsys=capsys)
         prints.append(_fingerprint(tmp_path / name, done.err))
     assert prints[0] == prints[1]
 
 
-def test_data_task(tiny_bert, reviews, tmp_path, capsys):
+def test_data_task(one_layer, reviews, tmp_path, capsys):
     fields = {"data.task": "rotten_tomatoes", "train.steps": 1, "data.validation": ""}
-    flags = _flags(tiny_bert, reviews, tmp_path / "run", fields)
+    flags = _flags(one_layer, reviews, tmp_path / "run", fields)
     done = call("train", *flags, capsys=capsys)
     assert done.code == 2 and "config.data.train" in done.err  # it would have no effect
     flags = [flag for flag in flags if not flag.startswith("--config.data.train=")]
@@ -161,9 +168,9 @@ def test_data_task(tiny_bert, reviews, tmp_path, capsys):
     assert "training: 7676 rows" in done.err
 
 
-def test_test_split(tiny_bert, reviews, tmp_path, capsys):
+def test_test_split(one_layer, reviews, tmp_path, capsys):
     fields = {"data.test": reviews["test"], "train.steps": 1}
-    flags = _flags(tiny_bert, reviews, tmp_path / "run", fields)
+    flags = _flags(one_layer, reviews, tmp_path / "run", fields)
     assert call("train", *flags, capsys=capsys).code == 0
     done = call("evaluate", f"--workdir={tmp_path / 'run'}", "--split=test", capsys=capsys)
     assert done.code == 0, done.err
@@ -172,7 +179,7 @@ def test_test_split(tiny_bert, reviews, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("limit", [2, 4])
-def test_nonfinite_limit(limit, tiny_bert, reviews, tmp_path, capsys, monkeypatch):
+def test_nonfinite_limit(limit, one_layer, reviews, tmp_path, capsys, monkeypatch):
     from flaxbert.data import batches
 
     real = batches.train_batch
@@ -185,5 +192,5 @@ def test_nonfinite_limit(limit, tiny_bert, reviews, tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr(batches, "train_batch", broken)
     fields = {"train.nonfinite_limit": limit}
-    done = call("train", *_flags(tiny_bert, reviews, tmp_path / "run", fields), capsys=capsys)
+    done = call("train", *_flags(one_layer, reviews, tmp_path / "run", fields), capsys=capsys)
     assert done.code == (5 if limit <= 3 else 0), done.err

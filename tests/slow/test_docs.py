@@ -1,4 +1,4 @@
-"""Every command of README and docs/ works as written, page by page, in a folder like a user's.
+"""Every command of README and docs/ works as written, page after page, in a folder like a user's.
 
 Training commands are cut to two updates, and the models behind the hub ids are tiny; apart from
 that the text between ```sh (or bash, python) and ``` is what runs.
@@ -88,13 +88,21 @@ def _pages_with_code() -> list[Path]:
     return [page for page in PAGES if _blocks(page)]
 
 
+@pytest.fixture(scope="module")
+def ran() -> set[str]:
+    """What has run already: a page may say again what another one says."""
+    return set()
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", _pages_with_code(), ids=lambda page: page.stem)
-def test_commands_of_the_page(page, user_folder, environment, tmp_path):
-    folder = tmp_path / "user"
-    shutil.copytree(user_folder, folder)
+def test_commands_of_the_page(page, user_folder, environment, ran):
+    """Every command is a process of its own, as it is for a reader: seconds each."""
     for kind, code in _blocks(page):
+        if code in ran:
+            continue
+        ran.add(code)
         if kind == "python":
-            (folder / "page.py").write_text(code, encoding="utf-8")
+            (user_folder / "page.py").write_text(code, encoding="utf-8")
             code = "python page.py"
-        _run(code, folder, environment)
+        _run(code, user_folder, environment)

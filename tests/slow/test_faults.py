@@ -52,11 +52,9 @@ def test_at_every_call_of_a_run_a_checkpoint_is_valid(lab, tmp_path):
     "fault",
     [
         Fault("kill", path="source/*.tmp", at=8),
-        Fault("kill", calls=("rename",), path="checkpoints/2.tmp"),
         Fault("kill", calls=("rename",), path="model"),
         Fault("kill", calls=("create",), path="checkpoints/4.tmp/manifest.json.tmp"),
         Fault("kill", calls=("unlink",), path="checkpoints/2.tmp/*", at=3),
-        Fault("kill", calls=("create",), path="all_results.json.tmp"),
     ],
     ids=lambda fault: f"{fault.path}-{fault.at}",
 )
@@ -82,11 +80,9 @@ ARRAYS = "checkpoints/4.tmp/state.orbax-checkpoint-tmp/ocdbt.process_0/d/*"
     [
         (f"ENOSPC from {ARRAYS}", 4),
         (f"EIO once sync {ARRAYS}", 0),
-        ("EDQUOT once write checkpoints/4.tmp/run.json.tmp", 0),
         ("EROFS from metrics.jsonl", 4),
         ("ENOSPC once write events.out.*", 0),
         ("EIO once unlink checkpoints/2.tmp/manifest.json", 0),
-        ("slow sync checkpoints/4.tmp/manifest.json.tmp", 0),
         ("short all", 0),
     ],
 )

@@ -22,7 +22,7 @@ VOCABULARY = (
 )
 
 
-@pytest.mark.parametrize("name", ["tf1", "flax-base", "pytorch-legacy"])
+@pytest.mark.parametrize("name", ["tf1", "flax-base"])
 def test_train_from_a_folder_with_a_vocabulary_only(name, tmp_path, capsys):
     source, data = tmp_path / "uncased_L-2_H-8_A-2", tmp_path / "train.csv"
     shutil.copytree(GOLDEN / name, source)

@@ -1,9 +1,12 @@
-"""Real commands with a workdir in a bucket: killed, stopped, started twice, and read from there."""
+"""Real commands with a workdir in a bucket: killed, stopped, started twice, and read from there.
+
+`make soak` kills at every kind of request: tests/soak/bucket.py.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import signal
 import threading
 import time
@@ -11,36 +14,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Done, start, train_flags
-from tests.gcs_server import BUCKET, GcsServer, failure, gcs_server
+from tests.commands import call, start
+from tests.gcs_server import BUCKET, failure, gcs_server, shared_server
+from tests.soak.bucket import (
+    PREFIX,
+    URL,
+    flags_for,
+    killed,
+    nth,
+    on_disk,
+    run,
+    run_and_signal,
+)
 from tests.soak.resume import compare
 
 pytestmark = pytest.mark.slow
 
-URL = f"gs://{BUCKET}/runs/one"
-PREFIX = "runs/one/"
-
-# Requests at which the run dies, in the order of a run of six updates with an evaluation and a
-# checkpoint every two: kind, object, and how many of those go through first. Each start dies at the
-# next of them, before the request is done.
+# One of each kind, in the order in which a run comes to them.
 KILLS = [
-    ("write", "config.json", 0),
-    ("write", "source/facts.json", 0),
     ("write", "metrics.jsonl", 0),
-    ("write", "model/tokenizer.json", 0),
-    ("write", "model/model.safetensors", 0),
     ("write", "checkpoints/2/state/", 2),
-    ("write", "checkpoints/2/run.json", 0),
     ("write", "checkpoints/2/manifest.json", 0),
-    ("write", "metrics.jsonl", 1),  # at update 4, whose evaluation waits for checkpoint 2
     ("copy", "model/config.json", 0),
-    ("delete", "model/model.safetensors", 0),
-    ("write", "model/model.safetensors", 0),
-    ("write", "checkpoints/4/state/manifest.ocdbt", 0),
-    ("write", "checkpoints/4/manifest.json", 0),
     ("delete", "checkpoints/2/manifest.json", 0),
-    ("delete", "checkpoints/2/state/", 1),
-    ("write", "train_results.json", 0),
     ("write", "all_results.json", 0),
 ]
 
@@ -51,116 +47,44 @@ def gcs():
         yield server
 
 
+@pytest.fixture
+def bucket():
+    """A bucket for commands inside this process."""
+    server = shared_server()
+    server.reset()
+    yield server
+    server.reset()
+
+
 @pytest.fixture(scope="module")
 def flags(tiny_bert, reviews):
-    """The flags of a run, for a workdir. The loss on the validation data falls every time."""
-    return lambda workdir, **fields: train_flags(
-        tiny_bert,
-        reviews["train"],
-        workdir,
-        data__validation=reviews["dev"],
-        train__eval_every=2,
-        train__best_metric="loss",
-        train__accumulate=2,
-        optim__learning_rate=1e-4,
-        checkpoint__every=2,
-        checkpoint__keep=1,
-        **fields,
-    )
+    return functools.partial(flags_for, tiny_bert, reviews)
 
 
 @pytest.fixture(scope="module")
 def whole(flags, tmp_path_factory) -> Path:
     """The same run on disk, which nobody touched."""
     workdir = tmp_path_factory.mktemp("whole") / "work"
-    done = _run(None, "train", *flags(workdir))
+    done = run(None, "train", *flags(workdir))
     assert done.code == 0, done.err
     assert done.err.count("best so far") == 3
     return workdir
 
 
-def _run(server: GcsServer | None, command: str, *arguments: object, timeout=200) -> Done:
-    process = start(command, *arguments, env=server.environment if server else {})
-    out, err = process.communicate(timeout=timeout)
-    assert "Traceback" not in err, err
-    return Done(process.returncode, out, err)
-
-
-def _on_disk(server: GcsServer, folder: Path) -> Path:
-    """Returns a local copy of the workdir in the bucket."""
-    for name, data in server.objects.items():
-        if name.startswith(PREFIX):
-            path = folder / name.removeprefix(PREFIX)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-    return folder
-
-
-def _run_and_signal(server: GcsServer, number: int, at, *arguments: object) -> Done:
-    """Starts a training and signals it when `at(request)` says so; a kill is before the request."""
-    process = start("train", *arguments, env=server.environment)
-    sent = []
-
-    def hook(request):
-        if not sent and at(request):
-            sent.append(request)
-            os.kill(process.pid, number)
-        return failure(403, "died") if sent and number == signal.SIGKILL else None
-
-    server.on_request = hook
-    out, err = process.communicate(timeout=200)
-    server.on_request = lambda request: None
-    assert sent, f"never came to it:\n{err}"
-    return Done(process.returncode, out, err)
-
-
-def _nth(kind: str, name: str, before: int):
-    left = [before]
-
-    def at(request) -> bool:
-        if request.kind != kind or not request.name.startswith(PREFIX + name):
-            return False
-        left[0] -= 1
-        return left[0] < 0
-
-    return at
-
-
-def _expire(server: GcsServer) -> None:
-    """As if the lease of the killed process had run out; that takes a minute, see below."""
-    if PREFIX + ".lock" in server.objects:
-        server.delete(PREFIX + ".lock")
-
-
 @pytest.mark.timeout(900)
-def test_sigkill_at_every_kind_of_request(gcs, flags, whole, tmp_path):
-    for kind, name, before in KILLS:
-        at = _nth(kind, name, before)
-        done = _run_and_signal(gcs, signal.SIGKILL, at, *flags(URL))
-        assert done.code == -signal.SIGKILL, (name, done.err)
-        assert "WARNING" not in done.err, (name, done.err)
-        _expire(gcs)
-    done = _run(gcs, "train", *flags(URL))
-    assert done.code == 0, done.err
-    assert compare(whole, _on_disk(gcs, tmp_path / "work")) == []
-    left = {name.removeprefix(PREFIX).split("/")[0] for name in gcs.objects}
-    assert left == {path.name for path in whole.iterdir() if "tfevents" not in path.name} - {
-        ".lock"
-    } | {name for name in left if "tfevents" in name}
-    steps = {name.split("/")[3] for name in gcs.objects if "/checkpoints/" in name}
-    assert steps == {"4", "6"}  # killed right after the last commit: 4 was not deleted any more
-    assert "finished" in _run(gcs, "train", *flags(URL)).err
+def test_sigkill_at_kinds_of_requests(gcs, flags, whole, tmp_path):
+    assert killed(gcs, flags(URL), whole, tmp_path / "work", KILLS)["problems"] == []
 
 
 @pytest.mark.timeout(600)
 def test_sigterm_saves_and_the_same_command_goes_on(gcs, flags, whole, tmp_path):
-    at = _nth("write", "checkpoints/2/state/", 0)
-    done = _run_and_signal(gcs, signal.SIGTERM, at, *flags(URL))
+    at = nth("write", "checkpoints/2/state/", 0)
+    done = run_and_signal(gcs, signal.SIGTERM, at, *flags(URL))
     assert done.code == 75, done.err
     assert PREFIX + ".lock" not in gcs.objects  # released: the next start does not wait
-    done = _run(gcs, "train", *flags(URL))
+    done = run(gcs, "train", *flags(URL))
     assert done.code == 0 and "resuming" in done.err, done.err
-    assert compare(whole, _on_disk(gcs, tmp_path / "work")) == []
+    assert compare(whole, on_disk(gcs, tmp_path / "work")) == []
 
 
 @pytest.mark.timeout(600)
@@ -172,9 +96,9 @@ def test_a_store_with_bad_days_changes_nothing(gcs, flags, whole, tmp_path):
         return failure((503, 429, 500)[turn % 3], "busy") if rest == 0 else None
 
     gcs.on_request = sometimes
-    done = _run(gcs, "train", *flags(URL), timeout=500)
+    done = run(gcs, "train", *flags(URL), timeout=500)
     assert done.code == 0, done.err
-    assert compare(whole, _on_disk(gcs, tmp_path / "work")) == []
+    assert compare(whole, on_disk(gcs, tmp_path / "work")) == []
 
 
 @pytest.mark.timeout(600)
@@ -195,7 +119,7 @@ def test_two_trainers_on_one_workdir(gcs, flags, whole, tmp_path):
     while not first_at_work:
         time.sleep(0.1)
         assert first.poll() is None
-    second = _run(gcs, "train", *flags(URL))
+    second = run(gcs, "train", *flags(URL))
     assert second.code == 2, second.err
     assert f"in use by pid {first.pid}" in second.err
     first.kill()
@@ -203,11 +127,11 @@ def test_two_trainers_on_one_workdir(gcs, flags, whole, tmp_path):
     gcs.on_request = lambda request: failure(403, "died") if not go else None
     go.append(True)
     begun = time.monotonic()
-    third = _run(gcs, "train", *flags(URL))
+    third = run(gcs, "train", *flags(URL))
     assert third.code == 0, third.err
     assert f"held by pid {first.pid}" in third.err and "runs out in 60 s" in third.err
     assert time.monotonic() - begun > 60
-    assert compare(whole, _on_disk(gcs, tmp_path / "work")) == []
+    assert compare(whole, on_disk(gcs, tmp_path / "work")) == []
 
 
 @pytest.mark.timeout(300)
@@ -218,7 +142,7 @@ def test_a_run_that_lost_its_lease_stops_at_once(gcs, flags):
     but no commit and no deletion is among it, which come before and after.
     """
     process = start("train", *flags(URL, train__steps=5000), env=gcs.environment)
-    at = _nth("write", "checkpoints/6/state/", 0)
+    at = nth("write", "checkpoints/6/state/", 0)
     stopped = threading.Event()
 
     def hook(request):
@@ -245,56 +169,54 @@ def test_a_run_that_lost_its_lease_stops_at_once(gcs, flags):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", ["state/_CHECKPOINT_METADATA", "state/ocdbt", "run.json"])
-def test_a_quota_that_is_used_up_is_one_line(gcs, flags, part):
+def test_a_quota_that_is_used_up_is_one_line(gcs, flags):
     """Every checkpoint fails: a first failure is only warned of, and tried once more."""
     gcs.on_request = lambda request: (
         failure(403, "quota exceeded")
-        if request.kind == "write" and "/checkpoints/" in request.name and part in request.name
+        if request.kind == "write" and "/state/ocdbt" in request.name
         else None
     )
-    done = _run(gcs, "train", *flags(URL))
+    done = run(gcs, "train", *flags(URL))
     assert done.code == 4, done.err
     last = done.err.splitlines()[-1]
     assert "permission denied" in last and "quota exceeded" in last
     assert PREFIX + ".lock" not in gcs.objects
 
 
-@pytest.mark.timeout(600)
-def test_evaluate_predict_and_convert_from_a_bucket(gcs, flags, whole, reviews, tmp_path):
+def test_evaluate_predict_and_convert_from_a_bucket(bucket, whole, reviews, tmp_path, capsys):
     for path in whole.rglob("*"):
         if path.is_file():
-            gcs.put(PREFIX + path.relative_to(whole).as_posix(), path.read_bytes())
+            bucket.put(PREFIX + path.relative_to(whole).as_posix(), path.read_bytes())
     stored = json.loads((whole / "eval_results.json").read_text())
-    gcs.delete(PREFIX + "eval_results.json")
-    done = _run(gcs, "evaluate", f"--workdir={URL}")
+    bucket.delete(PREFIX + "eval_results.json")
+    done = call("evaluate", f"--workdir={URL}", capsys=capsys)
     assert done.code == 0, done.err
-    again = json.loads(gcs.objects[PREFIX + "eval_results.json"])
+    again = json.loads(bucket.objects[PREFIX + "eval_results.json"])
     assert again["eval_loss"] == pytest.approx(stored["eval_loss"], abs=1e-6)  # float32 sums
     outputs = {}
     for name, source in {"disk": f"--workdir={whole}", "run": f"--workdir={URL}",
                          "model": f"--model={URL}/model",
                          "checkpoint": f"--model={URL}/checkpoints/6"}.items():  # fmt: skip
         output = tmp_path / f"{name}.jsonl"
-        done = _run(gcs, "predict", source, f"--input={reviews['test']}", f"--output={output}")
+        done = call(
+            "predict", source, f"--input={reviews['test']}", f"--output={output}", capsys=capsys
+        )
         assert done.code == 0, done.err
         outputs[name] = output.read_bytes()
     assert len(set(outputs.values())) == 1  # update 6 is the best one here
     for name, source in {"a": URL, "b": URL + "/model", "c": URL + "/checkpoints/6"}.items():
-        done = _run(gcs, "convert", f"--from={source}", f"--to={tmp_path / name}")
+        done = call("convert", f"--from={source}", f"--to={tmp_path / name}", capsys=capsys)
         assert done.code == 0, done.err
         weights = (tmp_path / name / "model.safetensors").read_bytes()
         assert weights == (whole / "model" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.timeout(600)
-def test_a_model_in_a_bucket_is_trained_further(gcs, flags, tiny_bert, tmp_path):
+def test_a_model_in_a_bucket_is_trained_further(bucket, flags, tiny_bert, tmp_path, capsys):
     for path in tiny_bert.iterdir():
-        gcs.put(f"models/tiny/{path.name}", path.read_bytes())
+        bucket.put(f"models/tiny/{path.name}", path.read_bytes())
     workdir = tmp_path / "work"
-    done = _run(
-        gcs, "train", *flags(workdir, train__steps=2, model__path=f"gs://{BUCKET}/models/tiny")
-    )
+    model = f"gs://{BUCKET}/models/tiny"
+    done = call("train", *flags(workdir, train__steps=2, model__path=model), capsys=capsys)
     assert done.code == 0, done.err
     assert (workdir / "model" / "model.safetensors").is_file()
 
@@ -316,10 +238,10 @@ def test_a_model_in_a_bucket_is_trained_further(gcs, flags, tiny_bert, tmp_path)
         (["convert", "--from=embedded:minilm", f"--to={URL}"], 2, "local folder"),
     ],
 )  # fmt: skip
-def test_mistakes(gcs, arguments, code, said, tmp_path):
-    done = _run(gcs, *arguments)
+def test_mistakes(bucket, arguments, code, said, capsys):
+    done = call(*arguments, capsys=capsys)
     assert (done.code, said in done.err) == (code, True), done.err
-    assert not gcs.objects
+    assert "Traceback" not in done.err and not bucket.objects
 
 
 @pytest.mark.timeout(300)

@@ -18,6 +18,7 @@ from tests.commands import ROOT
 from tests.hosts import parity
 from tests.hosts.cut import Link
 from tests.hosts.several import environment, free_port, started, train
+from tests.inputs import write_tiny_bert
 from tests.soak.lost import flags_for
 from tests.soak.resume import compare
 
@@ -46,10 +47,16 @@ def staying(phase: str, seconds: float, process: int) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_bert, reviews, tmp_path_factory):
+def one_layer(minilm, tmp_path_factory):
+    """All but the first process compile at every start: one layer in half the time."""
+    return write_tiny_bert(tmp_path_factory.mktemp("models") / "one", num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def whole(one_layer, reviews, tmp_path_factory):
     """The run of two processes that nobody touched."""
     folder = tmp_path_factory.mktemp("whole")
-    flags = flags_of(tiny_bert, reviews, folder / "run")
+    flags = flags_of(one_layer, reviews, folder / "run")
     with started(folder, 2, 1, train(flags)) as run:
         assert run.codes() == [0, 0], run.said()
     return folder / "run"
@@ -74,8 +81,8 @@ def test_losses_do_not_depend_on_the_processes(tmp_path):
 
 @pytest.mark.both_lines  # JAX's own client is what it stands on
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_others(victim, tiny_bert, reviews, tmp_path, whole):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+def test_a_killed_process_ends_the_others(victim, one_layer, reviews, tmp_path, whole):
+    flags = flags_of(one_layer, reviews, tmp_path / "run")
     with started(tmp_path, 2, 1, train(flags)) as run:
         run.wait_for("update 15/")
         run.signal(signal.SIGKILL, [victim])
@@ -88,9 +95,9 @@ def test_a_killed_process_ends_the_others(victim, tiny_bert, reviews, tmp_path, 
 
 
 @pytest.mark.both_lines
-def test_one_that_is_started_again_alone_ends_the_others(tiny_bert, reviews, tmp_path):
+def test_one_that_is_started_again_alone_ends_the_others(one_layer, reviews, tmp_path):
     """Before anybody has missed it: JAX's coordinator takes that for an error and aborts all."""
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
+    flags = flags_of(one_layer, reviews, tmp_path / "run", train__steps=4000)
     port = free_port()
     with started(tmp_path / "logs", 2, 1, train(flags), ports=[port, port]) as run:
         run.wait_for("update 5/")
@@ -100,9 +107,9 @@ def test_one_that_is_started_again_alone_ends_the_others(tiny_bert, reviews, tmp
     assert "another process of the run is gone" in run.text(0)
 
 
-def test_a_doctor_beside_a_run_does_not_end_it(tiny_bert, reviews, tmp_path):
+def test_a_doctor_beside_a_run_does_not_end_it(one_layer, reviews, tmp_path):
     """It has the variables of a process of the run, and does not join it."""
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
+    flags = flags_of(one_layer, reviews, tmp_path / "run", train__steps=4000)
     port = free_port()
     with started(tmp_path / "logs", 2, 1, train(flags), ports=[port, port]) as run:
         run.wait_for("update 5/")
@@ -117,8 +124,8 @@ def test_a_doctor_beside_a_run_does_not_end_it(tiny_bert, reviews, tmp_path):
     ("phase", "asked"),
     [("compiling", [1]), ("training", [0]), ("evaluating", [1]), ("saving", [0, 1])],
 )
-def test_one_signal_stops_all(phase, asked, tiny_bert, reviews, tmp_path, whole):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+def test_one_signal_stops_all(phase, asked, one_layer, reviews, tmp_path, whole):
+    flags = flags_of(one_layer, reviews, tmp_path / "run")
     with started(tmp_path, 2, 1, train(flags), env=staying(phase, 1.0, asked[0])) as run:
         run.wait_for(f"phase: {phase}", process=asked[0])
         run.signal(signal.SIGTERM, asked)
@@ -130,13 +137,13 @@ def test_one_signal_stops_all(phase, asked, tiny_bert, reviews, tmp_path, whole)
     goes_on(tmp_path, flags, whole, tmp_path / "run")
 
 
-def test_a_resume_on_other_processes_and_devices(tiny_bert, reviews, tmp_path):
+def test_a_resume_on_other_processes_and_devices(one_layer, reviews, tmp_path):
     alone, workdir = tmp_path / "alone", tmp_path / "run"
-    with started(tmp_path / "1", 1, 4, train(flags_of(tiny_bert, reviews, alone))) as run:
+    with started(tmp_path / "1", 1, 4, train(flags_of(one_layer, reviews, alone))) as run:
         assert run.codes() == [0], run.said()
     # Three layouts one after the other; each is asked to stop on its way.
     for count, devices, words in ((2, 2, "update 10/"), (1, 2, "update 20/"), (2, 1, "")):
-        flags = flags_of(tiny_bert, reviews, workdir)
+        flags = flags_of(one_layer, reviews, workdir)
         with started(tmp_path / f"{count}{devices}", count, devices, train(flags)) as run:
             if words:
                 run.wait_for(words)
@@ -154,8 +161,8 @@ def _losses(workdir):
     return [x["value"] for x in lines if (x["split"], x["name"]) == ("train", "loss")]
 
 
-def test_a_stopped_process_is_lost(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__lost_after=6)
+def test_a_stopped_process_is_lost(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run", processes__lost_after=6)
     with started(tmp_path, 2, 1, train(flags)) as run:
         run.wait_for("update 5/")
         run.signal(signal.SIGSTOP, [1])
@@ -166,14 +173,14 @@ def test_a_stopped_process_is_lost(tiny_bert, reviews, tmp_path):
         assert run.codes() == [71, 71], run.said()
 
 
-def test_a_slow_process_is_waited_for(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__lost_after=4)
+def test_a_slow_process_is_waited_for(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run", processes__lost_after=4)
     with started(tmp_path, 2, 1, train(flags), env=staying("training", 12.0, 1)) as run:
         assert run.codes() == [0, 0], run.said()
 
 
-def test_a_stuck_process_dumps_its_stack(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__stuck_after=5)
+def test_a_stuck_process_dumps_its_stack(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run", processes__stuck_after=5)
     with started(tmp_path, 2, 1, train(flags), env=staying("training", 600.0, 1)) as run:
         assert run.codes() == [70, 70], run.said()
     assert "nothing was finished" in run.text(0)
@@ -181,8 +188,8 @@ def test_a_stuck_process_dumps_its_stack(tiny_bert, reviews, tmp_path):
     assert "in train" in run.text(0)
 
 
-def test_a_cut_link(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", processes__lost_after=6)
+def test_a_cut_link(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run", processes__lost_after=6)
     port = free_port()
     with (
         Link(port) as link,
@@ -195,10 +202,10 @@ def test_a_cut_link(tiny_bert, reviews, tmp_path):
         assert time.monotonic() - begun <= _GRACE
 
 
-def test_an_error_in_one_process_ends_all_with_its_code(tiny_bert, reviews, tmp_path):
+def test_an_error_in_one_process_ends_all_with_its_code(one_layer, reviews, tmp_path):
     """Its message comes once, from the process that has it."""
     flags = [
-        flag for flag in flags_of(tiny_bert, reviews, tmp_path / "run") if "data.train" not in flag
+        flag for flag in flags_of(one_layer, reviews, tmp_path / "run") if "data.train" not in flag
     ]
     missing = tmp_path / "missing.csv"
     with started(tmp_path, 2, 1, train([*flags, f"--config.data.train={missing}"])) as run:
@@ -244,8 +251,8 @@ def test_commands_of_one_process_refuse_several(command, tmp_path):
     assert "runs in one process" in run.text(0)
 
 
-def test_a_workdir_in_use_and_different_configs(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", train__steps=4000)
+def test_a_workdir_in_use_and_different_configs(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run", train__steps=4000)
     with started(tmp_path / "a", 2, 1, train(flags)) as first:
         first.wait_for("update 5/")
         with started(tmp_path / "b", 2, 1, train(flags)) as second:
@@ -255,8 +262,8 @@ def test_a_workdir_in_use_and_different_configs(tiny_bert, reviews, tmp_path):
         assert first.codes() == [75, 75], first.said()
 
 
-def test_wrong_exchanges_are_refused(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+def test_wrong_exchanges_are_refused(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run")
     env = staying("none", 0, 0) | {"FLAXBERT_TEST_WRONG": "psum_scatter"}
     with started(tmp_path, 2, 1, train(flags), env=env) as run:
         assert run.codes() == [70, 70], run.said()
@@ -264,9 +271,9 @@ def test_wrong_exchanges_are_refused(tiny_bert, reviews, tmp_path):
     assert "Traceback" not in run.text(0)
 
 
-def test_all_try_again_to_save_what_one_could_not(tiny_bert, reviews, tmp_path, whole):
+def test_all_try_again_to_save_what_one_could_not(one_layer, reviews, tmp_path, whole):
     """In Orbax's own thread: the others are at its barrier."""
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+    flags = flags_of(one_layer, reviews, tmp_path / "run")
     env = staying("none", 0, 0) | {"FLAXBERT_TEST_SAVE": "1:1"}
     with started(tmp_path, 2, 1, train(flags), env=env) as run:
         assert run.codes() == [0, 0], run.said()
@@ -275,24 +282,24 @@ def test_all_try_again_to_save_what_one_could_not(tiny_bert, reviews, tmp_path, 
     assert compare(whole, tmp_path / "run") == []
 
 
-def test_a_save_that_fails_again_ends_all(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+def test_a_save_that_fails_again_ends_all(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run")
     env = staying("none", 0, 0) | {"FLAXBERT_TEST_SAVE": "1:9"}
     with started(tmp_path, 2, 1, train(flags), env=env) as run:
         assert run.codes() == [4, 4], run.said()
     assert "Traceback" not in run.text(0) + run.text(1)
 
 
-def test_other_weights_on_one_machine_are_refused(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run")
+def test_other_weights_on_one_machine_are_refused(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run")
     env = staying("none", 0, 0) | {"FLAXBERT_TEST_WEIGHTS": "1"}
     with started(tmp_path, 2, 1, train(flags), env=env) as run:
         assert run.codes() == [4, 4], run.said()
     assert "has read other weights" in run.text(0) + run.text(1)
 
 
-def test_a_mesh_that_leaves_a_process_out_is_refused(tiny_bert, reviews, tmp_path):
-    flags = flags_of(tiny_bert, reviews, tmp_path / "run", mesh__data=2)
+def test_a_mesh_that_leaves_a_process_out_is_refused(one_layer, reviews, tmp_path):
+    flags = flags_of(one_layer, reviews, tmp_path / "run", mesh__data=2)
     with started(tmp_path, 2, 2, train(flags)) as run:
         assert run.codes() == [2, 2], run.said()
     assert "none of process 1" in run.text(0)

@@ -32,7 +32,7 @@ gpu_attention, gpu_norm = gpu.gpu_attention, gpu.gpu_norm
 HEADS, SIZE = 3, 16
 
 
-@pytest.mark.parametrize("length, rate", [(16, 0.1), (72, 0.0), (128, 0.1), (200, 0.0), (200, 0.1)])
+@pytest.mark.parametrize("length, rate", [(16, 0.1), (72, 0.0), (128, 0.1), (200, 0.1)])
 def test_attention_is_the_plain_one(length, rate):
     """Of one block of queries and of several, full and not; in float32, so that nothing hides."""
     random = np.random.default_rng(length)
@@ -67,8 +67,9 @@ def test_attention_is_the_plain_one(length, rate):
         assert off(found, right) < 2e-6
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1])
-@pytest.mark.parametrize("count, size", [(8, 64), (7, 96), (64, 64), (2500, 40)])
+@pytest.mark.parametrize(
+    "count, size, rate", [(8, 64, 0.1), (7, 96, 0.0), (64, 64, 0.1), (2500, 40, 0.1)]
+)
 def test_residual_norm_is_the_plain_one(count, size, rate):
     """Of features that fill their block and do not, of more tokens than all programs take at once,
     and of as many tokens as features."""
@@ -120,7 +121,7 @@ def test_nothing_beyond_the_end_makes_gradients_infinite():
         out = gpu_norm.residual_norm(y, skip, vector, scale, vector, bits, 0.0, 0.0)
         return jnp.sum(out * y)
 
-    assert np.isfinite(np.asarray(jax.grad(total)(vector))).all()
+    assert np.isfinite(np.asarray(jax.jit(jax.grad(total))(vector))).all()
 
 
 @pytest.mark.skipif(
