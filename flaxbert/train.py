@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from flaxbert.loop.cadence import Cadence
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import State
-    from flaxbert.model.bert_config import BertConfig
+    from flaxbert.optim import Optimizer
     from flaxbert.run.inputs import Plans, Prepared
     from flaxbert.storage.checkpoint import Checkpoints
     from flaxbert.storage.workdir import Workdir
@@ -73,7 +73,9 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     from flaxbert.loop.flops import Utilisation, peak_of
     from flaxbert.loop.forward import make_forward
     from flaxbert.loop.mesh import make_mesh
-    from flaxbert.optim.adamw import make_schedule
+    from flaxbert.loop.step import abstract_state
+    from flaxbert.model.heads import abstract_params
+    from flaxbert.optim import optimizer_for
     from flaxbert.run.compile import compile_evaluation, compile_update, share_of, train_step_of
     from flaxbert.run.inputs import best_metric_of, plan, prepare_together
     from flaxbert.run.results import export_model, write_results
@@ -104,15 +106,16 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     consistency.check_collectives(group)
     plans = plan(config, prepared, mesh, config.train.accumulate or 1)
 
+    optimizer = optimizer_for(config.optim, plans.total)
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
-        state, progress = _fresh_state(prepared, mesh, group)
+        state, progress = _fresh_state(prepared, mesh, optimizer, group)
         facts = group.of_first(lambda: identity.start_workdir(config, workdir, prepared, facts))
     else:
-        state, progress = _stored_state(workdir, checkpoints, newest, stored, bert, mesh, group)
+        abstract = abstract_state(abstract_params(bert), mesh, optimizer)
+        state, progress = _stored_state(workdir, checkpoints, newest, stored, abstract, group)
         cli.say(f"resuming {workdir.root} after update {newest} of {plans.total}")
 
-    learning_rate = make_schedule(config.optim, plans.total)
     several = group.count > 1
     agreement = (
         Agreement(mesh, lambda: stop.requested, lambda: checkpoints.under_way) if several else None
@@ -125,7 +128,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     hooks = control.Hooks(
         batch=functools.partial(_train_batch, config, prepared.train, plans.train, share_of(mesh)),
         update=update,
-        learning_rate=lambda step: float(learning_rate(step)),
+        learning_rate=lambda step: float(optimizer.schedule(step)),
         utilisation=Utilisation(bert, peak_of(mesh, facts["dtype"])).of,
         evaluate=compile_evaluation(
             config, prepared, plans, forward, task, check, state["params"], mesh, group
@@ -185,13 +188,15 @@ def _facts(
     return facts
 
 
-def _fresh_state(prepared: Prepared, mesh: Mesh, group: Alone) -> tuple[State, Progress]:
+def _fresh_state(
+    prepared: Prepared, mesh: Mesh, optimizer: Optimizer, group: Alone
+) -> tuple[State, Progress]:
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import init_state
 
     params = prepared.start.load_params(prepared.bert)
     consistency.check_params(params, group)
-    return init_state(params, mesh), Progress()
+    return init_state(params, mesh, optimizer), Progress()
 
 
 def _stored_state(
@@ -199,16 +204,13 @@ def _stored_state(
     checkpoints: Checkpoints,
     newest: int,
     stored: dict[str, Any],
-    bert: BertConfig,
-    mesh: Mesh,
+    abstract: State,
     group: Alone,
 ) -> tuple[State, Progress]:
     from flaxbert.loop.progress import Progress
-    from flaxbert.loop.step import abstract_state
-    from flaxbert.model.heads import abstract_params
     from flaxbert.run.results import restore_model
 
-    state = checkpoints.restore(newest, abstract_state(abstract_params(bert), mesh))
+    state = checkpoints.restore(newest, abstract)
     restored = group.of_first(lambda: restore_model(workdir, Progress.from_dict(stored)))
     return state, Progress.from_dict(restored)
 

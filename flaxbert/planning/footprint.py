@@ -24,6 +24,7 @@ from flaxbert.loop.forward import forward_program
 from flaxbert.loop.mesh import batch_sharding, make_mesh, row_multiple
 from flaxbert.loop.step import abstract_state, compile_step
 from flaxbert.model.heads import INPUTS, abstract_params
+from flaxbert.optim import optimizer_for
 from flaxbert.planning.chips import Chip
 from flaxbert.planning.estimate import Memory, Program, describe, memory_in
 from flaxbert.planning.largest import Largest, by_proportion, largest_rows
@@ -125,7 +126,7 @@ def plan_run(
     dtype = resolve_dtype(config.model.dtype, devices[0])
     limit = memory.share_of(chip.memory) if chip else memory.limit_of(devices[0])
     plans = plan(config, prepared, mesh, config.train.accumulate or 1)
-    state = abstract_state(abstract_params(bert), mesh)
+    state = abstract_state(abstract_params(bert), mesh, optimizer_for(config.optim, plans.total))
     step = train_step_of(config, prepared, plans, mesh, state, dtype)
 
     taken = 0.0

@@ -29,7 +29,7 @@ from flaxbert.loop.evaluation import evaluate
 from flaxbert.loop.mesh import on_mesh, row_blocks, row_multiple, state_shardings
 from flaxbert.loop.step import compile_step, make_train_step
 from flaxbert.model.heads import Params
-from flaxbert.optim.adamw import make_schedule
+from flaxbert.optim import optimizer_for
 from flaxbert.run.inputs import Plans, Prepared, plan
 from flaxbert.run.result_names import merged
 from flaxbert.shell.console import say
@@ -57,8 +57,7 @@ def train_step_of(
         task_for(prepared.labels.problem),
         mesh=mesh,
         shardings=state_shardings(mesh, state),
-        schedule=make_schedule(config.optim, plans.total),
-        optim=config.optim,
+        optimizer=optimizer_for(config.optim, plans.total),
         loss=config.loss,
         dtype=dtype,
         agreeing=agreeing,

@@ -17,7 +17,7 @@ from flaxbert.loop.mesh import make_mesh, on_mesh, row_multiple, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import init_params
-from flaxbert.optim.adamw import make_schedule
+from flaxbert.optim import optimizer_for
 from flaxbert.run.compile import share_of
 
 BERT = BertConfig(
@@ -90,14 +90,14 @@ def run(
     plan = dataclasses.replace(plan, row_counts=plan.row_counts[-1:])
     if params is None:
         params = _params(config, dtype)
-    state = init_state(params, on)
+    optimizer = optimizer_for(optim, updates)
+    state = init_state(params, on, optimizer)
     step = make_train_step(
         config,
         task_for(problem),
         mesh=on,
         shardings=state_shardings(on, state),
-        schedule=make_schedule(optim, updates),
-        optim=optim,
+        optimizer=optimizer,
         loss=loss or Loss(),
         dtype=dtype,
     )

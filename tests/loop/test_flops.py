@@ -16,7 +16,7 @@ from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import abstract_state, compile_step, make_train_step
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import abstract_params
-from flaxbert.optim.adamw import make_schedule
+from flaxbert.optim import optimizer_for
 from tests.loop.harness import ONE_DEVICE, examples
 
 BASE = BertConfig(id2label=("a", "b"))
@@ -73,14 +73,14 @@ def test_the_compiled_update_computes_little_beside_the_model(dtype):
     """
     data = examples(4, longest=12, config=BASE)
     mesh = make_mesh(ONE_DEVICE, BASE)
-    state = abstract_state(abstract_params(BASE), mesh)
+    optimizer = optimizer_for(Optim(), 100)
+    state = abstract_state(abstract_params(BASE), mesh, optimizer)
     step = make_train_step(
         BASE,
         task_for("single_label"),
         mesh=mesh,
         shardings=state_shardings(mesh, state),
-        schedule=make_schedule(Optim(), 100),
-        optim=Optim(),
+        optimizer=optimizer,
         loss=Loss(),
         dtype=dtype,
     )
