@@ -49,6 +49,8 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "optim.b2": (0.9, {}),
     "optim.eps": (1e-2, {}),
     "optim.name": ("sgd", {}),
+    "optim.lion.b1": (0.5, {"optim.name": "lion"}),
+    "optim.lion.b2": (0.5, {"optim.name": "lion"}),
     "optim.sgd.momentum": (0.5, {"optim.name": "sgd"}),
     "optim.sgd.nesterov": (True, {"optim.name": "sgd"}),
     "loss.label_smoothing": (0.5, {}),
