@@ -37,6 +37,7 @@ from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.memory import MIB, needed_by
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import compile_step, init_state, make_train_step
+from flaxbert.methods import Method
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import init_params
 from flaxbert.optim import optimizer_for
@@ -140,7 +141,7 @@ class Run:
         )
         self.mesh = make_mesh(Mesh(1, 1, 1), bert)
         self.optimizer = optimizer_for(Optim(), self.total)
-        self.state = init_state(init_params(bert, 0), self.mesh, self.optimizer)
+        self.state = init_state(init_params(bert, 0), self.mesh, self.optimizer, Method())
         self.seeds = {"dropout": np.uint32(0)}
         self.programs: dict[int, Any] = {}
         self.next, self.loss = 0, 0.0

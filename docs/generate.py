@@ -33,6 +33,7 @@ TITLES = {
     "model": "Model",
     "data": "Data",
     "train": "Training",
+    "method": "Method",
     "optim": "Optimizer",
     "loss": "Loss",
     "mesh": "Devices",

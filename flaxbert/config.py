@@ -87,6 +87,12 @@ class Optim:
     eps: float = 1e-8  # AdamW: added to the root of the second moment
 
 
+@with_options("methods")
+@dataclasses.dataclass(frozen=True)
+class Method:
+    name: str = "full"  # what is trained, a file of flaxbert/methods; full = every parameter
+
+
 @dataclasses.dataclass(frozen=True)
 class Loss:
     label_smoothing: float = 0.0  # as torch.nn.CrossEntropyLoss; multi_label: towards 1/2
@@ -128,6 +134,7 @@ class Config:
     model: Model = Model()
     data: Data = Data()
     train: Train = Train()
+    method: Method = Method()
     optim: Optim = Optim()
     loss: Loss = Loss()
     mesh: Mesh = Mesh()
@@ -140,7 +147,7 @@ class Config:
 RESUME_MAY_CHANGE = ("mesh", "checkpoint", "log", "processes")
 
 # Sections that name a member of a room, and have the options of all of them.
-BY_NAME = {"optim": "optim"}
+BY_NAME = {"optim": "optim", "method": "methods"}
 # In the section itself: they are older than the other optimizers.
 _OF_ADAMW = ("optim.b1", "optim.b2", "optim.eps")
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flaxbert.loop.cadence import Cadence
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import State
+    from flaxbert.methods import Method
     from flaxbert.optim import Optimizer
     from flaxbert.run.inputs import Plans, Prepared
     from flaxbert.storage.checkpoint import Checkpoints
@@ -74,6 +75,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     from flaxbert.loop.forward import make_forward
     from flaxbert.loop.mesh import make_mesh
     from flaxbert.loop.step import abstract_state
+    from flaxbert.methods import method_for, params_of
     from flaxbert.model.heads import abstract_params
     from flaxbert.optim import optimizer_for
     from flaxbert.run.compile import compile_evaluation, compile_update, share_of, train_step_of
@@ -106,13 +108,13 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
     consistency.check_collectives(group)
     plans = plan(config, prepared, mesh, config.train.accumulate or 1)
 
-    optimizer = optimizer_for(config.optim, plans.total)
+    method, optimizer = method_for(config.method, bert), optimizer_for(config.optim, plans.total)
     # State: from the newest valid checkpoint, else from the pretrained weights.
     if newest is None:
-        state, progress = _fresh_state(prepared, mesh, optimizer, group)
+        state, progress = _fresh_state(prepared, mesh, optimizer, method, group)
         facts = group.of_first(lambda: identity.start_workdir(config, workdir, prepared, facts))
     else:
-        abstract = abstract_state(abstract_params(bert), mesh, optimizer)
+        abstract = abstract_state(abstract_params(bert), mesh, optimizer, method)
         state, progress = _stored_state(workdir, checkpoints, newest, stored, abstract, group)
         cli.say(f"resuming {workdir.root} after update {newest} of {plans.total}")
 
@@ -131,7 +133,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
         learning_rate=lambda step: float(optimizer.schedule(step)),
         utilisation=Utilisation(bert, peak_of(mesh, facts["dtype"])).of,
         evaluate=compile_evaluation(
-            config, prepared, plans, forward, task, check, state["params"], mesh, group
+            config, prepared, plans, forward, task, check, params_of(state), mesh, group
         ),
         export=functools.partial(export_model, workdir, config, prepared, facts, mesh, group),
         started=begun,
@@ -156,7 +158,7 @@ def run(config: Config, workdir: Workdir, group: Alone, stop: cli.StopSignal) ->
         consistency.begin_training(group, stop)
         state = control.train(state, progress, cadence, hooks, checkpoints, writer)
     with group.busy("writing results"):
-        write_results(workdir, prepared, progress, cadence, hooks, state["params"], group)
+        write_results(workdir, prepared, progress, cadence, hooks, params_of(state), group)
 
 
 def _look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:
@@ -189,14 +191,14 @@ def _facts(
 
 
 def _fresh_state(
-    prepared: Prepared, mesh: Mesh, optimizer: Optimizer, group: Alone
+    prepared: Prepared, mesh: Mesh, optimizer: Optimizer, method: Method, group: Alone
 ) -> tuple[State, Progress]:
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import init_state
 
     params = prepared.start.load_params(prepared.bert)
     consistency.check_params(params, group)
-    return init_state(params, mesh, optimizer), Progress()
+    return init_state(params, mesh, optimizer, method), Progress()
 
 
 def _stored_state(
@@ -251,7 +253,10 @@ def _announce(
     """Tells what will run before anything compiles."""
     import jax
 
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
+    trained, frozen = (
+        sum(leaf.size for leaf in jax.tree.leaves(state[part])) / 1e6
+        for part in ("params", "frozen")
+    )
     device = jax.devices()[0]
     plan, train = plans.train, config.train
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -261,8 +266,8 @@ def _announce(
     tokens = int(prepared.train.tokens.lengths.sum())
     for line in (
         f"devices: {mesh.devices.size} {device.device_kind} ({device.platform}); mesh {axes}",
-        f"model: {config.model.path}, {parameters / 1e6:.1f} M parameters, {dtype} compute, "
-        "float32 parameters",
+        f"model: {config.model.path}, {trained + frozen:.1f} M parameters, {dtype} compute, "
+        "float32 parameters" + (f"; {trained:.3f} M of them are trained" if frozen else ""),
         f"target: {prepared.labels.problem}, labels {labels}",
         *prepared.lines,
         f"training: {plans.total} updates ({plans.total / plans.per_epoch:.2f} epochs of {tokens} "

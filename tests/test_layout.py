@@ -19,15 +19,27 @@ MAY_IMPORT = {
     "hosts": BASE,
     "optim": BASE,
     "heads": BASE | {"model"},
+    "methods": BASE | {"model"},
     "track": BASE | {"storage"},
     "weights": BASE | {"model", "storage"},
     "data": BASE | {"heads", "storage"},
-    "loop": BASE | {"model", "heads", "optim", "track", "storage"},
+    "loop": BASE | {"model", "heads", "methods", "optim", "track", "storage"},
     "inference": BASE | {"model", "heads", "storage", "loop", "data", "weights"},
     "run": BASE
-    | {"model", "heads", "optim", "track", "storage", "hosts", "loop", "data", "weights"},
+    | {
+        "model",
+        "heads",
+        "methods",
+        "optim",
+        "track",
+        "storage",
+        "hosts",
+        "loop",
+        "data",
+        "weights",
+    },
     # What `plan` and `doctor` look at: no other room imports them.
-    "planning": BASE | {"model", "optim", "loop", "data", "run"},
+    "planning": BASE | {"model", "methods", "optim", "loop", "data", "run"},
     "diagnose": BASE | {"model", "storage", "hosts", "loop"},
 }
 TOP = {

@@ -25,6 +25,7 @@ from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.progress import Clock, Progress
 from flaxbert.loop.step import Batch, State, all_finite
+from flaxbert.methods import params_of
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.track.writer import Writer
 
@@ -146,7 +147,7 @@ class _Run:
         self.save_for_sure()
         if self.progress.evaluated == self.progress.step:
             return
-        results = evaluate(self.state["params"])
+        results = evaluate(params_of(self.state))
         self.clock.restart()
         with self.hooks.busy("saving"):  # metrics.jsonl
             better = judge(results, self.progress, self.cadence, self.writer)
@@ -159,7 +160,7 @@ class _Run:
         step, metrics = self.progress.step, log.metrics_of(results)
         committed = not self.exported_since_save
         with self.hooks.busy("exporting"):
-            digest = self.hooks.export(self.state["params"], step, metrics, committed)
+            digest = self.hooks.export(params_of(self.state), step, metrics, committed)
         self.exported_since_save = True
         self.progress.best = {
             "step": step,

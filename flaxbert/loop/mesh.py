@@ -110,7 +110,7 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         part, *names = _names(path)
-        if part == "params":
+        if part in ("params", "frozen"):
             return NamedSharding(mesh, spec_for("/".join(names)))
         ends = (tuple(names[start:]) for start in range(len(names)))
         own = next((end for end in ends if shapes.get(end) == leaf.shape), None)

@@ -26,6 +26,7 @@ from flaxbert.loop.mesh import (
     replicated,
     state_shardings,
 )
+from flaxbert.methods import Method, merged, split
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.dropout import fold
 from flaxbert.model.heads import INPUTS, Params, bind
@@ -46,17 +47,20 @@ _OPTIONS_FOR_TPUS = {
 }
 
 
-def init_state(params: Params, mesh: Mesh, optimizer: Optimizer) -> State:
-    """Returns {"params", "optimizer", "step"} on the mesh; string keys only."""
-    fresh = functools.partial(_fresh_state, optimizer)
+def init_state(params: Params, mesh: Mesh, optimizer: Optimizer, method: Method) -> State:
+    """Returns {"params", "frozen", "optimizer", "step"} on the mesh; string keys only.
+
+    "params" are those that the method trains, "frozen" the others.
+    """
+    fresh = functools.partial(_fresh_state, optimizer, method)
     shardings = state_shardings(mesh, jax.eval_shape(fresh, params))
     # The state is donated to the first update: it must not share buffers with the caller's arrays.
     return jax.jit(fresh, out_shardings=shardings)(jax.tree.map(np.asarray, params))
 
 
-def abstract_state(params: Params, mesh: Mesh, optimizer: Optimizer) -> State:
+def abstract_state(params: Params, mesh: Mesh, optimizer: Optimizer, method: Method) -> State:
     """Returns the shapes, dtypes and shardings of `init_state`'s result, without memory."""
-    shapes = jax.eval_shape(functools.partial(_fresh_state, optimizer), params)
+    shapes = jax.eval_shape(functools.partial(_fresh_state, optimizer, method), params)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -64,9 +68,10 @@ def abstract_state(params: Params, mesh: Mesh, optimizer: Optimizer) -> State:
     )
 
 
-def _fresh_state(optimizer: Optimizer, params: Params) -> State:
-    step = jnp.zeros((), jnp.int32)
-    return {"params": params, "optimizer": optimizer.init(params), "step": step}
+def _fresh_state(optimizer: Optimizer, method: Method, params: Params) -> State:
+    trained, frozen = split(params, method)
+    kept, step = optimizer.init(trained), jnp.zeros((), jnp.int32)
+    return {"params": trained, "frozen": frozen, "optimizer": kept, "step": step}
 
 
 @jax.jit
@@ -103,8 +108,10 @@ def make_train_step(
 
     kernels = kernels_for(mesh, config, dtype)
 
-    def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        whole = gather_tables(mesh, params)
+    def loss_sums(
+        trained: Params, frozen: Params, micro: Batch, seed: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        whole = gather_tables(mesh, merged(trained, frozen))
         model = bind(config, whole, dtype, kernels)
         logits = model(*(micro[name] for name in INPUTS), seed)
         return task.loss_sums(
@@ -115,16 +122,18 @@ def make_train_step(
             class_weights=loss.class_weights,
         )
 
-    gradients_of = jax.value_and_grad(loss_sums, has_aux=True)
+    gradients_of = jax.value_and_grad(loss_sums, has_aux=True)  # by what is trained
 
-    def sums_over_micro_batches(params: Params, batch: Batch, seed: jax.Array) -> Any:
+    def sums_over_micro_batches(state: State, batch: Batch, seed: jax.Array) -> Any:
+        params = state["params"], state["frozen"]
+
         def add(total: Any, micro: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradients_of(params, micro, seed)), None
+            return jax.tree.map(jnp.add, total, gradients_of(*params, micro, seed)), None
 
         first = jax.tree.map(lambda leaf: leaf[0], batch)
         if batch["input_ids"].shape[0] == 1:
-            return gradients_of(params, first, seed)
-        shapes = jax.eval_shape(gradients_of, params, first, seed)
+            return gradients_of(*params, first, seed)
+        shapes = jax.eval_shape(gradients_of, *params, first, seed)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.scan(add, zeros, batch)[0]
 
@@ -141,7 +150,7 @@ def make_train_step(
             return jax.lax.with_sharding_constraint(tree, moments)
 
         seed = fold(seeds["dropout"], step)
-        (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
+        (total, normalizer), gradients = sums_over_micro_batches(state, batch, seed)
         gradients = spread(gradients)
         with jax.named_scope("gradient_norm"):
             if mesh.size == 1:
@@ -159,7 +168,7 @@ def make_train_step(
                 normalizer=normalizer,
                 finite=finite,
             )
-        state = {"params": params, "optimizer": kept, "step": step + 1}
+        state = {**state, "params": params, "optimizer": kept, "step": step + 1}
         sums = {"loss": total, "normalizer": normalizer, "gradient_norm": norm, "finite": finite}
         if said:
             sums["said"] = all_said(*said)

@@ -23,6 +23,7 @@ from flaxbert.loop.flops import model_flops, peak_of
 from flaxbert.loop.forward import forward_program
 from flaxbert.loop.mesh import batch_sharding, make_mesh, row_multiple
 from flaxbert.loop.step import abstract_state, compile_step
+from flaxbert.methods import method_for, params_of
 from flaxbert.model.heads import INPUTS, abstract_params
 from flaxbert.optim import optimizer_for
 from flaxbert.planning.chips import Chip
@@ -126,7 +127,8 @@ def plan_run(
     dtype = resolve_dtype(config.model.dtype, devices[0])
     limit = memory.share_of(chip.memory) if chip else memory.limit_of(devices[0])
     plans = plan(config, prepared, mesh, config.train.accumulate or 1)
-    state = abstract_state(abstract_params(bert), mesh, optimizer_for(config.optim, plans.total))
+    method, optimizer = method_for(config.method, bert), optimizer_for(config.optim, plans.total)
+    state = abstract_state(abstract_params(bert), mesh, optimizer, method)
     step = train_step_of(config, prepared, plans, mesh, state, dtype)
 
     taken = 0.0
@@ -260,7 +262,7 @@ def _evaluation(
             for name in INPUTS
         }
         try:
-            compiled = forward.lower(state["params"], inputs).compile()
+            compiled = forward.lower(params_of(state), inputs).compile()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxbert.config import Loss, Mesh, Optim
+from flaxbert.config import Loss, Mesh, Method, Optim
 from flaxbert.data.batches import Examples, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
 from flaxbert.heads import task_for
 from flaxbert.loop.mesh import make_mesh, on_mesh, row_multiple, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
+from flaxbert.methods import method_for
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import init_params
 from flaxbert.optim import optimizer_for
@@ -64,6 +65,7 @@ def run(
     accumulate: int = 1,
     batch_size: int = 16,
     optim: Optim | None = None,
+    method: Method | None = None,
     loss: Loss | None = None,
     problem: str = "single_label",
     dropout_seed: int = 7,
@@ -91,7 +93,7 @@ def run(
     if params is None:
         params = _params(config, dtype)
     optimizer = optimizer_for(optim, updates)
-    state = init_state(params, on, optimizer)
+    state = init_state(params, on, optimizer, method_for(method or Method(), config))
     step = make_train_step(
         config,
         task_for(problem),

@@ -15,6 +15,7 @@ from flaxbert.data.batches import plan_training, train_batch
 from flaxbert.heads import task_for
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
+from flaxbert.methods import Method
 from flaxbert.model.heads import init_params
 from flaxbert.optim import optimizer_for
 from tests.loop.harness import BERT, ONE_DEVICE, examples
@@ -64,7 +65,7 @@ class Loop:
         )
         plan = dataclasses.replace(plan, row_counts=plan.row_counts[-1:])
         params = jax.device_get(init_params(BERT, 0, "float32"))
-        self._fresh = lambda: init_state(params, mesh, optimizer)
+        self._fresh = lambda: init_state(params, mesh, optimizer, Method())
         self._batches = [
             train_batch(data, plan, batch_size=16, seed=1, step=step) for step in range(updates)
         ]

@@ -14,6 +14,7 @@ from flaxbert.heads import task_for
 from flaxbert.loop.flops import Utilisation, model_flops, peak_of
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import abstract_state, compile_step, make_train_step
+from flaxbert.methods import Method
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.heads import abstract_params
 from flaxbert.optim import optimizer_for
@@ -74,7 +75,7 @@ def test_the_compiled_update_computes_little_beside_the_model(dtype):
     data = examples(4, longest=12, config=BASE)
     mesh = make_mesh(ONE_DEVICE, BASE)
     optimizer = optimizer_for(Optim(), 100)
-    state = abstract_state(abstract_params(BASE), mesh, optimizer)
+    state = abstract_state(abstract_params(BASE), mesh, optimizer, Method())
     step = make_train_step(
         BASE,
         task_for("single_label"),

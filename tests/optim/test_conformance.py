@@ -14,6 +14,7 @@ import pytest
 from flaxbert.config import Mesh, Optim, make_config
 from flaxbert.loop.mesh import make_mesh, moment_shardings
 from flaxbert.loop.step import abstract_state, init_state
+from flaxbert.methods import Method
 from flaxbert.optim import optimizer_for
 from flaxbert.optim.schedules import make_schedule
 from flaxbert.optim.shared.norms import norm_together
@@ -61,7 +62,7 @@ class Loop:
     def __init__(self, optim: Optim, mesh: Mesh = ONE_DEVICE, dtype: str = "float32") -> None:
         self.optimizer, self.mesh, self.dtype = optimizer_for(optim, UPDATES), mesh, dtype
         self.mesh = make_mesh(mesh, BERT)
-        self.state = init_state(arrays(0, dtype), self.mesh, self.optimizer)
+        self.state = init_state(arrays(0, dtype), self.mesh, self.optimizer, Method())
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=self.shardings)
 
@@ -78,7 +79,7 @@ class Loop:
             normalizer=jnp.asarray(NORMALIZER, self.dtype),
             finite=finite,
         )
-        return {"params": params, "optimizer": kept, "step": state["step"] + 1}
+        return {**state, "params": params, "optimizer": kept, "step": state["step"] + 1}
 
     def run(self, steps: range) -> Any:
         for step in steps:
@@ -161,7 +162,7 @@ def test_a_resume_goes_on_to_the_same_bits(name, tmp_path):
     checkpoints.save(3, loop.run(range(3)), {"step": 3})
     checkpoints.wait()
     whole = bits(loop.run(range(3, 6)))
-    abstract = abstract_state(arrays(0), loop.mesh, loop.optimizer)
+    abstract = abstract_state(arrays(0), loop.mesh, loop.optimizer, Method())
     loop.state = checkpoints.restore(3, abstract)
     assert bits(loop.run(range(3, 6))) == whole
     checkpoints.close()

@@ -35,7 +35,7 @@ def planned(tiny_bert, reviews, tmp_path, capsys):
         assert not (tmp_path / "none").exists()
         return json.loads(output.read_text()) if done.code == 0 else {}, done
 
-    return footprint
+    return run
 
 
 def parameters_of(folder) -> int:

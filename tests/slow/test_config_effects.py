@@ -83,6 +83,7 @@ ELSEWHERE = {
     "data.on_leak": "tests/test_bad_input.py: test_policies",
     "data.on_single_class": "tests/test_bad_input.py: test_policies",
     "train.nonfinite_limit": "test_nonfinite_limit below",
+    "method.name": "tests/methods/test_conformance.py: what is trained",
     "processes.lost_after": "tests/slow/test_several.py: test_a_stopped_process_is_lost",
     "processes.stuck_after": "tests/slow/test_several.py: test_a_stuck_process_dumps_its_stack",
 }

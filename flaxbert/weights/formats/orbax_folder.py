@@ -1,12 +1,13 @@
 """Parameters that Orbax wrote: `params/` of a converted folder, or a checkpoint of a run.
 
-The surprising thing: a run's checkpoint is a model too. Its config and tokenizer stand in `source/`
-of the workdir, and of its state only the parameters are read.
+A run's checkpoint is a model too. Its config and tokenizer stand in `source/` of the workdir, and
+of its state only the parameters are read; those that were not trained stand in `frozen/` beside it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from flaxbert.errors import ModelFileError
 from flaxbert.model.bert_config import BertConfig
@@ -20,16 +21,17 @@ from flaxbert.storage.parameters import (
     verify_parameters,
 )
 from flaxbert.storage.store import DamagedError
+from flaxbert.storage.valid_checkpoints import FROZEN, STATE
 from flaxbert.weights import table
 from flaxbert.weights.table import Assembled
 
 PARAMS = "params"
-_STATE, _SOURCE = "state", "source"
+_SOURCE = "source"
 
 
 def is_checkpoint(directory: Path) -> bool:
     """Whether a directory is `checkpoints/<step>` of a run."""
-    return directory.resolve().name.isdecimal() and (directory / _STATE).is_dir()
+    return directory.resolve().name.isdecimal() and (directory / STATE).is_dir()
 
 
 def description_of(directory: Path) -> Path:
@@ -49,25 +51,33 @@ def assemble_orbax(config: BertConfig, directory: Path) -> Assembled:
     """
     directory = directory.resolve()  # named by its user, so it may itself be a link
     if is_checkpoint(directory):
+        frozen = directory.parent / FROZEN
+        parts = [directory, *([frozen] if frozen.is_dir() else [])]
         try:
-            verify_manifest(directory)
+            for part in parts:
+                verify_manifest(part)
         except (DamagedError, OSError) as error:
-            raise ModelFileError(f"{directory}: the checkpoint is damaged: {error}.") from error
-        folder, inside = directory / _STATE, "params/"
+            raise ModelFileError(f"{part}: the checkpoint is damaged: {error}.") from error
+        folders, inside = [part / STATE for part in parts], f"{PARAMS}/"
     else:
-        folder, inside = directory / PARAMS, ""
-        verify_parameters(folder)
-    described = {
-        path.removeprefix(inside): leaf
-        for path, leaf in describe_parameters(folder).items()
-        if path.startswith(inside)
-    }
+        folders, inside = [directory / PARAMS], ""
+        verify_parameters(directory / PARAMS)
+    described, place = {}, {}
+    for folder in folders:
+        for path, leaf in describe_parameters(folder).items():
+            if path.startswith(inside):
+                described[path.removeprefix(inside)] = leaf
+                place[path.removeprefix(inside)] = folder
+    source = str(folders[0])
     paths = {table.torch_name(path)[0]: path for path in described}
-    matched = table.match(config, table.from_flax(described, str(folder)), str(folder))
+    matched = table.match(config, table.from_flax(described, source), source)
     wanted = {path: paths[name] for path, name in matched.found.items()}
-    arrays = load_parameters(folder, {inside + p: described[p] for p in wanted.values()})
-    named = table.from_flax({p: arrays[inside + p] for p in wanted.values()}, str(folder))
-    return table.assemble(config, named, str(folder), matched)
+    arrays: dict[str, Any] = {}
+    for folder in folders:
+        own = [path for path in wanted.values() if place[path] == folder]
+        arrays |= load_parameters(folder, {inside + path: described[path] for path in own})
+    named = table.from_flax({p: arrays[inside + p] for p in wanted.values()}, source)
+    return table.assemble(config, named, source, matched)
 
 
 def write_orbax(directory: Path, params: Params) -> None:
