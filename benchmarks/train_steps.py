@@ -37,8 +37,9 @@ from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.memory import MIB, needed_by
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import compile_step, init_state, make_train_step
+from flaxbert.methods import Method
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.optim.adamw import apply_gradients, make_schedule
+from flaxbert.optim import optimizer_for
 from flaxbert.run.row_costs import work_for
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -138,7 +139,8 @@ class Run:
             work=work_for(bert, arguments.platform, arguments.dtype),
         )
         self.mesh = make_mesh(Mesh(1, 1, 1), bert)
-        self.state = init_state(init_params(bert, 0), self.mesh)
+        self.optimizer = optimizer_for(Optim(), self.total)
+        self.state = init_state(init_params(bert, 0), self.mesh, self.optimizer, Method())
         self.seeds = {"dropout": np.uint32(0)}
         self.programs: dict[int, Any] = {}
         self.next, self.loss = 0, 0.0
@@ -149,8 +151,7 @@ class Run:
             head_named("single_label"),
             mesh=self.mesh,
             shardings=state_shardings(self.mesh, self.state),
-            schedule=make_schedule(Optim(), self.total),
-            optim=Optim(),
+            optimizer=self.optimizer,
             loss=Loss(),
             dtype=self.dtype,
         )
@@ -204,13 +205,17 @@ def adamw(run: Run, count: int = 50) -> dict[str, float]:
     In one program, and sent one by one: what these take longer is Python and the runtime handing
     some hundred arrays in and out.
     """
-    numbers = (jnp.float32(1e-5), jnp.float32(1), jnp.bool_(True), jnp.float32(1))
+    numbers = {
+        "step": jnp.int32(run.total // 10),
+        "norm": jnp.float32(1),
+        "normalizer": jnp.float32(1),
+        "finite": jnp.bool_(True),
+    }
     params, optimizer = run.state["params"], run.state["optimizer"]
     gradients = jax.tree.map(lambda leaf: leaf * 1e-3, params)
 
     def update(params: Any, optimizer: Any, gradients: Any, numbers: Any) -> Any:
-        rate, *rest = numbers  # norm, finite, normalizer
-        return apply_gradients(Optim(), rate, params, optimizer, gradients, *rest)
+        return run.optimizer.apply(params, optimizer, gradients, **numbers)
 
     def many(params: Any, optimizer: Any, gradients: Any, numbers: Any) -> Any:
         def one(_: Any, state: Any) -> Any:

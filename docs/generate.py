@@ -10,7 +10,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from flaxbert import config
+from flaxbert import config, registry
 
 PAGE = Path(__file__).parent / "config.md"
 
@@ -22,6 +22,9 @@ A config file sets what it chooses (`config.data.max_length = 64`), the command 
 field (`--config.data.max_length=64`), and everything else has the default below. An unknown field
 or a value out of range ends with exit code 2 before anything is read. `RUN/config.json` records all
 fields of a run. In a resume only `mesh.*`, `checkpoint.*`, `log.*` and `processes.*` may differ.
+
+A section with a `name` has the options of everything it can name, as `optim.sgd.momentum`. Those of
+what it does not name have no effect, and setting one is an error.
 """
 
 TITLES = {
@@ -31,7 +34,8 @@ TITLES = {
     "data": "Data",
     "head": "Head",
     "train": "Training",
-    "optim": "Optimizer: AdamW",
+    "method": "Method",
+    "optim": "Optimizer",
     "loss": "Loss",
     "mesh": "Devices",
     "checkpoint": "Checkpoints",
@@ -42,28 +46,17 @@ TITLES = {
 # Fields whose name says it in the code.
 NAMED = {
     "seed": "seed of everything; `seeds.*` vary one source of chance alone",
-    "optim.weight_decay": "decoupled decay, off biases and LayerNorm",
-    "optim.b1": "decay of the first moment",
-    "optim.b2": "decay of the second moment",
-    "optim.eps": "added to the root of the second moment",
     "mesh.data": "devices that the batch is split over; -1 = all that are left",
     "mesh.fsdp": "devices that batch and parameters are split over",
     "mesh.model": "devices that heads and feed-forward are split over",
 }
 
 
-def comments() -> dict[tuple[str, str], str]:
-    """Returns {(class, field): comment at its line} of config.py."""
+def comments() -> dict[str, dict[str, str]]:
+    """Returns {class: {field: comment at its line}} of config.py."""
     source = Path(config.__file__).read_text(encoding="utf-8")
-    lines = source.splitlines()
-    found = {}
-    for node in ast.parse(source).body:
-        for field in getattr(node, "body", []):
-            if isinstance(node, ast.ClassDef) and isinstance(field, ast.AnnAssign):
-                name = field.target.id  # type: ignore[union-attr]
-                _, _, comment = lines[field.lineno - 1].partition("  # ")
-                found[node.name, name] = comment
-    return found
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    return {node.name: registry.comments_in(source, node) for node in classes}
 
 
 def allowed(path: str) -> str:
@@ -76,14 +69,13 @@ def allowed(path: str) -> str:
     return ""
 
 
-def table(group: str, cls: type) -> str:
-    said = comments()
+def table(group: str, cls: type, said: dict[str, str]) -> str:
     rows = ["| field | default | allowed | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.default):
             continue
         path = f"{group}.{field.name}" if group else field.name
-        meaning = NAMED.get(path) or said[cls.__name__, field.name]
+        meaning = NAMED.get(path) or said[field.name]
         assert meaning, f"{path} has no comment"
         default = '""' if field.default == "" else field.default
         cells = [f"`{path}`", f"`{default}`", allowed(path), meaning]
@@ -92,13 +84,18 @@ def table(group: str, cls: type) -> str:
 
 
 def page() -> str:
-    parts = [HEAD]
+    parts, said = [HEAD], comments()
     groups = {field.name: type(field.default) for field in dataclasses.fields(config.Config)}
     classes = {"": config.Config} | {
         name: cls for name, cls in groups.items() if dataclasses.is_dataclass(cls)
     }
     for name, cls in classes.items():
-        parts.append(f"## {TITLES[name]}\n\n{table(name, cls)}\n")
+        parts.append(f"## {TITLES[name]}\n\n{table(name, cls, said[cls.__name__])}\n")
+        for field in dataclasses.fields(cls) if name else ():
+            if dataclasses.is_dataclass(field.default):
+                member = registry.declared(config.BY_NAME[name], field.name)
+                rows = table(f"{name}.{field.name}", type(field.default), member.comments)
+                parts.append(f"With `{name}.name={field.name}`:\n\n{rows}\n")
     return "\n".join(parts)
 
 

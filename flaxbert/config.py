@@ -1,8 +1,11 @@
 """What a run is: frozen dataclasses, built once from the ConfigDict and never changed.
 
 These classes are the schema: a field exists here with its default and its meaning, or it does not
-exist. The files in `configs/` only set what they choose. The surprising thing: defaults are 0, -1
-or "", never None, because `config_flags` cannot override a None leaf on the command line.
+exist. The files in `configs/` only set what they choose. Where a section names one of several kinds
+(`optim.name`), the options of each stand in its own file, and here as `optim.<name>`.
+
+Note: defaults are 0, -1 or "", never None, because `config_flags` cannot override a None leaf on
+the command line.
 """
 
 from __future__ import annotations
@@ -10,11 +13,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import pkgutil
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from flaxbert.errors import ConfigError
+from flaxbert.registry import declared, members, with_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +78,26 @@ class Train:
     nonfinite_limit: int = 3  # updates in a row with a loss or gradient that is not finite
 
 
+@with_options("optim")
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """AdamW (Loshchilov and Hutter 2019) with decay off biases and LayerNorm, chosen by name."""
+    """What every optimizer has, then AdamW's options."""
 
+    name: str = "adamw"  # a file of flaxbert/optim
     learning_rate: float = 5e-5  # peak
-    schedule: str = "linear"  # after the warm-up: linear | cosine (to 0) | constant
+    schedule: str = "linear"  # after the warm-up: down to 0 by a line or a cosine, or constant
     warmup: float = 0.1  # < 1 is a fraction of all updates, otherwise a number of updates
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # decoupled, times the learning rate; off biases and LayerNorm
     clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    b1: float = 0.9  # AdamW: decay of the first moment
+    b2: float = 0.999  # AdamW: decay of the second moment
+    eps: float = 1e-8  # AdamW: added to the root of the second moment
+
+
+@with_options("methods")
+@dataclasses.dataclass(frozen=True)
+class Method:
+    name: str = "full"  # what is trained, a file of flaxbert/methods; full = every parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +143,7 @@ class Config:
     data: Data = Data()
     head: Head = Head()
     train: Train = Train()
+    method: Method = Method()
     optim: Optim = Optim()
     loss: Loss = Loss()
     mesh: Mesh = Mesh()
@@ -144,14 +155,12 @@ class Config:
 # Sections that a resumed run may change: they do not touch what is learnt.
 RESUME_MAY_CHANGE = ("mesh", "checkpoint", "log", "processes")
 
+# Sections that name a member of a room, and have the options of all of them.
+BY_NAME = {"optim": "optim", "method": "methods", "head": "heads"}
+# In the section itself: they are older than the other optimizers.
+_OF_ADAMW = ("optim.b1", "optim.b2", "optim.eps")
 
-def members(room: str) -> tuple[str, ...]:
-    """Returns the names of the files of a room whose files are its registry."""
-    folder = Path(__file__).parent / room
-    return tuple(module.name for module in pkgutil.iter_modules([str(folder)]))
-
-
-_CHOICES = {
+_CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16", "auto"),
     "data.problem": ("single_label", "multi_label", "regression", "auto"),
     "data.packing": ("pack", "pad"),
@@ -159,11 +168,12 @@ _CHOICES = {
     "data.on_empty": ("keep", "skip", "error"),
     "data.on_leak": ("warn", "error"),
     "data.on_single_class": ("error", "warn"),
-    "optim.schedule": ("linear", "cosine", "constant"),
+    "optim.schedule": members("optim/schedules"),
     "log.trackers": members("track"),
+    **{f"{section}.name": members(room) for section, room in BY_NAME.items()},
 }
 
-# Least and most: the squares of gradients not yet normalised stay in float32 (optim/adamw.py).
+# Least and most: the squares of gradients not yet normalised stay in float32 (loop/step.py).
 _CLASS_WEIGHTS = 1e-6, 1e6
 
 # field: (smallest, largest, whether the smallest itself is allowed)
@@ -199,6 +209,13 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "processes.lost_after": (3, 1_000_000, True),
     "processes.stuck_after": (0, 1_000_000, True),
 }
+_MEMBERS = {
+    f"{section}.{name}": declared(room, name)
+    for section, room in BY_NAME.items()
+    for name in members(room)
+}
+_CHOICES |= {f"{m}.{field}": c for m, said in _MEMBERS.items() for field, c in said.choices.items()}
+_RANGES |= {f"{m}.{field}": r for m, said in _MEMBERS.items() for field, r in said.ranges.items()}
 
 
 def default_config() -> Any:
@@ -291,11 +308,17 @@ def _coerce(value: Any, expected: Any, name: str) -> Any:
     """Accepts exactly the field's type; ints count as floats, lists as tuples."""
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if expected in (int, float, str) and type(value) is expected:
+    if expected in (int, float, str, bool) and type(value) is expected:
         return value
     if get_origin(expected) is tuple and isinstance(value, (list, tuple)):
         return tuple(_coerce(item, get_args(expected)[0], name) for item in value)
-    kinds = {int: "an integer", float: "a number", str: "a string", tuple[str, ...]: "names"}
+    kinds = {
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        bool: "True or False",
+        tuple[str, ...]: "names",
+    }
     kind = kinds.get(expected, "numbers")
     raise ConfigError(f"config.{name}: expected {kind}, got {value!r}.")
 
@@ -339,6 +362,21 @@ def _check(config: Config) -> None:
     for name in ("text", "label"):
         if not getattr(config.data, name):
             raise ConfigError(f"config.data.{name} is empty: name a column of the file.")
+    _refuse_options_of_others(config)
+
+
+def _refuse_options_of_others(config: Config) -> None:
+    """Raises ConfigError if an option is set of an optimizer, ... that the config does not name."""
+    flat, defaults = flatten(dataclasses.asdict(config)), flatten(dataclasses.asdict(Config()))
+    owners = {field: field.rpartition(".")[0] for field in flat if field.count(".") == 2}
+    owners |= dict.fromkeys(_OF_ADAMW, "optim.adamw")
+    for field, owner in owners.items():
+        section = owner.partition(".")[0]
+        named = flat[f"{section}.name"]
+        if owner != f"{section}.{named}" and flat[field] != defaults[field]:
+            raise ConfigError(
+                f"config.{field}={flat[field]!r} has no effect: config.{section}.name is {named!r}."
+            )
 
 
 def _may_have_validation(data: Data) -> bool:

@@ -62,6 +62,7 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
 
     from flaxbert.loop import control
     from flaxbert.loop.mesh import make_mesh
+    from flaxbert.methods import params_of
     from flaxbert.run.inputs import read_inputs_together
     from flaxbert.run.one_run import Run
     from flaxbert.run.results import Exporter, write_results
@@ -91,7 +92,7 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
     else:
         state, progress = _fresh(run)
         facts = group.on_first(lambda: identity.start_workdir(config, workdir, inputs, facts))
-    run.announce(state["params"])
+    run.announce(state)
 
     training = Training.compile(
         run,
@@ -113,7 +114,7 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
     ):
         consistency.begin_training(group, stop)
         state = control.train(training, state, progress, checkpoints, trackers)
-    write_results(training.run, training.export, progress, state["params"])
+    write_results(training.run, training.export, progress, params_of(state))
 
 
 def _fresh(run: Run) -> tuple[State, Progress]:
@@ -123,7 +124,7 @@ def _fresh(run: Run) -> tuple[State, Progress]:
 
     params = run.inputs.start.load_params(run.inputs.bert)
     consistency.check_params(params, run.group)
-    return init_state(params, run.mesh), Progress()
+    return init_state(params, run.mesh, run.optimizer, run.method), Progress()
 
 
 def _restored(
@@ -136,7 +137,8 @@ def _restored(
     from flaxbert.run.results import restore_model
 
     progress = Progress.from_dict(record)
-    wanted = abstract_state(abstract_params(run.inputs.bert), run.mesh)
+    params = abstract_params(run.inputs.bert)
+    wanted = abstract_state(params, run.mesh, run.optimizer, run.method)
     state = checkpoints.restore(progress.step, wanted)
     progress.best = run.group.on_first(lambda: restore_model(workdir, progress))
     cli.say(f"resuming {workdir.root} after update {progress.step} of {run.shapes.total}")

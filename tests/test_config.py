@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from flaxbert.config import (
+    BY_NAME,
     Config,
     Optim,
     Seeds,
@@ -21,6 +24,7 @@ from flaxbert.config import (
     to_dict,
 )
 from flaxbert.errors import ConfigError
+from flaxbert.registry import declared, member, members, options_for
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -74,14 +78,53 @@ def test_the_glue_config_lists_its_tasks():
 
 def test_every_field_has_a_comment():
     source = (Path(__file__).parent.parent / "flaxbert" / "config.py").read_text(encoding="utf-8")
-    spared = {"weight_decay", "b1", "b2", "eps", "seed", "model", "fsdp", "data"}  # name says it
+    spared = {"seed", "model", "fsdp", "data"}  # the name says it
     for group in dataclasses.fields(Config):
         if not dataclasses.is_dataclass(group.default):
             continue
         for field in dataclasses.fields(group.default):  # type: ignore[arg-type]
+            if dataclasses.is_dataclass(field.default):  # the options of a member, see below
+                continue
             lines = [line for line in source.splitlines() if line.startswith(f"    {field.name}: ")]
             assert lines
             assert field.name in spared or any("#" in line for line in lines), field.name
+
+
+MEMBERS = [(section, name) for section, room in BY_NAME.items() for name in members(room)]
+
+
+@pytest.mark.parametrize(("section", "name"), MEMBERS)
+def test_options_of_members_say_what_they_mean_and_may_be(section, name):
+    """Read from the source, they are those of the class that the member itself has."""
+    said = declared(BY_NAME[section], name)
+    module = member(BY_NAME[section], name)
+    if said.options is None:
+        assert not hasattr(module, "Options")
+        return
+    options = dataclasses.asdict(module.Options())
+    assert dataclasses.asdict(said.options) == options
+    assert options_for(module, default_section(section, name)) == module.Options()
+    assert all(said.comments[field] for field in options)
+    kinds = {field: type(value) for field, value in options.items()}
+    assert said.choices.keys() == {field for field, kind in kinds.items() if kind is str}
+    assert said.ranges.keys() == {field for field, kind in kinds.items() if kind in (int, float)}
+
+
+def default_section(section: str, name: str):
+    return getattr(make_config({section: {"name": name}}), section)
+
+
+def test_options_are_found_by_name():
+    config = make_config({"optim": {"name": "sgd", "sgd": {"momentum": 0.5}}})
+    assert options_for(member("optim", "sgd"), config.optim).momentum == 0.5
+    assert options_for(member("optim", "adamw"), Config().optim) is Config().optim
+
+
+def test_the_config_does_not_import_jax():
+    """A wrong flag is told before JAX is there, which takes seconds."""
+    program = "import sys, flaxbert.config; print(sorted({'jax', 'numpy'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -97,6 +140,15 @@ def test_every_field_has_a_comment():
         ({"optim": {"learning_rate": float("nan")}}, "greater than 0"),
         ({"optim": {"learning_rate": 0.0}}, "greater than 0"),
         ({"optim": {"schedule": "cosin"}}, "Did you mean 'cosine'"),
+        ({"optim": {"name": "sdg"}}, "config.optim.name: .* Did you mean 'sgd'"),
+        ({"optim": {"sgd": {"momentun": 0}}}, r"Did you mean config.optim.sgd.momentum\?"),
+        (
+            {"optim": {"name": "sgd", "sgd": {"momentum": 1.0}}},
+            "optim.sgd.momentum: .* at most",
+        ),
+        ({"optim": {"name": "sgd", "sgd": {"nesterov": 1}}}, "expected True or False, got 1"),
+        ({"optim": {"sgd": {"momentum": 0.5}}}, "momentum=0.5 has no effect: .* is 'adamw'"),
+        ({"optim": {"name": "sgd", "b1": 0.5}}, "config.optim.b1=0.5 has no effect: .* is 'sgd'"),
         ({"model": {"dtype": None}}, "expected a string"),
         ({"loss": {"class_weights": [1.0, "a"]}}, "expected a number"),
         ({"loss": {"class_weights": [1.0, -1.0]}}, "positive numbers"),

@@ -28,7 +28,10 @@ def test_every_field_on_the_page_exists():
     fields = flatten(to_dict(Config())).keys()
     assert named <= fields
     # The reverse for what has a counterpart there: nothing of these is forgotten.
-    assert {name for name in fields if name.startswith(("optim.", "checkpoint.", "log."))} <= named
+    theirs = ("optim.", "checkpoint.", "log.")
+    # Options of one optimizer among several (optim.sgd.momentum) stand in docs/config.md.
+    own = {name for name in fields if name.startswith(theirs) and name.count(".") == 1}
+    assert own <= named
 
 
 def test_every_defect_has_a_line_and_a_test():

@@ -207,10 +207,10 @@ def _start(model: Path, train: Path, workdir: Path, **fields: object) -> Start:
     seen: dict[str, Any] = {}
     init, plan = loop_step.init_state, inputs.plan_training
 
-    def spy_init(params: Any, mesh: Any) -> Any:
+    def spy_init(params: Any, *others: Any) -> Any:
         seen["head"] = np.asarray(params["classifier"]["kernel"])
         seen["encoder"] = np.asarray(params["bert"]["embeddings"]["word_embeddings"]["embedding"])
-        return init(params, mesh)
+        return init(params, *others)
 
     def spy_plan(examples: Any, **kwargs: Any) -> Any:
         size, seed = kwargs["batch_size"], kwargs["seed"]

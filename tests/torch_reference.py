@@ -11,7 +11,7 @@ import transformers
 from flaxbert.config import Optim
 from flaxbert.data.batches import Examples, update_indices
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.optim.adamw import warmup_steps
+from flaxbert.optim.schedules import warmup_steps
 from tests.reference import (
     Arrays,
     Outcome,

@@ -24,6 +24,7 @@ from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.in_flight import InFlight
 from flaxbert.loop.progress import Clock, Progress
 from flaxbert.loop.step import Batch, State, all_finite
+from flaxbert.methods import params_of
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.track import Trackers
 
@@ -188,7 +189,7 @@ class _Start:
         self.save_for_sure()
         if self.progress.evaluated == self.progress.step:
             return
-        results = evaluate(self.state["params"])
+        results = evaluate(params_of(self.state))
         self.clock.restart()
         better = judge(results, self.progress, self.cadence, self.trackers)
         if better:
@@ -199,7 +200,7 @@ class _Start:
         """The new best leaves as a folder, complete before a checkpoint names it."""
         step, metrics = self.progress.step, log.metrics_of(results)
         committed = not self.exported_since_save
-        digest = self.training.export(self.state["params"], step, metrics, committed)
+        digest = self.training.export(params_of(self.state), step, metrics, committed)
         self.exported_since_save = True
         self.progress.best = {
             "step": step,

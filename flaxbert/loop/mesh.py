@@ -98,17 +98,38 @@ def spec_for(path: str) -> P:
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """Returns the sharding of each leaf: parameters and moments by rule, counters everywhere."""
+    """Returns the sharding of each leaf: parameters by rule, and what is kept of each by theirs.
+
+    An array of the optimizer is a parameter's if it has its path, below some name, and its shape.
+    Counters, and statistics of another shape, are on every device.
+    """
+    flat = jax.tree_util.tree_leaves_with_path
+    spread = moment_shardings(mesh, state["params"])
+    by_path = {_names(path): sharding for path, sharding in flat(spread)}
+    shapes = {_names(path): leaf.shape for path, leaf in flat(state["params"])}
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        name = "/".join(str(part.key) for part in path)
-        if name.startswith("params/"):
-            return NamedSharding(mesh, spec_for(name))
-        if name.startswith(("optimizer/mu/", "optimizer/nu/")):
-            return NamedSharding(mesh, over_data(mesh, spec_for(name), leaf.shape))
-        return NamedSharding(mesh, P())
+        part, *names = _names(path)
+        if part in ("params", "frozen"):
+            return NamedSharding(mesh, spec_for("/".join(names)))
+        ends = (tuple(names[start:]) for start in range(len(names)))
+        own = next((end for end in ends if shapes.get(end) == leaf.shape), None)
+        return by_path[own] if own else NamedSharding(mesh, P())
 
     return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def moment_shardings(mesh: Mesh, params: Any) -> Any:
+    """Returns how parameters are spread while they are updated: over "data" too, as moments are."""
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, over_data(mesh, spec_for("/".join(_names(path))), leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(sharding, params)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(part.key) for part in path)
 
 
 def over_data(mesh: Mesh, spec: P, shape: tuple[int, ...]) -> P:

@@ -1,12 +1,13 @@
-"""One update as one compiled program: gradients of sums over micro-batches, then AdamW.
+"""One update as one compiled program: gradients of sums over micro-batches, then the optimizer.
 
-The surprising thing: no mean is taken before the end. Losses and gradients are summed over
-micro-batches and devices and divided once by the update's total weight, so accumulated, sharded and
-packed updates equal the plain one.
+Note: no mean is taken before the end. Losses and gradients are summed over micro-batches and
+devices and divided once by the update's total weight, so accumulated, sharded and packed updates
+equal the plain one.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -14,26 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxbert.config import Loss, Optim
+from flaxbert.config import Loss
 from flaxbert.heads import Head, Params, bind
 from flaxbert.loop.agreement import all_said, said_sharding
 from flaxbert.loop.mesh import (
     batch_sharding,
     gather_tables,
     kernels_for,
+    moment_shardings,
     replicated,
     state_shardings,
 )
+from flaxbert.methods import Method, merged, split
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.bert_model import INPUTS
 from flaxbert.model.dropout import fold
-from flaxbert.optim.adamw import (
-    Schedule,
-    apply_gradients,
-    init_optimizer,
-    norm_spread,
-    norm_together,
-)
+from flaxbert.optim import Optimizer
+from flaxbert.optim.shared.norms import norm_spread, norm_together
 
 State = dict[str, Any]
 Batch = dict[str, Any]
@@ -49,16 +47,20 @@ _OPTIONS_FOR_TPUS = {
 }
 
 
-def init_state(params: Params, mesh: Mesh) -> State:
-    """Returns {"params", "optimizer", "step"} on the mesh; string keys only."""
-    shardings = state_shardings(mesh, jax.eval_shape(_fresh_state, params))
+def init_state(params: Params, mesh: Mesh, optimizer: Optimizer, method: Method) -> State:
+    """Returns {"params", "frozen", "optimizer", "step"} on the mesh; string keys only.
+
+    "params" are those that the method trains, "frozen" the others.
+    """
+    fresh = functools.partial(_fresh_state, optimizer, method)
+    shardings = state_shardings(mesh, jax.eval_shape(fresh, params))
     # The state is donated to the first update: it must not share buffers with the caller's arrays.
-    return jax.jit(_fresh_state, out_shardings=shardings)(jax.tree.map(np.asarray, params))
+    return jax.jit(fresh, out_shardings=shardings)(jax.tree.map(np.asarray, params))
 
 
-def abstract_state(params: Params, mesh: Mesh) -> State:
+def abstract_state(params: Params, mesh: Mesh, optimizer: Optimizer, method: Method) -> State:
     """Returns the shapes, dtypes and shardings of `init_state`'s result, without memory."""
-    shapes = jax.eval_shape(_fresh_state, params)
+    shapes = jax.eval_shape(functools.partial(_fresh_state, optimizer, method), params)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -66,9 +68,10 @@ def abstract_state(params: Params, mesh: Mesh) -> State:
     )
 
 
-def _fresh_state(params: Params) -> State:
-    step = jnp.zeros((), jnp.int32)
-    return {"params": params, "optimizer": init_optimizer(params), "step": step}
+def _fresh_state(optimizer: Optimizer, method: Method, params: Params) -> State:
+    trained, frozen = split(params, method)
+    kept, step = optimizer.init(trained), jnp.zeros((), jnp.int32)
+    return {"params": trained, "frozen": frozen, "optimizer": kept, "step": step}
 
 
 @jax.jit
@@ -87,8 +90,7 @@ def make_train_step(
     *,
     mesh: Mesh,
     shardings: Any,
-    schedule: Schedule,
-    optim: Optim,
+    optimizer: Optimizer,
     loss: Loss,
     dtype: str,
     agreeing: bool = False,
@@ -98,7 +100,7 @@ def make_train_step(
     `shardings` are those of the state, which comes out as it went in. `batch` has the keys and
     shapes of `data.batches.train_batch`; `seeds` is {"dropout": uint32}. `sums` has "loss" (summed
     over the update), "normalizer" (what divides it), "gradient_norm" and "finite": an update whose
-    loss or gradient is not finite leaves parameters and moments as they were, bit for bit. It is
+    loss or gradient is not finite leaves parameters and optimizer as they were, bit for bit. It is
     an update for the schedule ("step"), but not for Adam's bias correction ("optimizer/count").
 
     `agreeing` processes pass a fourth argument, `agreement.Agreement.said`, and `sums` has "said".
@@ -106,8 +108,10 @@ def make_train_step(
 
     kernels = kernels_for(mesh, config, dtype)
 
-    def loss_sums(params: Params, micro: Batch, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        whole = gather_tables(mesh, params)
+    def loss_sums(
+        trained: Params, frozen: Params, micro: Batch, seed: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        whole = gather_tables(mesh, merged(trained, frozen))
         model = bind(config, whole, dtype, kernels)
         logits = model(*(micro[name] for name in INPUTS), seed)
         return head.loss_sums(
@@ -118,45 +122,53 @@ def make_train_step(
             class_weights=loss.class_weights,
         )
 
-    gradients_of = jax.value_and_grad(loss_sums, has_aux=True)
+    gradients_of = jax.value_and_grad(loss_sums, has_aux=True)  # by what is trained
 
-    def sums_over_micro_batches(params: Params, batch: Batch, seed: jax.Array) -> Any:
+    def sums_over_micro_batches(state: State, batch: Batch, seed: jax.Array) -> Any:
+        params = state["params"], state["frozen"]
+
         def add(total: Any, micro: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradients_of(params, micro, seed)), None
+            return jax.tree.map(jnp.add, total, gradients_of(*params, micro, seed)), None
 
         first = jax.tree.map(lambda leaf: leaf[0], batch)
         if batch["input_ids"].shape[0] == 1:
-            return gradients_of(params, first, seed)
-        shapes = jax.eval_shape(gradients_of, params, first, seed)
+            return gradients_of(*params, first, seed)
+        shapes = jax.eval_shape(gradients_of, *params, first, seed)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.scan(add, zeros, batch)[0]
-
-    def spread(tree: Params) -> Params:
-        """Each device's part of parameters or gradients: that of its moments."""
-        if mesh.shape["data"] == 1:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, shardings["optimizer"]["mu"])
 
     def train_step(
         state: State, batch: Batch, seeds: dict[str, jax.Array], *said: jax.Array
     ) -> tuple[State, dict]:
-        params, optimizer, step = state["params"], state["optimizer"], state["step"]
+        params, step = state["params"], state["step"]
+        moments = moment_shardings(mesh, params)
+
+        def spread(tree: Params) -> Params:
+            """Each device's part of parameters or gradients: that of its moments."""
+            if mesh.shape["data"] == 1:
+                return tree
+            return jax.lax.with_sharding_constraint(tree, moments)
+
         seed = fold(seeds["dropout"], step)
-        (total, normalizer), gradients = sums_over_micro_batches(params, batch, seed)
+        (total, normalizer), gradients = sums_over_micro_batches(state, batch, seed)
         gradients = spread(gradients)
         with jax.named_scope("gradient_norm"):
             if mesh.size == 1:
                 norm = norm_together(gradients, normalizer)
             else:
-                norm = norm_spread(shardings["optimizer"]["mu"], gradients, normalizer)
+                norm = norm_spread(moments, gradients, normalizer)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
-        # As a float: schedules divide, and an int32 step would make that float32 even under x64.
-        rate = jnp.asarray(schedule(step.astype(norm.dtype)), norm.dtype)
         with jax.named_scope("optimizer"):
-            params, optimizer = apply_gradients(
-                optim, rate, spread(params), optimizer, gradients, norm, finite, normalizer
+            params, kept = optimizer.apply(
+                spread(params),
+                state["optimizer"],
+                gradients,
+                step=step,
+                norm=norm,
+                normalizer=normalizer,
+                finite=finite,
             )
-        state = {"params": params, "optimizer": optimizer, "step": step + 1}
+        state = {**state, "params": params, "optimizer": kept, "step": step + 1}
         sums = {"loss": total, "normalizer": normalizer, "gradient_norm": norm, "finite": finite}
         if said:
             sums["said"] = all_said(*said)

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxbert.loop import memory
+from flaxbert.methods import params_of
 from flaxbert.planning import hlo
 from flaxbert.planning.chips import Chip
 from flaxbert.planning.kernel_cycles import Counted, Kernel, KernelCycles, kernel_of
@@ -224,7 +225,7 @@ def _part(path: str) -> str:
 def memory_in(compiled: Any, state: Any, limit: int) -> Memory:
     """Returns what a compiled program needs of each device, with a state that stays there."""
     found = compiled.memory_analysis()
-    parameters = bytes_of(state["params"])
+    parameters = bytes_of(params_of(state))
     moments = bytes_of(state.get("optimizer", {}))
     # Moments stay where they are while an evaluation, which does not take them, runs.
     beside = max(0, parameters + moments - found.argument_size_in_bytes)

@@ -23,6 +23,7 @@ from flaxbert.loop.flops import model_flops, peak_of
 from flaxbert.loop.forward import forward_program
 from flaxbert.loop.mesh import batch_sharding, make_mesh, row_multiple
 from flaxbert.loop.step import abstract_state, compile_step
+from flaxbert.methods import params_of
 from flaxbert.model.bert_model import INPUTS
 from flaxbert.planning.chips import Chip
 from flaxbert.planning.estimate import Memory, Program, describe, memory_in
@@ -127,7 +128,7 @@ def plan_run(
     dtype = resolve_dtype(config.model.dtype, devices[0])
     limit = memory.share_of(chip.memory) if chip else memory.limit_of(devices[0])
     run = Run.plan(config, inputs, mesh, dtype)
-    state = abstract_state(abstract_params(bert), mesh)
+    state = abstract_state(abstract_params(bert), mesh, run.optimizer, run.method)
     step = train_step_of(run, state)
 
     taken = 0.0
@@ -246,7 +247,7 @@ def _evaluation(run: Run, state: Any, target: Target, limit: int) -> Evaluation 
             for name in INPUTS
         }
         try:
-            compiled = forward.lower(state["params"], inputs).compile()
+            compiled = forward.lower(params_of(state), inputs).compile()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -27,7 +27,6 @@ from flaxbert.loop.forward import make_forward
 from flaxbert.loop.mesh import on_mesh, row_multiple, state_shardings
 from flaxbert.loop.step import compile_step, make_train_step
 from flaxbert.model.binding import Params
-from flaxbert.optim.adamw import make_schedule
 from flaxbert.run.one_run import Run
 from flaxbert.run.result_names import merged
 from flaxbert.shell.console import say
@@ -47,8 +46,7 @@ def train_step_of(run: Run, state: Any, *, agreeing: bool = False) -> Any:
         run.head,
         mesh=run.mesh,
         shardings=state_shardings(run.mesh, state),
-        schedule=make_schedule(run.config.optim, run.shapes.total),
-        optim=run.config.optim,
+        optimizer=run.optimizer,
         loss=run.config.loss,
         dtype=run.dtype,
         agreeing=agreeing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +14,9 @@ from flaxbert.heads import Head
 from flaxbert.hosts.group import SingleProcess
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.mesh import row_blocks
+from flaxbert.loop.step import State
+from flaxbert.methods import Method, method_for
+from flaxbert.optim import Optimizer, optimizer_for
 from flaxbert.run.inputs import Inputs
 from flaxbert.run.shapes import Shapes, plan_shapes
 from flaxbert.shell.console import say
@@ -81,9 +84,20 @@ class Run:
             best_metric=self.inputs.best_metric,
         )
 
-    def announce(self, params: Any) -> None:
+    @functools.cached_property
+    def optimizer(self) -> Optimizer:
+        return optimizer_for(self.config.optim, self.shapes.total)
+
+    @functools.cached_property
+    def method(self) -> Method:
+        return method_for(self.config.method, self.inputs.bert)
+
+    def announce(self, state: State) -> None:
         """Tells what will run before anything compiles."""
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+        trained, frozen = (
+            sum(leaf.size for leaf in jax.tree.leaves(state.get(part, {}))) / 1e6
+            for part in ("params", "frozen")
+        )
         device = jax.devices()[0]
         inputs, rows, train = self.inputs, self.shapes.train, self.config.train
         axes = ", ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
@@ -95,8 +109,9 @@ class Run:
         for line in (
             f"devices: {self.mesh.devices.size} {device.device_kind} ({device.platform}); "
             f"mesh {axes}",
-            f"model: {self.config.model.path}, {parameters / 1e6:.1f} M parameters, {self.dtype} "
-            "compute, float32 parameters",
+            f"model: {self.config.model.path}, {trained + frozen:.1f} M parameters, {self.dtype} "
+            "compute, float32 parameters"
+            + (f"; {trained:.3f} M of them are trained" if frozen else ""),
             f"target: {inputs.labels.problem}, labels {labels}",
             *inputs.lines,
             f"training: {total} updates ({total / per_epoch:.2f} epochs of {tokens} tokens) of "

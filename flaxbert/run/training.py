@@ -15,7 +15,7 @@ from flaxbert.data.batches import Batch
 from flaxbert.loop.agreement import Agreement
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.flops import Utilisation, peak_of
-from flaxbert.optim.adamw import make_schedule
+from flaxbert.methods import params_of
 from flaxbert.run.compile import CompiledUpdate, Evaluate, compile_evaluation, compile_update
 from flaxbert.run.one_run import Run
 from flaxbert.run.results import Exporter
@@ -60,12 +60,12 @@ class Training:
         return cls(
             run=run,
             update=update,
-            evaluate=compile_evaluation(run, state["params"], check),
+            evaluate=compile_evaluation(run, params_of(state), check),
             export=export,
             facts=facts,
             cadence=run.cadence,
             started=started,
-            learning_rate=make_schedule(run.config.optim, run.shapes.total),
+            learning_rate=run.optimizer.schedule,
             utilisation=Utilisation(run.inputs.bert, peak_of(run.mesh, run.dtype)).of,
             stop=stop,
         )

@@ -1,9 +1,12 @@
 """Checkpoints: Orbax writes the arrays, this file commits them, valid_checkpoints.py finds them.
 
 A save goes to `<step>.tmp/state`; once Orbax has finalised it, run.json and then manifest.json are
-written and the directory is renamed to `<step>`. Only after that are older ones deleted. The
-surprising thing: Orbax's own CheckpointManager is not used; its commit comes before our manifest
-could, and it deletes older steps right after its own commit.
+written and the directory is renamed to `<step>`. Only after that are older ones deleted. What a
+method leaves as it is (`state["frozen"]`) is saved once, in the same way, as `frozen`; run.json of
+each checkpoint names the digest of its manifest.
+
+Note: Orbax's own CheckpointManager is not used. Its commit comes before our manifest could, and it
+deletes older steps right after its own commit.
 
 Several processes write one checkpoint together: each its parts of the arrays, the first one all the
 rest. Whether a save went well is one answer for all, so that they try again together.
@@ -27,9 +30,17 @@ from flaxbert.errors import ModelFileError, StorageError
 from flaxbert.shell.console import say
 from flaxbert.shell.huge_pages import give_back_memory
 from flaxbert.storage.declared import declared, unreadable
-from flaxbert.storage.manifest import write_manifest
+from flaxbert.storage.interface import DamagedError
+from flaxbert.storage.manifest import NAME, verify_manifest, write_manifest
 from flaxbert.storage.store import location, store_for
-from flaxbert.storage.valid_checkpoints import RUN, STATE, newest_valid, read_run, steps_in
+from flaxbert.storage.valid_checkpoints import (
+    FROZEN,
+    RUN,
+    STATE,
+    newest_valid,
+    read_run,
+    steps_in,
+)
 from flaxbert.storage.workdir import write_json
 
 
@@ -89,6 +100,7 @@ class Checkpoints:
         self._outstanding = False  # a save of which nobody knows yet how it went
         self._error: BaseException | None = None
         self._litter = False  # whether something failed and may have left some
+        self._frozen = ""  # digest of the frozen part, once it is saved
         self.last_commit: Commit | None = None  # of this process
 
     def path_of(self, step: int) -> PurePath:
@@ -104,9 +116,38 @@ class Checkpoints:
         """Returns the state, laid out as the abstract one says.
 
         Raises:
-          ModelFileError: the checkpoint holds other arrays, shapes or types than asked for.
+          ModelFileError: the checkpoint holds other arrays, shapes or types than asked for, or its
+            frozen part is damaged.
         """
-        directory = self._directory / str(step)
+        changing, frozen = _apart(abstract_state)
+        state = self._restore(self._directory / str(step), changing)
+        if frozen:
+            self._frozen = self._group.on_first(lambda: self._verified(step))
+            state[FROZEN] = self._restore(self._directory / FROZEN, {"params": frozen})["params"]
+        elif FROZEN in abstract_state:
+            state[FROZEN] = {}
+        return state
+
+    def _verified(self, step: int) -> str:
+        """Returns the digest of the frozen part.
+
+        Raises:
+          ModelFileError: it is damaged, or not the one of checkpoint `step`.
+        """
+        path = self._directory / FROZEN
+        try:
+            verify_manifest(path)
+            digest = self._store.sha256(path / NAME)
+            if digest != self.read_run(step).get(FROZEN):
+                raise DamagedError(f"it is not the one of checkpoint {step}")
+        except (DamagedError, OSError) as error:
+            raise ModelFileError(
+                f"{path}: what is not trained, for all checkpoints, cannot be used: {error}. Bring "
+                "it back from a copy, or start again in another workdir."
+            ) from error
+        return digest
+
+    def _restore(self, directory: PurePath, abstract_state: Any) -> Any:
         path = self._store.for_orbax(directory / STATE)
         # Compared first: Orbax casts other types in silence, and reads on in the background after
         # it has raised for a shape.
@@ -147,18 +188,23 @@ class Checkpoints:
         self._saves += 1
         path = self._directory / str(step)
         started = time.monotonic()
-        found = self._group.on_first(lambda: self._begin(path))
+        changing, frozen = _apart(state)
+        parts = [(path, changing)]
+        if frozen and not self._frozen:
+            parts.insert(0, (self._directory / FROZEN, {"params": frozen}))
+        found = self._group.on_first(lambda: self._begin([path for path, _ in parts]))
         if found is None:
             return False
         self._outstanding = True
         if not found:  # the first process knows why
             return True
-        begun = location(found)
+        begun = [location(each) for each in found]
         try:
             with self._store.telling(f"saving {path}"):
-                self._orbax.save(
-                    self._store.for_orbax(begun / STATE), args=ocp.args.PyTreeSave(state)
-                )
+                for place, (_, part) in zip(begun, parts, strict=True):
+                    self._orbax.save(  # each waits for the one before
+                        self._store.for_orbax(place / STATE), args=ocp.args.PyTreeSave(part)
+                    )
         except (OSError, StorageError) as error:
             if self._group.count > 1:
                 raise  # the others are in the middle of it: they end with this process
@@ -170,17 +216,21 @@ class Checkpoints:
         self._commit.start()
         return True
 
-    def _begin(self, path: PurePath) -> str | None:
-        """Returns the directory to save in; None = it is saved, "" = something went wrong."""
+    def _begin(self, paths: list[PurePath]) -> list[str] | None:
+        """Returns the directories to save in; None = it is saved, [] = something went wrong."""
+        *before, path = paths
         try:
             with self._store.telling(f"saving {path}"):
                 if self._store.is_committed(path):
                     return None
                 self._sweep()  # on a full disk it is the room that is missing
-                return os.fspath(self._store.begin(path))
+                for left in before:  # by a start that was killed before its first checkpoint
+                    if self._store.is_committed(left):
+                        self._store.discard(left)
+                return [os.fspath(self._store.begin(path)) for path in paths]
         except (OSError, StorageError) as error:
             self._error, self._litter = error, True
-            return ""
+            return []
 
     @property
     def under_way(self) -> bool:
@@ -210,13 +260,15 @@ class Checkpoints:
         self._outstanding = False
         error, self._error = self._error, None
         mine = dataclasses.astuple(self.last_commit) if self.last_commit else None
-        said = self._group.all_gather([(str(error) or repr(error)) if error else "", mine])
+        text = (str(error) or repr(error)) if error else ""
+        said = self._group.all_gather([text, mine, self._frozen])
+        _, commit, self._frozen = said[0]  # the first process knows both
         if error is not None:
             raise error
-        for process, (text, _) in enumerate(said):
+        for process, (text, *_) in enumerate(said):
             if text:
                 raise ModelFileError(f"process {process}: {text}")
-        self.last_commit = Commit(*said[0][1])  # the first process knows it
+        self.last_commit = Commit(*commit)
         return True
 
     def close(self) -> None:
@@ -228,16 +280,23 @@ class Checkpoints:
             self._litter = True  # a thread of a save that failed may have written since
             self._sweep()
 
-    def _finish(self, step: int, begun: PurePath, run: dict[str, Any], started: float) -> None:
+    def _finish(
+        self, step: int, begun: list[PurePath], run: dict[str, Any], started: float
+    ) -> None:
         path = self.path_of(step)
         try:
             with self._store.telling(f"saving {path}"):
                 self._orbax.wait_until_finished()
                 if not self._group.is_first:
                     return
-                write_json(begun / RUN, run)
-                write_manifest(begun)
-                self._store.commit(begun, path)
+                *before, last = begun
+                for part in before:
+                    write_manifest(part)
+                    self._store.commit(part, self._directory / FROZEN)
+                    self._frozen = self._store.sha256(self._directory / FROZEN / NAME)
+                write_json(last / RUN, run | ({FROZEN: self._frozen} if self._frozen else {}))
+                write_manifest(last)
+                self._store.commit(last, path)
             self.last_commit = Commit(step, time.monotonic() - started)
             for old in steps_in(self._directory)[: -self._keep]:
                 self._delete(old)
@@ -271,6 +330,11 @@ class Checkpoints:
             with contextlib.suppress(OSError, StorageError):
                 self._store.sweep(self._directory)
                 self._litter = False
+
+
+def _apart(state: Any) -> tuple[Any, Any]:
+    """Returns what every checkpoint has, and what all have in common."""
+    return {name: part for name, part in state.items() if name != FROZEN}, state.get(FROZEN)
 
 
 def _as(abstract_state: Any) -> ocp.args.PyTreeRestore:

@@ -330,7 +330,8 @@ def _belonging(path: PurePath) -> list[PurePath]:
         return []  # nothing is above the bucket
     if not checkpoint:
         return [path.parent / "config.json"]
-    return [path.parents[1] / "config.json", path.parents[1] / "source"]
+    run, frozen = path.parents[1], path.parent / "frozen"
+    return [run / "config.json", run / "source", frozen]
 
 
 def url_path(url: str) -> PurePath:

@@ -1,7 +1,7 @@
 """Which checkpoints of a run stand, and which of them are valid: their manifest verifies.
 
-Note: a disk that cannot be read for the moment is told and ends the start. It says
-nothing about a checkpoint, and to take it for damaged would throw training away.
+Note: a disk that cannot be read for the moment is told and ends the start. It says nothing about a
+checkpoint, and to take it for damaged would throw training away.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from flaxbert.storage.workdir import read_json
 
 # Beside the manifest, in each of them
 STATE, RUN = "state", "run.json"
+# Beside the steps, once for all of them: the part of a state that no update changes
+FROZEN = "frozen"
 
 # What a file system answers for files that are damaged or gone. Anything else (no permission, no
 # memory, no handle left, a server that does not answer) may be in order a minute later.

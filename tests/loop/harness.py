@@ -13,14 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxbert.config import Loss, Mesh, Optim
+from flaxbert.config import Loss, Mesh, Method, Optim
 from flaxbert.data.batches import Examples, plan_training, train_batch
 from flaxbert.data.tokenize import Tokens
 from flaxbert.heads import abstract_params, head_named, init_params
 from flaxbert.loop.mesh import make_mesh, on_mesh, row_multiple, state_shardings
 from flaxbert.loop.step import abstract_state, init_state, make_train_step
+from flaxbert.methods import method_for
 from flaxbert.model.bert_config import BertConfig
-from flaxbert.optim.adamw import make_schedule
+from flaxbert.optim import optimizer_for
 from flaxbert.run.one_run import share_of
 
 BERT = BertConfig(
@@ -69,6 +70,7 @@ def run(
     accumulate: int = 1,
     batch_size: int = 16,
     optim: Optim | None = None,
+    method: Method | None = None,
     loss: Loss | None = None,
     problem: str = "single_label",
     dropout_seed: int = 7,
@@ -94,8 +96,9 @@ def run(
     plan = dataclasses.replace(plan, row_counts=plan.row_counts[-1:])
     if params is None:
         params = _params(config, dtype)
-    state = init_state(params, on)
-    step = _step(config, mesh, optim or _OPTIM, loss or Loss(), planned, problem, dtype)
+    optim, method = optim or _OPTIM, method or Method()
+    state = init_state(params, on, optimizer_for(optim, planned), method_for(method, config))
+    step = _step(config, mesh, optim, method, loss or Loss(), planned, problem, dtype)
     history = []
     for number in range(updates):
         batch = train_batch(
@@ -120,19 +123,20 @@ def _step(
     config: BertConfig,
     mesh: Mesh,
     optim: Optim,
+    method: Method,
     loss: Loss,
     planned: int,
     problem: str,
     dtype: str,
 ) -> Any:
-    on = make_mesh(mesh, config)
+    on, optimizer = make_mesh(mesh, config), optimizer_for(optim, planned)
+    state = abstract_state(abstract_params(config), on, optimizer, method_for(method, config))
     return make_train_step(
         config,
         head_named(problem),
         mesh=on,
-        shardings=state_shardings(on, abstract_state(abstract_params(config), on)),
-        schedule=make_schedule(optim, planned),
-        optim=optim,
+        shardings=state_shardings(on, state),
+        optimizer=optimizer,
         loss=loss,
         dtype=dtype,
     )

@@ -15,7 +15,8 @@ from flaxbert.data.batches import plan_training, train_batch
 from flaxbert.heads import head_named, init_params
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import init_state, make_train_step
-from flaxbert.optim.adamw import make_schedule
+from flaxbert.methods import Method
+from flaxbert.optim import optimizer_for
 from tests.loop.harness import BERT, ONE_DEVICE, examples
 
 # A weight that asks for a NaN in the gradient alone. The loss sees 1 instead.
@@ -48,7 +49,7 @@ class Loop:
     """Runs `updates` updates in two micro-batches each; compiled once."""
 
     def __init__(self, updates: int) -> None:
-        optim = Optim(learning_rate=1e-3, warmup=0.2)
+        optimizer = optimizer_for(Optim(learning_rate=1e-3, warmup=0.2), updates)
         mesh = make_mesh(ONE_DEVICE, BERT)
         data = examples()
         plan = plan_training(
@@ -63,7 +64,7 @@ class Loop:
         )
         plan = dataclasses.replace(plan, row_counts=plan.row_counts[-1:])
         params = jax.device_get(init_params(BERT, 0, "float32"))
-        self._fresh = lambda: init_state(params, mesh)
+        self._fresh = lambda: init_state(params, mesh, optimizer, Method())
         self._batches = [
             train_batch(data, plan, batch_size=16, seed=1, step=step) for step in range(updates)
         ]
@@ -72,8 +73,7 @@ class Loop:
             _head(),
             mesh=mesh,
             shardings=state_shardings(mesh, self._fresh()),
-            schedule=make_schedule(optim, updates),
-            optim=optim,
+            optimizer=optimizer,
             loss=Loss(),
             dtype="float32",
         )

@@ -8,7 +8,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from flaxbert.config import Mesh
+from flaxbert.config import Mesh, Optim
 from flaxbert.errors import ConfigError
 from flaxbert.heads import abstract_params
 from flaxbert.loop.mesh import (
@@ -19,6 +19,8 @@ from flaxbert.loop.mesh import (
     spec_for,
 )
 from flaxbert.loop.step import abstract_state
+from flaxbert.methods import Method
+from flaxbert.optim import optimizer_for
 from flaxbert.weights.table import flatten
 from tests.loop.harness import BERT
 
@@ -39,7 +41,7 @@ def test_an_unknown_parameter_is_an_error():
 
 def test_moments_are_spread_over_data_too():
     mesh = make_mesh(Mesh(data=2, fsdp=2, model=2), BERT)
-    state = abstract_state(abstract_params(BERT), mesh)
+    state = abstract_state(abstract_params(BERT), mesh, optimizer_for(Optim(), 10), Method())
 
     def parts(tree):
         layer = tree["bert"]["encoder"]["layer"]["0"]

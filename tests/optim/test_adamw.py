@@ -15,15 +15,11 @@ import pytest
 
 from flaxbert.config import Mesh, Optim
 from flaxbert.heads import abstract_params
-from flaxbert.loop.mesh import AXES, make_mesh
-from flaxbert.loop.step import abstract_state
-from flaxbert.optim.adamw import (
-    apply_gradients,
-    init_optimizer,
-    is_decayed,
-    make_schedule,
-    norm_spread,
-)
+from flaxbert.loop.mesh import AXES, make_mesh, moment_shardings
+from flaxbert.optim import optimizer_for
+from flaxbert.optim.schedules import make_schedule
+from flaxbert.optim.shared.decay import is_decayed
+from flaxbert.optim.shared.norms import norm_spread
 from flaxbert.weights.table import entries, flatten
 from tests.loop.cases import SCHEDULE_STEPS, SCHEDULES, UPDATES
 from tests.loop.harness import BERT, examples, means, run, without_dropout
@@ -43,14 +39,15 @@ def test_schedules_are_those_of_transformers(name):
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)])
 def test_the_norm_of_what_is_spread_is_one_message(sizes):
     mesh = make_mesh(Mesh(*sizes), BERT)
-    shapes = abstract_state(abstract_params(BERT), mesh)["optimizer"]["mu"]
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    shapes = abstract_params(BERT)
+    shardings = moment_shardings(mesh, shapes)
     random = np.random.default_rng(0)
     gradients = jax.tree.map(
-        lambda leaf: jax.device_put(
-            random.normal(size=leaf.shape).astype(np.float32), leaf.sharding
+        lambda leaf, sharding: jax.device_put(
+            random.normal(size=leaf.shape).astype(np.float32), sharding
         ),
         shapes,
+        shardings,
     )
     norm = jax.jit(functools.partial(norm_spread, shardings)).lower(gradients, 3.0).compile()
     squares = [np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(gradients)]
@@ -145,13 +142,19 @@ def test_every_field_changes_the_update(field, value):
 
     def updated(optim):
         params = {"kernel": jnp.full((3, 2), 0.5), "bias": jnp.full((2,), 0.5)}
-        state, schedule = init_optimizer(params), make_schedule(optim, 10)
+        optimizer = optimizer_for(optim, 10)
+        state = optimizer.init(params)
         for step, size in enumerate([1.0, -0.2, 0.9, 0.1, -0.5, 0.05]):
             gradients = jax.tree.map(lambda p, size=size: p * size, params)
             norm = jnp.float32(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients))))
-            rate = jnp.float32(schedule(step))
-            params, state = apply_gradients(
-                optim, rate, params, state, gradients, norm, jnp.array(True), jnp.float32(1)
+            params, state = optimizer.apply(
+                params,
+                state,
+                gradients,
+                step=jnp.int32(step),
+                norm=norm,
+                normalizer=jnp.float32(1),
+                finite=jnp.array(True),
             )
         return params["kernel"]
 

@@ -1,7 +1,7 @@
 """Parameters that Orbax wrote: `params/` of a converted folder, or a checkpoint of a run.
 
 Of a run's state only the parameters are read; its config and tokenizer stand in `source/` of the
-workdir.
+workdir, and parameters that were not trained in `frozen/` beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from flaxbert.storage.parameters import (
     save_parameters,
     verify_parameters,
 )
+from flaxbert.storage.valid_checkpoints import FROZEN
 from flaxbert.weights.formats import Tensors, WeightFormat
 
 
 def _load(directory: Path) -> Tensors:
     directory = directory.resolve()  # named by its user, so it may itself be a link
-    if is_checkpoint(directory):
-        verify_parameters(directory, required=True)
-        return load_parameters(directory / STATE, f"{PARAMS}/")
-    verify_parameters(directory / PARAMS)
-    return load_parameters(directory / PARAMS)
+    if not is_checkpoint(directory):
+        verify_parameters(directory / PARAMS)
+        return load_parameters(directory / PARAMS)
+    frozen, tensors = directory.parent / FROZEN, {}
+    for part in [directory, *([frozen] if frozen.is_dir() else [])]:
+        verify_parameters(part, required=True)
+        tensors |= load_parameters(part / STATE, f"{PARAMS}/")
+    return tensors
 
 
 def _store(directory: Path, tensors: Tensors) -> None:

@@ -15,7 +15,7 @@ from flaxbert.loop import mesh as mesh_module
 from flaxbert.model.attention import attend
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.dropout import dropout
-from flaxbert.optim.adamw import norm_together
+from flaxbert.optim.shared.norms import norm_together
 from tests.model.kernels.compared import (
     bits_of,
     computes_the_same,

@@ -47,6 +47,24 @@ def run(tmp_path_factory):
     return workdir
 
 
+def test_parameters_that_were_not_trained_are_read_too(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints")
+    frozen = _tree()
+    trained = {"classifier": frozen.pop("classifier")}
+    checkpoints = Checkpoints(workdir / "checkpoints", 2)
+    checkpoints.newest_valid()
+    checkpoints.save(3, {"params": trained, "frozen": frozen, "step": jnp.int32(3)}, {"step": 3})
+    checkpoints.close()
+    model = _load(workdir / "checkpoints" / "3")
+    assert (model.fresh, model.notes) == ((), ())
+    assert_same_bits(table.to_torch(CONFIG, model.params), folders.hard_tensors())
+    damaged = workdir / "checkpoints" / "frozen" / "state" / "_METADATA"
+    damaged.write_text("{}")
+    with pytest.raises(ModelFileError, match="frozen"):
+        _load(workdir / "checkpoints" / "3")
+
+
 def test_a_run_s_checkpoint_is_a_model(run, monkeypatch):
     directory = run / "checkpoints" / "3"
     model = _load(directory)

@@ -1,0 +1,73 @@
+"""Methods: what trains, and what stays as it is. One file each, and these files are the registry.
+
+A file's `make(options, bert)` returns its `Method`; its options are a dataclass `Options` in the
+same file (flaxbert/registry.py). In a training state the parameters stand in two parts: "params",
+which are trained, have an optimizer's state and are saved with every checkpoint, and "frozen",
+which are none of this. `params_of` puts them together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flaxbert.config import Method as MethodConfig
+from flaxbert.errors import ConfigError
+from flaxbert.model.bert_config import BertConfig
+from flaxbert.model.binding import Params
+from flaxbert.registry import member, options_for
+
+
+class Method:
+    """The contract; by itself it trains everything."""
+
+    def is_trained(self, path: str) -> bool:
+        """Whether a parameter is trained; its path is like "bert/pooler/dense/kernel"."""
+        return True
+
+
+def method_for(section: MethodConfig, bert: BertConfig) -> Method:
+    """Returns the method that a config names, for a model.
+
+    Raises:
+      ConfigError: its options do not fit the model, or each other.
+    """
+    module = member("methods", section.name)
+    return module.make(options_for(module, section), bert)
+
+
+def split(params: Params, method: Method) -> tuple[Params, Params]:
+    """Returns the parameters that a method trains, and the others.
+
+    Raises:
+      ConfigError: it trains none.
+    """
+    trained, frozen = _split(params, method, "")
+    if not trained:
+        raise ConfigError("config.method: no parameter is trained.")
+    return trained, frozen
+
+
+def params_of(state: dict[str, Any]) -> Params:
+    """Returns the whole parameters of a training state."""
+    return merged(state["params"], state.get("frozen", {}))
+
+
+def merged(trained: Any, frozen: Any) -> Any:
+    """Returns what `split` has taken apart."""
+    if not isinstance(trained, dict):
+        return trained
+    both = {name: merged(trained[name], frozen[name]) for name in trained if name in frozen}
+    return {**trained, **frozen, **both}
+
+
+def _split(tree: Params, method: Method, prefix: str) -> tuple[Params, Params]:
+    trained: Params = {}
+    frozen: Params = {}
+    for name, node in tree.items():
+        if not isinstance(node, dict):
+            (trained if method.is_trained(prefix + name) else frozen)[name] = node
+            continue
+        below = _split(node, method, f"{prefix}{name}/")
+        trained |= {name: below[0]} if below[0] else {}
+        frozen |= {name: below[1]} if below[1] else {}
+    return trained, frozen

@@ -1,0 +1,9 @@
+"""Down to 0 on half a cosine (Loshchilov and Hutter 2017, without restarts)."""
+
+from __future__ import annotations
+
+import optax
+
+
+def make(rate: float, updates: int) -> optax.Schedule:
+    return optax.schedules.cosine_decay_schedule(rate, updates)

@@ -1,0 +1,1 @@
+"""What optimizers and the step share: weight decay by name, the norm of gradients and clipping."""

@@ -1,0 +1,64 @@
+"""The global norm of gradients, on one device and on several, and clipping by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+# torch.nn.utils.clip_grad_norm_ divides by (norm + 1e-6).
+_CLIP_EPS = 1e-6
+
+
+def clip_factor(norm: Float[Array, ""], limit: float) -> Float[Array, ""]:
+    """Returns what torch's clip_grad_norm_ multiplies gradients of that norm by; 0 = no limit."""
+    return jnp.minimum(1.0, limit / (norm + _CLIP_EPS)) if limit else jnp.ones_like(norm)
+
+
+def norm_together(gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns the norm of all gradients over the normalizer, for one device.
+
+    Columns first, and their sums of all gradients at once: a scalar of each, as optax takes them,
+    is two launches for each on a GPU, a quarter of those of a small update.
+    """
+    columns = [
+        jnp.sum(jnp.square(leaf), axis=0) if leaf.ndim > 1 else jnp.square(leaf)
+        for leaf in jax.tree.leaves(gradients)
+    ]
+    # The barrier, or XLA makes of it the scalars again.
+    norm = jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(columns))))
+    # Not before: XLA would write out the quotients. Class weights are bounded (config.py), so that
+    # no square leaves float32.
+    return norm / normalizer
+
+
+def norm_spread(shardings: Any, gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns the same for gradients that are spread over several devices as the shardings say.
+
+    Each device adds up its parts of all gradients that are spread alike, and that one sum is
+    exchanged: a scalar of each gradient, as optax takes them, is a message of each.
+    """
+    flat, leaves = jax.tree.leaves(shardings), jax.tree.leaves(gradients)
+    mesh, specs = flat[0].mesh, [sharding.spec for sharding in flat]
+    spread_over = [_axes_of(mesh, spec) for spec in specs]
+
+    def local(parts: list[jax.Array]) -> jax.Array:
+        sums: dict[tuple[str, ...], Any] = {}
+        for axes, part in zip(spread_over, parts, strict=True):
+            sums[axes] = sums.get(axes, 0) + jnp.sum(jnp.square(part))
+        totals = [jax.lax.psum(total, axes) if axes else total for axes, total in sums.items()]
+        return jnp.sum(jnp.stack(totals))
+
+    over_all = jax.shard_map(local, mesh=mesh, in_specs=(specs,), out_specs=P(), check_vma=False)
+    return jnp.sqrt(over_all(leaves)) / normalizer
+
+
+def _axes_of(mesh: Mesh, spec: P) -> tuple[str, ...]:
+    """Returns the mesh axes that an array is spread over, in the mesh's order."""
+    names = [axes if isinstance(axes, tuple) else (axes,) for axes in spec if axes]
+    named = {name for axes in names for name in axes}
+    return tuple(axis for axis, size in mesh.shape.items() if size > 1 and axis in named)
