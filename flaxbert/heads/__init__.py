@@ -21,7 +21,7 @@ import numpy as np
 from flaxbert.config import Config
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
-from flaxbert.data.long import Cut
+from flaxbert.data.long import LONG, Cut
 from flaxbert.data.report import Report
 from flaxbert.data.rows import Rows
 from flaxbert.data.splits import Split
@@ -50,7 +50,7 @@ class Head(abc.ABC):
     prefix: str = "classifier"  # under which its own parameters stand
     module: Any  # called as module(config, dtype, rngs=...)
     layout: Literal["slot", "token"] = "slot"  # what has a target: a sequence, or a token
-    main_metric: str  # picks the best model unless the config names another
+    long: tuple[str, ...] = LONG  # what may become of long inputs, the default first
 
     # Data
 
@@ -148,6 +148,10 @@ class Head(abc.ABC):
     @abc.abstractmethod
     def gold(self, examples: Examples) -> np.ndarray:
         """Returns the labels of the answers."""
+
+    @abc.abstractmethod
+    def main_metric(self, names: Sequence[str]) -> str:
+        """Returns the metric that picks the best model unless the config names another."""
 
     @abc.abstractmethod
     def metrics(
