@@ -87,9 +87,7 @@ def torch_run(
     Returns each update's loss and the arrays after.
     """
     model = torch_model(config, arrays).to(getattr(torch, dtype)).train()
-    batches = [
-        _padded(data, update_indices(len(data), batch_size, 1, step)) for step in range(20)
-    ]
+    batches = [_padded(data, update_indices(len(data), batch_size, 1, step)) for step in range(20)]
     losses, _ = train_on(model, batches, optim)
     return losses, {n: v.detach().double().numpy() for n, v in model.state_dict().items()}
 
@@ -148,9 +146,7 @@ def head_updates(
     """
     model = getattr(transformers, config.architecture)(torch_config(config)).double()
     model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
-    batches = [
-        _padded(data, update_indices(len(data), batch_size, 1, step)) for step in range(20)
-    ]
+    batches = [_padded(data, update_indices(len(data), batch_size, 1, step)) for step in range(20)]
     losses, first = train_on(model.train(), batches, optim)
     end = {n: v.detach().numpy() for n, v in model.state_dict().items()}
     return losses, first, end

@@ -257,7 +257,14 @@ class TokenHead(Head):
                     "entities in training and in the default scores, not in the strict ones"
                 )
         return report.describe_rows(
-            name, joined(rows), targets, values, lines, examples.tokens, max_length, "read in windows of"
+            name,
+            joined(rows),
+            targets,
+            values,
+            lines,
+            examples.tokens,
+            max_length,
+            "read in windows of",
         )
 
     # Training

@@ -1,7 +1,7 @@
 """A trained token classifier that tags words and finds entities.
 
-    tag = flaxbert.TokenClassifier.from_pretrained("runs/ner/model")
-    tag(["EU", "rejects", "German", "call"])   # {"tags": ["B-ORG", "O", ...], "entities": [...]}
+tag = flaxbert.TokenClassifier.from_pretrained("runs/ner/model")
+tag(["EU", "rejects", "German", "call"])   # {"tags": ["B-ORG", "O", ...], "entities": [...]}
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def test_20_updates_in_float64(name, x64):
     ours = flatten(jax.device_get(state["params"]))
     assert {entry.name for entry in entries(config)} == end.keys()
     for entry in entries(config):
-        mine, first = (a.T if entry.transposed else a for a in (ours[entry.path], gradient[entry.path]))
+        mine, first = (
+            a.T if entry.transposed else a for a in (ours[entry.path], gradient[entry.path])
+        )
         assert np.abs(first - first_gradient[entry.name]).max() <= 1e-12 * norm, entry.name
         difference = np.abs(mine - end[entry.name]).max()
         assert difference <= 1e-5 * UPDATES.learning_rate, (entry.name, difference)
@@ -99,9 +101,7 @@ def test_round_trip_through_pytorch_is_bit_equal(name, tmp_path):
     config = config_of(name)
     params = jax.device_get(init_params(config, 3))
     write_model(tmp_path / "ours", config, params, [])
-    theirs = getattr(transformers, head_named(name).architecture).from_pretrained(
-        tmp_path / "ours"
-    )
+    theirs = getattr(transformers, head_named(name).architecture).from_pretrained(tmp_path / "ours")
     theirs.save_pretrained(tmp_path / "theirs")
     back, _ = read_config(tmp_path / "theirs")
     assert head_of(back).name == name and back.id2label == config.id2label
@@ -131,7 +131,12 @@ def _packed(name: str):
 def test_layouts_are_one_update(name, layout, x64):
     config = config_of(name, BERT)
     history, _ = run(
-        examples_of(name), config=config, dtype="float64", problem=name, updates=6, **LAYOUTS[layout]
+        examples_of(name),
+        config=config,
+        dtype="float64",
+        problem=name,
+        updates=6,
+        **LAYOUTS[layout],
     )
     assert np.abs(means(history) / _packed(name) - 1).max() <= 1e-12
 
