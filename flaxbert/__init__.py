@@ -14,12 +14,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from flaxbert.config import Config, default_config
     from flaxbert.inference.classifier import Classifier
-    from flaxbert.inference.models import ClassifierOutput, FlaxBertForSequenceClassification
+    from flaxbert.inference.models import (
+        ClassifierOutput,
+        FlaxBertForSequenceClassification,
+        FlaxBertForTokenClassification,
+    )
+    from flaxbert.inference.token_classifier import TokenClassifier
     from flaxbert.model.bert_config import BertConfig
 
 _HOMES = {
     "Classifier": "flaxbert.inference.classifier",
+    "TokenClassifier": "flaxbert.inference.token_classifier",
     "FlaxBertForSequenceClassification": "flaxbert.inference.models",
+    "FlaxBertForTokenClassification": "flaxbert.inference.models",
     "ClassifierOutput": "flaxbert.inference.models",
     "BertConfig": "flaxbert.model.bert_config",
     "Config": "flaxbert.config",
@@ -32,6 +39,8 @@ __all__ = [
     "ClassifierOutput",
     "Config",
     "FlaxBertForSequenceClassification",
+    "FlaxBertForTokenClassification",
+    "TokenClassifier",
     "__version__",
     "default_config",
 ]

@@ -59,6 +59,7 @@ class Data:
     row_length: int = 0  # tokens per row; 0 = planned from the data's lengths
 
 
+@with_options("heads")
 @dataclasses.dataclass(frozen=True)
 class Head:
     """What is predicted; the heads are the files of flaxbert/heads/."""

@@ -161,7 +161,7 @@ def _evaluate(
     positions = predictor.model.config.max_position_embeddings
     examples, windows = split.examples, ""
     names = predictor.labels.names
-    if predictor.long != "truncate" or predictor.max_length != resolve_max_length(
+    if predictor.long != predictor.head.long[0] or predictor.max_length != resolve_max_length(
         config.data.max_length, positions
     ):
         examples = predictor.encode_rows(split.rows)

@@ -86,8 +86,16 @@ def torch_run(
 
     Returns each update's loss and the arrays after.
     """
-    updates = 20
     model = torch_model(config, arrays).to(getattr(torch, dtype)).train()
+    batches = [_padded(data, update_indices(len(data), batch_size, 1, step)) for step in range(20)]
+    losses, _ = train_on(model, batches, optim)
+    return losses, {n: v.detach().double().numpy() for n, v in model.state_dict().items()}
+
+
+def train_on(
+    model: Any, batches: list[dict[str, torch.Tensor]], optim: Optim
+) -> tuple[np.ndarray, Arrays]:
+    """Trains on each batch once; returns each loss, and the first gradient before clipping."""
     spared = [p for n, p in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
     rest = [p for n, p in model.named_parameters() if not (n.endswith("bias") or "LayerNorm" in n)]
     optimizer = torch.optim.AdamW(
@@ -100,30 +108,20 @@ def torch_run(
         eps=optim.eps,
     )
     schedule = transformers.get_scheduler(
-        optim.schedule, optimizer, warmup_steps(optim.warmup, updates), updates
+        optim.schedule, optimizer, warmup_steps(optim.warmup, len(batches)), len(batches)
     )
-    losses = []
-    for step in range(updates):
-        indices = update_indices(len(data), batch_size, 1, step)
-        width = int(data.tokens.lengths[indices].max())
-        ids = np.zeros((3, len(indices), width), np.int64)
-        for row, index in enumerate(indices):
-            part = slice(data.tokens.offsets[index], data.tokens.offsets[index + 1])
-            length = part.stop - part.start
-            ids[0, row, :length] = data.tokens.input_ids[part]
-            ids[1, row, :length] = 1
-            ids[2, row, :length] = data.tokens.token_type_ids[part]
-        input_ids, mask, types = map(torch.tensor, ids)
-        logits = model(input_ids, attention_mask=mask, token_type_ids=types).logits
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(data.labels[indices]).long())
+    losses, first = [], {}
+    for batch in batches:
+        loss = model(**batch).loss
         loss.backward()
+        if not first:
+            first = {n: p.grad.double().numpy().copy() for n, p in model.named_parameters()}
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    end = {n: v.detach().double().numpy() for n, v in model.state_dict().items()}
-    return np.array(losses), end
+    return np.array(losses), first
 
 
 def learning_rates(optim: Optim, total: int) -> np.ndarray:
@@ -137,3 +135,41 @@ def learning_rates(optim: Optim, total: int) -> np.ndarray:
         optimizer.step()
         schedule.step()
     return np.array(rates)
+
+
+def head_updates(
+    config: BertConfig, arrays: Arrays, data: Examples, optim: Optim, batch_size: int
+) -> tuple[np.ndarray, Arrays, Arrays]:
+    """20 float64 updates of the PyTorch class that the config states, with the loss of its own.
+
+    Returns each update's loss, the first gradient, and the parameters after.
+    """
+    model = getattr(transformers, config.architecture)(torch_config(config)).double()
+    model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+    batches = [_padded(data, update_indices(len(data), batch_size, 1, step)) for step in range(20)]
+    losses, first = train_on(model.train(), batches, optim)
+    end = {n: v.detach().numpy() for n, v in model.state_dict().items()}
+    return losses, first, end
+
+
+def _padded(data: Examples, indices: np.ndarray) -> dict[str, torch.Tensor]:
+    """A batch as transformers' classes take it: padded rows, -100 where there is no label."""
+    width = int(data.tokens.lengths[indices].max())
+    batch = {
+        name: np.zeros((len(indices), width), np.int64)
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    by_token = np.full((len(indices), width), -100, np.int64)
+    for row, index in enumerate(indices):
+        part = slice(data.tokens.offsets[index], data.tokens.offsets[index + 1])
+        length = part.stop - part.start
+        batch["input_ids"][row, :length] = data.tokens.input_ids[part]
+        batch["attention_mask"][row, :length] = 1
+        batch["token_type_ids"][row, :length] = data.tokens.token_type_ids[part]
+        if data.layout == "token":
+            own = data.labels[part]
+            by_token[row, :length] = np.where(own < 0, -100, own)
+    labels = by_token if data.layout == "token" else data.labels[indices]
+    floats = np.issubdtype(labels.dtype, np.floating)
+    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+    return tensors | {"labels": torch.tensor(labels).to(torch.float64 if floats else torch.int64)}

@@ -78,4 +78,6 @@ def _digest(text: str, pair: str) -> bytes:
 
 
 def _both(rows: Rows) -> Iterator[tuple[str, str]]:
-    return zip(rows.texts, rows.pairs or itertools.repeat(""), strict=False)
+    """Yields both texts of each row; a list of words is one text."""
+    texts = (text if isinstance(text, str) else " ".join(text) for text in rows.texts)
+    return zip(texts, rows.pairs or itertools.repeat(""), strict=False)

@@ -41,14 +41,36 @@ def describe_split(
     tokens: Tokens,
     max_length: int,
 ) -> Report:
-    """Describes one split whose rows have been checked; `name` opens each line."""
+    """Describes one split of texts that have been checked; `name` opens each line."""
+    values = _target_values(targets, labels)
+    lines = [f"{_rows(len(rows))}; {shares_line(values)}"]
     empty = checks.empty_texts(rows)
+    return describe_rows(name, rows, targets, values, lines, empty, tokens, max_length)
+
+
+def describe_rows(
+    name: str,
+    rows: Rows,
+    targets: Sequence[Target],
+    target_values: dict[str, Any],
+    target_lines: Sequence[str],
+    empty: Sequence[int],
+    tokens: Tokens,
+    max_length: int,
+    cut: str = "cut to",
+) -> Report:
+    """Describes one split, whatever its targets: what is said of them, lengths and repeated rows.
+
+    Args:
+      empty: which rows have nothing to read.
+      cut: what becomes of rows over max_length.
+    """
     repeated = overlap.repeats(rows, targets)
     length = _lengths(tokens, max_length)
     values: dict[str, Any] = {
         "source": rows.source,
         "rows": len(rows),
-        **_target_values(targets, labels),
+        **target_values,
         "tokens": length,
         "empty": len(empty),
         "duplicates": len(repeated),
@@ -56,7 +78,7 @@ def describe_split(
         "unknown_token_share": tokens.unknown_share,
         "skipped": {why: len(lines) for why, lines in rows.skipped.items()},
     }
-    lines = [f"{_rows(len(rows))}; {_target_line(values)}", _length_line(length)]
+    lines = [*target_lines, _length_line(length, cut)]
     for why, where in rows.skipped.items():
         lines.append(f"WARNING: {_rows(len(where))} skipped: {why} ({list_lines(where, 5)})")
     if empty:
@@ -139,7 +161,8 @@ def _target_values(targets: Sequence[Target], labels: Labels) -> dict[str, Any]:
     return {"labels": counts, "label_shares": shares}
 
 
-def _target_line(values: dict[str, Any]) -> str:
+def shares_line(values: dict[str, Any]) -> str:
+    """Returns how often each label occurs, or the range of numbers."""
     if "targets" in values:
         t = values["targets"]
         return f"values {t['min']:.4g} to {t['max']:.4g}, mean {t['mean']:.4g}"
@@ -166,12 +189,12 @@ def _lengths(tokens: Tokens, max_length: int) -> dict[str, Any]:
     }
 
 
-def _length_line(length: dict[str, Any]) -> str:
+def _length_line(length: dict[str, Any], cut: str) -> str:
     share = f"{100 * length['truncated_share']:.1f} %"
-    cut = f"{_rows(length['truncated'])} ({share})" if length["truncated"] else "none"
+    long = f"{_rows(length['truncated'])} ({share})" if length["truncated"] else "none"
     return (
         f"tokens a row: median {length['p50']}, 90 % up to {length['p90']}, 99 % up to "
-        f"{length['p99']}, longest {length['max']}; {cut} cut to {length['max_length']}"
+        f"{length['p99']}, longest {length['max']}; {long} {cut} {length['max_length']}"
     )
 
 

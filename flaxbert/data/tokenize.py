@@ -88,7 +88,7 @@ class Tokenizer:
         """
         self.directory = Path(directory)
         self._types = type_vocab_size
-        self._id_type = np.min_scalar_type(vocab_size - 1)  # 16 bits for BERT's vocabularies
+        self.id_dtype = np.min_scalar_type(vocab_size - 1)  # 16 bits for BERT's vocabularies
         self._kind_type = np.min_scalar_type(type_vocab_size - 1)
         refuse_unusable(self.directory)
         written, parts = read_vocabulary(self.directory)
@@ -161,11 +161,11 @@ class Tokenizer:
                 )
             unknown += int(np.sum(flat == self._tokenizer.unk_token_id))
             ordinary += int(np.sum(~np.isin(flat, special_ids)))
-            kept_ids += flat.astype(self._id_type).tobytes()
+            kept_ids += flat.astype(self.id_dtype).tobytes()
             kept_types += kinds.astype(self._kind_type).tobytes()
         ordinary += unknown
         return Tokens(
-            np.frombuffer(kept_ids, self._id_type),
+            np.frombuffer(kept_ids, self.id_dtype),
             np.frombuffer(kept_types, self._kind_type),
             np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             truncated,

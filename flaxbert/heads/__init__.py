@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,16 +19,16 @@ import numpy as np
 from flaxbert.config import Config
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
-from flaxbert.data.long import Cut
+from flaxbert.data.long import LONG, Cut
 from flaxbert.data.report import Report
 from flaxbert.data.rows import Rows
 from flaxbert.data.splits import Split
 from flaxbert.data.tokenize import Tokenizer
-from flaxbert.errors import ConfigError
 from flaxbert.model import binding
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.binding import Params
 from flaxbert.model.kernels import Kernels
+from flaxbert.registry import member, members
 
 # Metrics where less is better, whatever the head; every other one is better when greater.
 _LOWER_IS_BETTER = frozenset({"loss", "mse", "mae"})
@@ -50,7 +48,7 @@ class Head(abc.ABC):
     prefix: str = "classifier"  # under which its own parameters stand
     module: Any  # called as module(config, dtype, rngs=...)
     layout: Literal["slot", "token"] = "slot"  # what has a target: a sequence, or a token
-    main_metric: str  # picks the best model unless the config names another
+    long: tuple[str, ...] = LONG  # what may become of long inputs, the default first
 
     # Data
 
@@ -150,6 +148,10 @@ class Head(abc.ABC):
         """Returns the labels of the answers."""
 
     @abc.abstractmethod
+    def main_metric(self, names: Sequence[str]) -> str:
+        """Returns the metric that picks the best model unless the config names another."""
+
+    @abc.abstractmethod
     def metrics(
         self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
     ) -> dict[str, float]:
@@ -191,31 +193,17 @@ class Head(abc.ABC):
 
 
 @functools.cache
-def members() -> tuple[str, ...]:
-    """Returns the names of the heads' files: what config.head.name may be."""
-    return tuple(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg)
-
-
-@functools.cache
 def all_heads() -> dict[str, Head]:
     """Returns every head by the name of its kind of target."""
     heads: dict[str, Head] = {}
-    for member in members():
-        heads |= importlib.import_module(f"{__name__}.{member}").HEADS
+    for name in members("heads"):
+        heads |= member("heads", name).HEADS
     return heads
 
 
-def heads_in(member: str) -> dict[str, Head]:
-    """Returns the heads of one file.
-
-    Raises:
-      ConfigError: there is no such file.
-    """
-    if member not in members():
-        raise ConfigError(
-            f"config.head.name: expected one of {', '.join(members())}, got {member!r}."
-        )
-    return importlib.import_module(f"{__name__}.{member}").HEADS
+def heads_in(name: str) -> dict[str, Head]:
+    """Returns the heads of one file, which config.head.name names."""
+    return member("heads", name).HEADS
 
 
 def head_named(problem: str) -> Head:

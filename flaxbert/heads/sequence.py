@@ -58,7 +58,6 @@ class SequenceHead(Head):
     def __init__(self, name: str, problem_type: str, kind: ModuleType) -> None:
         """`kind` is the module of the kind of target; `problem_type` transformers' name of it."""
         self.name, self.problem_type, self.kind = name, problem_type, kind
-        self.main_metric = kind.MAIN_METRIC
 
     def usable(self, rows: Rows, config: Config) -> Rows:
         return checks.usable_texts(rows, config.data.on_bad_row, config.data.on_empty)
@@ -121,6 +120,9 @@ class SequenceHead(Head):
         if owners is None:
             return examples.labels
         return examples.labels[np.unique(owners, return_index=True)[1]]
+
+    def main_metric(self, names: Sequence[str]) -> str:
+        return self.kind.MAIN_METRIC
 
     def metrics(
         self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]

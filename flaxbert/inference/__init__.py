@@ -16,9 +16,10 @@ def predictor_for(path_or_id: str | os.PathLike[str]) -> type[Predictor]:
       ModelFileError: there is no such model.
     """
     from flaxbert.inference.classifier import Classifier
+    from flaxbert.inference.token_classifier import TokenClassifier
     from flaxbert.weights.folder import read_config
     from flaxbert.weights.resolve import resolve_model
 
     config, _ = read_config(resolve_model(path_or_id)[0])
-    classes = (Classifier,)
+    classes = (Classifier, TokenClassifier)
     return next(c for c in classes if c.model_class.architecture == config.architecture)

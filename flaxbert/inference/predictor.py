@@ -19,7 +19,7 @@ from flaxbert.config import Config, make_config
 from flaxbert.config import Mesh as MeshConfig
 from flaxbert.data.batches import Examples, inference_batches, plan_inference
 from flaxbert.data.checks import Labels
-from flaxbert.data.long import LONG, cut_for
+from flaxbert.data.long import cut_for
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.errors import ConfigError, FlaxbertError, ModelFileError
@@ -54,7 +54,7 @@ class Predictor:
         model: FlaxBertModel,
         *,
         max_length: int = 0,
-        long: str = "truncate",
+        long: str = "",
         stride: int = -1,
         batch_rows: int = 0,
         packing: str = "pack",
@@ -66,7 +66,8 @@ class Predictor:
           max_length: tokens per sequence, [CLS] and [SEP] included; 0 = the model's maximum.
           long: what becomes of longer texts. "truncate" keeps the beginning, as training does;
             "head_tail" the first quarter and the last three; "window" reads all of it in
-            overlapping windows and takes the mean of their logits.
+            overlapping windows and takes the mean of their logits. "" is the head's default:
+            texts are truncated, words all read in windows.
           stride: tokens that neighbouring windows share; -1 = a quarter of max_length.
           batch_rows: rows computed at once by all devices together; 0 = chosen. Fewer need less
             memory.
@@ -94,8 +95,10 @@ class Predictor:
         self.max_length = resolve_max_length(max_length, config.max_position_embeddings)
         self.head = head_of(config)
         self.labels = Labels(self.head.name, config.id2label)
-        self.long = long
-        self._cut = cut_for(long, _resolve_stride(stride, long, self.max_length))
+        self.long = long or self.head.long[0]
+        if self.long not in self.head.long:
+            raise ConfigError(f"long: expected one of {', '.join(self.head.long)}, got {long!r}.")
+        self._cut = cut_for(self.long, _resolve_stride(stride, self.long, self.max_length))
         if batch_rows < 0:
             raise ConfigError(f"batch_rows: expected a number of rows, got {batch_rows}.")
         self._mesh = make_mesh(MeshConfig(), config)
@@ -160,8 +163,6 @@ class Predictor:
 
 
 def _resolve_stride(stride: int, long: str, max_length: int) -> int:
-    if long not in LONG:
-        raise ConfigError(f"long: expected one of {', '.join(LONG)}, got {long!r}.")
     if stride == -1:
         return max_length // 4
     if long != "window":

@@ -26,6 +26,12 @@ def sigmoid(x: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
 
 
+def softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    """exp(x) / sum(exp(x)) of each row, without overflow."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
 def confusion_matrix(
     actual: Int[np.ndarray, " N"], predicted: Int[np.ndarray, " N"], classes: int
 ) -> Int[np.ndarray, "C C"]:

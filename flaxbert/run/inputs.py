@@ -248,7 +248,7 @@ def _best_metric(config: Config, head: Head, examples: Examples, labels: Labels)
     """
     asked = config.train.best_metric
     if not asked:
-        return sources.main_metric_of(config.data.task) or head.main_metric
+        return sources.main_metric_of(config.data.task) or head.main_metric(labels.names)
     names = ["loss", *head.metric_names(examples, labels.names)]
     if asked not in names:
         near = difflib.get_close_matches(asked, names, n=1)

@@ -152,10 +152,11 @@ def define_inference(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_enum(
         "long",
-        "truncate",
-        ("truncate", "head_tail", "window"),
+        "",
+        ("", "truncate", "head_tail", "window"),
         "Texts over max_length: keep the beginning; the first quarter and last three; or read all "
-        "in overlapping windows and take the mean of their logits.",
+        "in overlapping windows and take the mean of their logits. Empty = truncate; words that "
+        "are tagged are always read in windows.",
         flag_values=values,
     )
     flags.DEFINE_integer(

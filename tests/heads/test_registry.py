@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flaxbert.config import make_config
 from flaxbert.errors import ConfigError
 from flaxbert.heads import all_heads, head_named, head_of, heads_in, is_better
 from flaxbert.model.bert_config import BertConfig
@@ -15,7 +16,7 @@ def test_heads_by_name():
     with pytest.raises(ValueError, match=r"expected one of .*single_label"):
         head_named("nothing")
     with pytest.raises(ConfigError, match=r"config\.head\.name: expected one of .*sequence"):
-        heads_in("sequences")
+        make_config({"head": {"name": "sequences"}})
 
 
 def _config(problem_type, labels, architecture="BertForSequenceClassification") -> BertConfig:

@@ -84,8 +84,7 @@ report_lines = scores.label_report_lines
 
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns {"label", "score", "probabilities": {name: p}} per row."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=-1, keepdims=True)
+    probabilities = scores.softmax(logits.astype(np.float64))
     best = np.argmax(logits, axis=-1)
     return [
         {
