@@ -21,7 +21,7 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "seeds.init": (5, {}),
     "seeds.data": (5, {}),
     "seeds.dropout": (5, {}),
-    "model.path": ("embedded:minilm", {"train.steps": 1}),
+    "model.path": ("TWO LAYERS", {}),
     "model.dtype": ("bfloat16", {}),
     "data.train": ("TEST", {}),
     "data.validation": ("TEST", {}),
@@ -32,8 +32,8 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "data.problem": ("multi_label", {}),
     "data.label_separator": ("i", {}),
     "data.max_length": (10, {}),
-    "data.packing": ("pack", {}),
-    "data.row_length": (200, {"data.packing": "pack"}),
+    "data.packing": ("pack", {"train.steps": 2}),
+    "data.row_length": (200, {"data.packing": "pack", "train.steps": 2}),
     "train.batch_size": (8, {}),
     "train.epochs": (1.0, {"train.steps": 0}),
     "train.steps": (7, {}),
@@ -42,15 +42,6 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "train.best_metric": ("loss", {"train.eval_every": 1}),
     "train.patience": (1, {"optim.learning_rate": 1e-12, "train.eval_every": 3}),
     "optim.learning_rate": (1e-2, {}),
-    "optim.schedule": ("constant", {}),
-    "optim.warmup": (0.0, {}),
-    "optim.weight_decay": (0.5, {}),
-    "optim.clip_norm": (0.001, {}),
-    "optim.b1": (0.5, {}),
-    "optim.b2": (0.9, {}),
-    "optim.eps": (1e-2, {}),
-    "loss.label_smoothing": (0.5, {}),
-    "loss.class_weights": ("(5.0,1.0)", {}),
     "mesh.data": (2, {}),
     "mesh.fsdp": (2, {}),
     "mesh.model": (2, {}),
@@ -59,8 +50,17 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "log.every": (3, {}),
 }
 
-# Proved elsewhere: by tests that need a hub, or a broken batch.
+_OF_AN_UPDATE = "tests/optim/test_adamw.py: test_every_field_changes_the_update"
+_OF_A_LOSS = "tests/loop/test_step.py: test_loss_options_change_the_loss"
+
+# Proved elsewhere: by tests that need a hub, a broken batch, or an update alone.
 ELSEWHERE = {
+    **{
+        f"optim.{name}": _OF_AN_UPDATE
+        for name in ("schedule", "warmup", "weight_decay", "clip_norm", "b1", "b2", "eps")
+    },
+    "loss.label_smoothing": _OF_A_LOSS,
+    "loss.class_weights": _OF_A_LOSS,
     "model.revision": "tests/weights/test_resolve.py: passed to the hub client",
     "data.task": "test_data_task below",
     "data.dataset": "tests/data/sources/test_hub_datasets.py: other rows",
@@ -96,7 +96,7 @@ def _flags(one_layer, reviews, workdir, fields):
         "data.max_length": 64,
         "data.packing": "pad",
         "data.row_length": 0,
-        **{name: reviews["test"] if v == "TEST" else v for name, v in fields.items()},
+        **fields,
     }
     return train_flags(
         one_layer,
@@ -133,8 +133,9 @@ def base_runs():
 
 
 @pytest.mark.parametrize("field", CASES)
-def test_field_has_an_effect(field, base_runs, one_layer, reviews, tmp_path, capsys):
+def test_field_has_an_effect(field, base_runs, one_layer, tiny_bert, reviews, tmp_path, capsys):
     value, extra = CASES[field]
+    value = {"TEST": reviews["test"], "TWO LAYERS": tiny_bert}.get(value, value)
     key = json.dumps(extra, sort_keys=True)
     if key not in base_runs:
         done = call("train", *_flags(one_layer, reviews, tmp_path / "base", extra), capsys=capsys)
