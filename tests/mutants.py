@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.commands import ROOT
-from tests.soak.record import Record, command_line, workplace
+from tests.soak.record import Record, workplace
 
 PACKAGE = ROOT / "flaxbert"
 
@@ -302,7 +302,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="at a time: one a core")
     arguments = parser.parse_args()
-    record = Record(arguments.output, __doc__.splitlines()[0], command_line("", arguments))
+    command = f"python -m tests.mutants --count={arguments.count} --seed={arguments.seed}"
+    record = Record(arguments.output, __doc__.splitlines()[0], command)
     multiprocessing.util.get_temp_dir()  # outside of a folder that goes before it
     with workplace():
         os.environ["PYTHONPATH"] = str(ROOT)
