@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -40,7 +39,6 @@ from flaxbert.model import dropout as drop
 from flaxbert.model.bert import Linear, Places
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.bert_model import BertModel, BertWithHead
-from flaxbert.registry import options_for
 
 # Punctuation around a word of a plain text is a word of its own; that inside of one is not.
 _WORD = re.compile(r"\S+")
@@ -148,7 +146,7 @@ class TokenHead(Head):
         return sieve.left(), [tags[i] for i in sieve.kept()]
 
     def _scheme(self, config: Config) -> str:
-        return options_for(sys.modules[__name__], config.head).scheme
+        return vars(config.head)[self.name].scheme
 
     def _tags(self, rows: Rows, config: Config) -> tuple[Rows, list[list[str]]]:
         """Returns the rows that have a tag for each word, and these tags as they stand."""

@@ -14,8 +14,8 @@ import pytest
 from tests.benchmarks import BENCHMARKS, load
 from tests.commands import ROOT
 
-# Five processes that import JAX or PyTorch. On both lines: GPUs need the newer one.
-pytestmark = [pytest.mark.slow, pytest.mark.both_lines]
+# Five processes that import JAX or PyTorch.
+pytestmark = pytest.mark.slow
 
 ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 

@@ -3,6 +3,9 @@
 In float64 the programs differ by the order of sums only: 1e-12 over 20 updates. In float32 the
 design allows 1e-6 relative on the loss. Dropout is on unless a test says otherwise: its masks are a
 function of the sequence, not of the layout.
+
+Every layout is a program of its own, and compiling it takes seconds; the first test of a dtype pays
+for the reference too.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ LAYOUTS = {
     "2 x 2 x 2 devices": {"mesh": Mesh(data=2, fsdp=2, model=2)},
     "fsdp 4, accumulated": {"mesh": Mesh(data=1, fsdp=4, model=2), "accumulate": 2},
 }
-# What float64 proves of every layout is looked at once of each kind here.
+# Of the layouts that float64 proves, one of each kind.
 IN_FLOAT32 = ("accumulated in 3, padded", "8 devices", "2 x 2 x 2 devices")
 
 

@@ -18,7 +18,7 @@ from flaxbert.methods import Method
 from flaxbert.optim import optimizer_for
 from flaxbert.optim.schedules import make_schedule
 from flaxbert.optim.shared.norms import norm_together
-from flaxbert.registry import members
+from flaxbert.registry import declared, members
 from flaxbert.storage.checkpoint import Checkpoints
 from tests.loop.harness import BERT, ONE_DEVICE
 
@@ -194,3 +194,28 @@ def test_the_first_update_of_a_warm_up_has_rate_0(name):
     loop = Loop(optim_of(name))
     assert differences(loop.run(range(1))["params"], arrays(0)) == 0
     assert differences(loop.run(range(1, 2))["params"], arrays(0)) > 0
+
+
+# Another value for each option, by its type or where its type does not say enough.
+_OTHER = {"decay_rate": 0.4, "clipping_threshold": 0.1, "min_dim_size_to_factor": 100}
+
+
+def _options() -> list[tuple[str, str]]:
+    named = ((name, declared("optim", name).options) for name in members("optim"))
+    return [(name, field) for name, options in named if options for field in vars(options)]
+
+
+@pytest.mark.parametrize(("name", "field"), _options())
+def test_every_option_changes_the_update(name, field):
+    optim = optim_of(name)
+    options = getattr(optim, name)
+    if field == "nesterov":  # it is of the momentum
+        options = dataclasses.replace(options, momentum=0.9)
+    value = getattr(options, field)
+    other = _OTHER.get(field, not value if isinstance(value, bool) else value / 2 + 0.01)
+    before, after = (
+        Loop(dataclasses.replace(optim, **{name: dataclasses.replace(options, **change)}))
+        for change in ({}, {field: other})
+    )
+    ours, theirs = before.run(range(4)), after.run(range(4))
+    assert differences(ours["params"], theirs["params"]) > 0

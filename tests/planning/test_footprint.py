@@ -1,4 +1,7 @@
-"""A plan counts what the run's own programs take, on devices that are here."""
+"""A plan counts what the run's own programs take, on devices that are here.
+
+Each kind of plan compiles an update and an evaluation: seconds.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flaxbert.config import Config, flatten, to_dict
+from flaxbert.registry import declared, members
 from tests.commands import call, train_flags
 from tests.inputs import write_tiny_bert
 
@@ -21,7 +22,7 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "seeds.init": (5, {}),
     "seeds.data": (5, {}),
     "seeds.dropout": (5, {}),
-    "model.path": ("embedded:minilm", {"train.steps": 1}),
+    "model.path": ("TWO LAYERS", {}),
     "model.dtype": ("bfloat16", {}),
     "data.train": ("TEST", {}),
     "data.validation": ("TEST", {}),
@@ -32,8 +33,8 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "data.problem": ("multi_label", {}),
     "data.label_separator": ("i", {}),
     "data.max_length": (10, {}),
-    "data.packing": ("pack", {}),
-    "data.row_length": (200, {"data.packing": "pack"}),
+    "data.packing": ("pack", {"train.steps": 2}),
+    "data.row_length": (200, {"data.packing": "pack", "train.steps": 2}),
     "train.batch_size": (8, {}),
     "train.epochs": (1.0, {"train.steps": 0}),
     "train.steps": (7, {}),
@@ -42,27 +43,7 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "train.best_metric": ("loss", {"train.eval_every": 1}),
     "train.patience": (1, {"optim.learning_rate": 1e-12, "train.eval_every": 3}),
     "optim.learning_rate": (1e-2, {}),
-    "optim.schedule": ("constant", {}),
-    "optim.warmup": (0.0, {}),
-    "optim.weight_decay": (0.5, {}),
-    "optim.clip_norm": (0.001, {}),
-    "optim.b1": (0.5, {}),
-    "optim.b2": (0.9, {}),
-    "optim.eps": (1e-2, {}),
     "optim.name": ("sgd", {}),
-    "optim.adafactor.decay_rate": (0.4, {"optim.name": "adafactor"}),
-    "optim.adafactor.clipping_threshold": (0.1, {"optim.name": "adafactor"}),
-    "optim.adafactor.min_dim_size_to_factor": (8, {"optim.name": "adafactor"}),
-    "optim.adafactor.multiply_by_parameter_scale": (False, {"optim.name": "adafactor"}),
-    "optim.lamb.b1": (0.5, {"optim.name": "lamb"}),
-    "optim.lamb.b2": (0.9, {"optim.name": "lamb"}),
-    "optim.lamb.eps": (1e-2, {"optim.name": "lamb"}),
-    "optim.lion.b1": (0.5, {"optim.name": "lion"}),
-    "optim.lion.b2": (0.5, {"optim.name": "lion"}),
-    "optim.sgd.momentum": (0.5, {"optim.name": "sgd"}),
-    "optim.sgd.nesterov": (True, {"optim.name": "sgd"}),
-    "loss.label_smoothing": (0.5, {}),
-    "loss.class_weights": ("(5.0,1.0)", {}),
     "mesh.data": (2, {}),
     "mesh.fsdp": (2, {}),
     "mesh.model": (2, {}),
@@ -72,8 +53,29 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "log.trackers": ("()", {}),
 }
 
-# Proved elsewhere: by tests that need a hub, or a broken batch.
+_OF_AN_UPDATE = "tests/optim/test_adamw.py: test_every_field_changes_the_update"
+_OF_AN_OPTIMIZER = "tests/optim/test_conformance.py: test_every_option_changes_the_update"
+_OF_A_LOSS = "tests/loop/test_step.py: test_loss_options_change_the_loss"
+
+
+def _options(name: str) -> list[str]:
+    options = declared("optim", name).options
+    return list(vars(options)) if options else []
+
+
+# Proved elsewhere: by tests that need a hub, a broken batch, or an update alone.
 ELSEWHERE = {
+    **{
+        f"optim.{name}": _OF_AN_UPDATE
+        for name in ("schedule", "warmup", "weight_decay", "clip_norm", "b1", "b2", "eps")
+    },
+    **{
+        f"optim.{name}.{field}": _OF_AN_OPTIMIZER
+        for name in members("optim")
+        for field in _options(name)
+    },
+    "loss.label_smoothing": _OF_A_LOSS,
+    "loss.class_weights": _OF_A_LOSS,
     "model.revision": "tests/weights/test_resolve.py: passed to the hub client",
     "data.task": "test_data_task below",
     "data.dataset": "tests/data/sources/test_hub_datasets.py: other rows",
@@ -85,6 +87,8 @@ ELSEWHERE = {
     "data.on_leak": "tests/test_bad_input.py: test_policies",
     "data.on_single_class": "tests/test_bad_input.py: test_policies",
     "train.nonfinite_limit": "test_nonfinite_limit below",
+    "head.name": "tests/heads/test_conformance.py: test_the_whole_way",
+    "head.token.scheme": "tests/heads/test_token.py: test_the_scheme_can_be_named",
     "method.name": "tests/methods/test_conformance.py: what is trained",
     "processes.lost_after": "tests/slow/test_several.py: test_a_stopped_process_is_lost",
     "processes.stuck_after": "tests/slow/test_several.py: test_a_stuck_process_dumps_its_stack",
@@ -110,7 +114,7 @@ def _flags(one_layer, reviews, workdir, fields):
         "data.max_length": 64,
         "data.packing": "pad",
         "data.row_length": 0,
-        **{name: reviews["test"] if v == "TEST" else v for name, v in fields.items()},
+        **fields,
     }
     return train_flags(
         one_layer,
@@ -148,8 +152,9 @@ def base_runs():
 
 
 @pytest.mark.parametrize("field", CASES)
-def test_field_has_an_effect(field, base_runs, one_layer, reviews, tmp_path, capsys):
+def test_field_has_an_effect(field, base_runs, one_layer, tiny_bert, reviews, tmp_path, capsys):
     value, extra = CASES[field]
+    value = {"TEST": reviews["test"], "TWO LAYERS": tiny_bert}.get(value, value)
     key = json.dumps(extra, sort_keys=True)
     if key not in base_runs:
         done = call("train", *_flags(one_layer, reviews, tmp_path / "base", extra), capsys=capsys)

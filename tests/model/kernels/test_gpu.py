@@ -71,8 +71,8 @@ def test_attention_is_the_plain_one(length, rate):
     "count, size, rate", [(8, 64, 0.1), (7, 96, 0.0), (64, 64, 0.1), (2500, 40, 0.1)]
 )
 def test_residual_norm_is_the_plain_one(count, size, rate):
-    """Of features that fill their block and do not, of more tokens than all programs take at once,
-    and of as many tokens as features."""
+    """Of features that fill their block and do not, of more tokens than all programs take at once
+    (seconds, as a loop on a CPU), and of as many tokens as features."""
     random = np.random.default_rng(count)
     y, skip, cotangent = jnp.asarray(random.normal(size=(3, count, size)), jnp.float32)
     bias, scale, shift = jnp.asarray(random.normal(size=(3, size)), jnp.float32)
@@ -98,6 +98,7 @@ def test_residual_norm_is_the_plain_one(count, size, rate):
 
 @pytest.mark.parametrize("dtype, limit, seed", [("float32", 1e-5, 7), ("bfloat16", 0.03, None)])
 def test_a_model_with_kernels_computes_the_same(dtype, limit, seed):
+    """Forward and backward pass of a model are compiled twice, and kernels are long programs."""
     computes_the_same(gpu.KERNELS, dtype, limit, seed)
 
 

@@ -95,6 +95,7 @@ def test_attention_spread_over_devices_is_the_plain_one():
     ],
 )
 def test_a_model_with_kernels_computes_the_same(dtype, limit, seed, length, hidden, heads):
+    """Forward and backward pass of a model are compiled twice, and kernels are long programs."""
     computes_the_same(KERNELS, dtype, limit, seed, length, hidden=hidden, heads=heads)
 
 
@@ -167,6 +168,7 @@ def test_a_tpu_is_asked_for_its_numbers_first(answer, monkeypatch):
 
 
 def test_what_is_wrong_on_a_tpu_is_told(monkeypatch):
+    """Every kernel is compiled once as it is, and that of attention once more, broken."""
     kernels_of = functools.partial(tpu.kernels_of, interpret=True)
     monkeypatch.setattr(tpu, "kernels_of", kernels_of)
     monkeypatch.setattr(self_test, "_LENGTH", 130)
