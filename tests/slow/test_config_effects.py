@@ -40,6 +40,9 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "train.accumulate": (3, {}),
     "train.best_metric": ("loss", {"train.eval_every": 1}),
     "train.patience": (1, {"optim.learning_rate": 1e-12, "train.eval_every": 3}),
+    "method.name": ("freeze", {}),
+    "method.freeze.trained": ("bias", {"method.name": "freeze"}),
+    "method.freeze.layers": (1, {"method.name": "freeze", "method.freeze.trained": "bias"}),
     "optim.learning_rate": (1e-2, {}),
     "optim.schedule": ("constant", {}),
     "optim.warmup": (0.0, {}),
@@ -83,7 +86,6 @@ ELSEWHERE = {
     "data.on_leak": "tests/test_bad_input.py: test_policies",
     "data.on_single_class": "tests/test_bad_input.py: test_policies",
     "train.nonfinite_limit": "test_nonfinite_limit below",
-    "method.name": "tests/methods/test_conformance.py: what is trained",
     "processes.lost_after": "tests/slow/test_several.py: test_a_stopped_process_is_lost",
     "processes.stuck_after": "tests/slow/test_several.py: test_a_stuck_process_dumps_its_stack",
 }
