@@ -17,7 +17,13 @@ from flaxbert.diagnose.findings import FAILURE, OK, WARNING, Finding
 from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
 from flaxbert.storage import lease, lock
 from flaxbert.storage.interface import TEMPORARY, WEIGHTS
-from flaxbert.storage.valid_checkpoints import Examined, examine, read_run
+from flaxbert.storage.valid_checkpoints import (
+    FROZEN,
+    Examined,
+    examine,
+    read_run,
+    verify_frozen,
+)
 from flaxbert.storage.workdir import Workdir, existing_workdir, read_json
 
 SUBJECT = "workdir"
@@ -44,6 +50,8 @@ def check(path: str) -> Iterator[Finding]:
     if valid:
         try:
             run = read_run(workdir.checkpoints, valid[-1])
+            if FROZEN in run:
+                verify_frozen(workdir.checkpoints, valid[-1])
         except ModelFileError as error:
             yield Finding(SUBJECT, FAILURE, str(error), _NO_COPY, code=4)
     if valid:

@@ -129,8 +129,8 @@ class TokenHead(Head):
 
     def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
         rows, tags = self._tags(rows, config)
-        if scheme_of(labels.names) == "IOB2":
-            scheme = self._scheme(config)
+        scheme = self._scheme(config)
+        if scheme_of(labels.names) == "IOB2" and scheme != PLAIN:
             if scheme != "auto" or any(tag not in ("O", "o") for row in tags for tag in row):
                 tags = tag_schemes.to_iob2(tags, tag_schemes.scheme_for(tags, scheme))
         names = set(labels.names)

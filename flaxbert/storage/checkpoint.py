@@ -30,8 +30,7 @@ from flaxbert.errors import ModelFileError, StorageError
 from flaxbert.shell.console import say
 from flaxbert.shell.huge_pages import give_back_memory
 from flaxbert.storage.declared import declared, unreadable
-from flaxbert.storage.interface import DamagedError
-from flaxbert.storage.manifest import NAME, verify_manifest, write_manifest
+from flaxbert.storage.manifest import NAME, write_manifest
 from flaxbert.storage.store import location, store_for
 from flaxbert.storage.valid_checkpoints import (
     FROZEN,
@@ -40,6 +39,7 @@ from flaxbert.storage.valid_checkpoints import (
     newest_valid,
     read_run,
     steps_in,
+    verify_frozen,
 )
 from flaxbert.storage.workdir import write_json
 
@@ -122,30 +122,11 @@ class Checkpoints:
         changing, frozen = _apart(abstract_state)
         state = self._restore(self._directory / str(step), changing)
         if frozen:
-            self._frozen = self._group.on_first(lambda: self._verified(step))
+            self._frozen = self._group.on_first(lambda: verify_frozen(self._directory, step))
             state[FROZEN] = self._restore(self._directory / FROZEN, {"params": frozen})["params"]
         elif FROZEN in abstract_state:
             state[FROZEN] = {}
         return state
-
-    def _verified(self, step: int) -> str:
-        """Returns the digest of the frozen part.
-
-        Raises:
-          ModelFileError: it is damaged, or not the one of checkpoint `step`.
-        """
-        path = self._directory / FROZEN
-        try:
-            verify_manifest(path)
-            digest = self._store.sha256(path / NAME)
-            if digest != self.read_run(step).get(FROZEN):
-                raise DamagedError(f"it is not the one of checkpoint {step}")
-        except (DamagedError, OSError) as error:
-            raise ModelFileError(
-                f"{path}: what is not trained, for all checkpoints, cannot be used: {error}. Bring "
-                "it back from a copy, or start again in another workdir."
-            ) from error
-        return digest
 
     def _restore(self, directory: PurePath, abstract_state: Any) -> Any:
         path = self._store.for_orbax(directory / STATE)

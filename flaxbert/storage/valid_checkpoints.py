@@ -14,7 +14,7 @@ from typing import Any
 
 from flaxbert.errors import ModelFileError
 from flaxbert.shell.console import say
-from flaxbert.storage.interface import DamagedError, is_step
+from flaxbert.storage.interface import MANIFEST, DamagedError, is_step
 from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.store import store_for
 from flaxbert.storage.workdir import read_json
@@ -112,6 +112,26 @@ def newest_valid(directory: PurePath) -> int | None:
             "one back from a copy, or start again in another workdir."
         )
     return None
+
+
+def verify_frozen(directory: PurePath, step: int) -> str:
+    """Returns the digest of the frozen part of a run's checkpoints.
+
+    Raises:
+      ModelFileError: it is damaged, or not the one of checkpoint `step`.
+    """
+    path = directory / FROZEN
+    try:
+        verify_manifest(path)
+        digest = store_for(path).sha256(path / MANIFEST)
+        if digest != read_run(directory, step).get(FROZEN):
+            raise DamagedError(f"it is not the one of checkpoint {step}")
+    except (DamagedError, OSError) as error:
+        raise ModelFileError(
+            f"{path}: what is not trained, for all checkpoints, cannot be used: {error}. Bring it "
+            "back from a copy, or start again in another workdir."
+        ) from error
+    return digest
 
 
 def _check_number(directory: PurePath, step: int) -> None:

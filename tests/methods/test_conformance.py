@@ -20,7 +20,10 @@ from flaxbert.weights.table import flatten
 from tests.loop.harness import BERT, ONE_DEVICE, examples, means, run
 
 # Options to try beside the default ones, by the name of the case.
-OPTIONS: dict[str, dict[str, Any]] = {}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "biases": {"name": "freeze", "freeze": {"trained": "bias"}},
+    "above layer 0": {"name": "freeze", "freeze": {"trained": "all", "layers": 1}},
+}
 
 CASES = {name: {"name": name} for name in members("methods")} | OPTIONS
 every_method = pytest.mark.parametrize("case", CASES)
@@ -58,11 +61,10 @@ def test_the_start_is_the_model_itself(case):
 def test_only_what_is_trained_changes(case):
     """And every array of it does; what does not has no moments."""
     params = bits(jax.device_get(init_params(BERT, 0)))
-    history, state = run(examples(), updates=20, method=section(case))
+    _, state = run(examples(), updates=6, method=section(case))
     after = bits(params_of(jax.device_get(state)))
     assert {path: after[path] != params[path] for path in params} == is_trained(case)
     assert flatten(state["optimizer"]["mu"]).keys() == flatten(state["params"]).keys()
-    assert means(history)[-1] < means(history)[1]
 
 
 @every_method

@@ -42,6 +42,9 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
     "train.accumulate": (3, {}),
     "train.best_metric": ("loss", {"train.eval_every": 1}),
     "train.patience": (1, {"optim.learning_rate": 1e-12, "train.eval_every": 3}),
+    "method.name": ("freeze", {}),
+    "method.freeze.trained": ("bias", {"method.name": "freeze"}),
+    "method.freeze.layers": (1, {"method.name": "freeze", "method.freeze.trained": "bias"}),
     "optim.learning_rate": (1e-2, {}),
     "optim.name": ("sgd", {}),
     "mesh.data": (2, {}),
@@ -89,7 +92,6 @@ ELSEWHERE = {
     "train.nonfinite_limit": "test_nonfinite_limit below",
     "head.name": "tests/heads/test_conformance.py: test_the_whole_way",
     "head.token.scheme": "tests/heads/test_token.py: test_the_scheme_can_be_named",
-    "method.name": "tests/methods/test_conformance.py: what is trained",
     "processes.lost_after": "tests/slow/test_several.py: test_a_stopped_process_is_lost",
     "processes.stuck_after": "tests/slow/test_several.py: test_a_stuck_process_dumps_its_stack",
 }
