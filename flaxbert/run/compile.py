@@ -33,7 +33,7 @@ from flaxbert.optim.adamw import make_schedule
 from flaxbert.run.inputs import Plans, Prepared, plan
 from flaxbert.run.result_names import merged
 from flaxbert.shell.console import say
-from flaxbert.shell.huge_pages import give_back_memory
+from flaxbert.shell.free_memory import give_back_memory
 
 Update = Callable[[Any, Batch], Any]
 
