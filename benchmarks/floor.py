@@ -142,7 +142,7 @@ def products(tokens: int, inputs: int, outputs: int, dtype: str) -> Callable[[],
 
 
 if __name__ == "__main__":
-    # As the command computes, see flaxbert/shell/huge_pages.py.
+    # As all sides of the other benchmarks compute.
     if os.environ.get("GLIBC_TUNABLES") != ON_CPU["GLIBC_TUNABLES"]:
         os.execve(sys.executable, sys.orig_argv, os.environ | ON_CPU)
     main()

@@ -40,7 +40,7 @@ ON_CPU = """
 loop: `dynamic` pads each batch to its longest sequence (what the Trainer does), `grouped` makes
 batches of like lengths (its `group_by_length`), `pad128` pads to 128. `flax4` is transformers 4's
 Flax model with the step of its run_flax_glue.py. All sides compute in huge pages
-(`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), which of them only `flaxbert` asks for by itself.
+(`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`).
 """
 
 ON_GPU = """

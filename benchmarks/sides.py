@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 OURS = "flaxbert"  # how the names of our own sides begin
 
-# Huge pages for everybody: flaxbert's commands start themselves anew to have them.
+# Huge pages for everybody, where the kernel gives them to those who ask.
 ON_CPU = {
     "JAX_PLATFORMS": "cpu",
     "CUDA_VISIBLE_DEVICES": "",

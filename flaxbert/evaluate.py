@@ -8,10 +8,9 @@ these files, and the predictions, written there.
 
 from __future__ import annotations
 
-from flaxbert.shell import huge_pages, signals
+from flaxbert.shell import signals
 
 if __name__ == "__main__":
-    huge_pages.restart_with_huge_pages("flaxbert.evaluate")
     signals.install()  # before the slower imports
 
 import dataclasses

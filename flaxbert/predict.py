@@ -7,10 +7,9 @@ output; one line per input in its order. A split also gives RUN/predict_results_
 
 from __future__ import annotations
 
-from flaxbert.shell import huge_pages, signals
+from flaxbert.shell import signals
 
 if __name__ == "__main__":
-    huge_pages.restart_with_huge_pages("flaxbert.predict")
     signals.install()  # before the slower imports
 
 import contextlib

@@ -7,10 +7,9 @@ or start the state, train, write the results.
 
 from __future__ import annotations
 
-from flaxbert.shell import huge_pages, signals
+from flaxbert.shell import signals
 
 if __name__ == "__main__":
-    huge_pages.restart_with_huge_pages("flaxbert.train")
     signals.install()  # before the slower imports
 
 import contextlib

@@ -30,7 +30,7 @@ from flaxbert.model.binding import Params
 from flaxbert.run.one_run import Run
 from flaxbert.run.result_names import merged
 from flaxbert.shell.console import say
-from flaxbert.shell.huge_pages import give_back_memory
+from flaxbert.shell.free_memory import give_back_memory
 
 Update = Callable[[Any, Batch], Any]
 Compiled = Callable[[Run, int], Any]  # a run, rows of its update -> the program

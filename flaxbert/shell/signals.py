@@ -130,8 +130,6 @@ def install() -> StopSignal:
     for number in _SIGNALS:
         # A handler must stand for the thread to be woken; it has nothing to do itself.
         signal.signal(number, lambda number, frame: None)
-    if hasattr(signal, "pthread_sigmask"):  # held back since Python was started (huge_pages.py)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     return _answering
 
 

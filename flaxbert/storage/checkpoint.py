@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 
 from flaxbert.errors import ModelFileError, StorageError
 from flaxbert.shell.console import say
-from flaxbert.shell.huge_pages import give_back_memory
+from flaxbert.shell.free_memory import give_back_memory
 from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import NAME, write_manifest
 from flaxbert.storage.store import location, store_for

@@ -21,7 +21,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from flaxbert.shell import huge_pages
 from tests.commands import Done, start
 
 SOURCE = Path(__file__).with_name("inject.c")
@@ -117,8 +116,6 @@ def environment(
         "FAULT_ROOT": str(root.resolve()),
         "FAULT_LOG": str(log),
         "FAULT_RULES": "\n".join(fault.rule() for fault in faults),
-        # Told already, so that it does not start anew: only what is loaded first is watched.
-        huge_pages.VARIABLE: f"{huge_pages.SETTING}=1",
     }
 
 

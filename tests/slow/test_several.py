@@ -235,6 +235,21 @@ def test_a_config_that_fails_on_one_machine_ends_all(tmp_path):
     assert "Traceback" not in run.text(0) + run.text(1)
 
 
+def test_a_config_that_asks_jax_for_devices_is_refused(tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "import jax\n"
+        "from configs import text\n"
+        "def get_config(arg=''):\n"
+        "    config = text.get_config()\n"
+        "    config.train.batch_size = jax.device_count()\n"
+        "    return config\n"
+    )
+    with started(tmp_path / "logs", 2, 1, train([f"--config={config}"])) as run:
+        assert run.codes() == [2, 2], run.said()
+    assert "asks it for devices" in run.text(0)
+
+
 def test_a_taken_port_is_told(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = [other.getsockname()[1]] * 2
