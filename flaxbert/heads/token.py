@@ -130,9 +130,9 @@ class TokenHead(Head):
     def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
         rows, tags = self._tags(rows, config)
         scheme = self._scheme(config)
-        if scheme_of(labels.names) == "IOB2" and scheme != PLAIN:
-            if scheme != "auto" or any(tag not in ("O", "o") for row in tags for tag in row):
-                tags = tag_schemes.to_iob2(tags, tag_schemes.scheme_for(tags, scheme))
+        outside = all(tag in ("O", "o") for row in tags for tag in row)  # no scheme shows
+        if scheme_of(labels.names) == "IOB2" and scheme != PLAIN and not outside:
+            tags = tag_schemes.to_iob2(tags, tag_schemes.scheme_for(tags, scheme))
         names = set(labels.names)
         sieve = Sieve(rows, config.data.on_bad_row)
         unknown = [i for i, row in enumerate(tags) if not names.issuperset(row)]

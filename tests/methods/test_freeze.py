@@ -5,13 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from flaxbert.model.heads import abstract_params, init_params
 
 from flaxbert.config import Config, Loss, make_config
 from flaxbert.data.batches import empty_batch
 from flaxbert.data.pack import Plan
 from flaxbert.errors import ConfigError
-from flaxbert.heads import task_for
+from flaxbert.heads import abstract_params, head_named, init_params
 from flaxbert.loop.mesh import make_mesh, state_shardings
 from flaxbert.loop.step import abstract_state, compile_step, make_train_step
 from flaxbert.methods import method_for, params_of
@@ -75,7 +74,7 @@ def flops(method) -> float:
     state = abstract_state(abstract_params(BERT), mesh, optimizer, method_for(method, BERT))
     step = make_train_step(
         BERT,
-        task_for("single_label"),
+        head_named("single_label"),
         mesh=mesh,
         shardings=state_shardings(mesh, state),
         optimizer=optimizer,
