@@ -74,6 +74,9 @@ def user_folder(environment, reviews, tiny_bert, hub, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     for name in ("train", "dev"):
         shutil.copy(reviews[name], folder)
+    for name in ("train", "dev"):
+        sentence = "Angela B-PER\nMerkel I-PER\nvisits O\nParis B-LOC\n. O\n\n"
+        (folder / f"{name}.conll").write_text(sentence * 8)
     (folder / "reviews.txt").write_text("a gripping, beautifully acted film\n")
     shutil.copytree(tiny_bert, folder / "bert-folder")
     shutil.copytree(hub.root / "datasets" / "nyu-mll" / "glue", folder / "glue")
