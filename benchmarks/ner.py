@@ -2,8 +2,8 @@
 
 Entity scores of token classification on WNUT-17 after the last update, seed by seed: FOLDER holds
 train.conll and test.conll (https://github.com/leondz/emerging_entities_17). The model is the
-embedded MiniLM, the recipe that of configs/ner.py: AdamW 1e-4, warm-up 10 %, 32 sequences an update,
-5 epochs, 128 tokens. A seed takes minutes on two cores; nothing else should run.
+embedded MiniLM, the recipe that of configs/ner.py: AdamW 1e-4, warm-up 10 %, 32 sequences an
+update, 5 epochs, 128 tokens. A seed takes minutes on two cores; nothing else should run.
 """
 
 from __future__ import annotations
