@@ -2,8 +2,8 @@
 
     python benchmarks/lengths.py        # writes histograms/short_sentences.json again
 
-The surprising thing: drawing leaves nothing to chance but the order. Any number of lengths has the
-histogram's own shares, so that figures of different runs differ by what was measured alone.
+Note: drawing leaves nothing to chance but the order. Any number of lengths has the histogram's own
+shares, so that figures of different runs differ by what was measured alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What benchmarks that compare programs share: sides take turns, their figures become a record.
 
 A side is a process of its own. It prints one JSON object on its last line and ends, or stays and
-prints one for each turn (Standing). The surprising thing:
-ratios are taken round by round, not between medians: what disturbs a machine for a while disturbs
-the sides of one round alike.
+prints one for each turn (Standing). Note: ratios are taken round by round, not between medians:
+what disturbs a machine for a while disturbs the sides of one round alike.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ mistake or a defect that a new start cannot mend (2, 3, 4, 5, then 1 and unknown
 (interrupted and saved), 70 (stuck or a defect), death by a signal (128 + its number), 71 (a peer
 was lost: a consequence). SIGTERM and Ctrl-C go on to every process, once.
 
-The surprising thing: a child is started by a Python that asks the kernel to end it together with
-this process and then becomes the command. So even SIGKILL leaves no process of the run behind, on
-Linux, without running Python between fork and exec; what a command starts itself is its own affair.
+Note: a child is started by a Python that asks the kernel to end it together with this process and
+then becomes the command. So even SIGKILL leaves no process of the run behind, on Linux, without
+running Python between fork and exec; what a command starts itself is its own affair.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # The queued resource of tpu_vm.sh: its states, creating it, and again after it was taken away.
 # tpu_vm.sh reads this file; name, zone, project and the other settings are its.
 #
-# The surprising thing: a TPU that is gone although nobody here removed it is not created again.
+# Note: a TPU that is gone although nobody here removed it is not created again.
 # Preempted ones stay in the list as SUSPENDED; one that has left it was deleted, on purpose.
 # shellcheck disable=SC2154
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU VM or pod slice, and again after every preemption. See usage below.
 #
-# The surprising thing: no exit status of ssh is believed. gcloud answers 1 for its own failures and
+# Note: no exit status of ssh is believed. gcloud answers 1 for its own failures and
 # with the first worker's code for theirs, so workers keep their code in a file and print it with a
 # mark (tpu_worker.sh). And no setting stands in a remote command line: they go as files.
 set -euo pipefail

@@ -2,7 +2,7 @@
 # What tpu_vm.sh does on every worker of a TPU: install, start, say how it stands, follow, stop.
 # tpu_vm.sh copies it to ~/flaxbert-launch/ and calls it there; it is not for use by hand.
 #
-# The surprising thing: that training runs is known by a lock which the processes of the run hold,
+# Note: that training runs is known by a lock which the processes of the run hold,
 # not by a process number: it goes with them, however they end, and numbers are used again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -1,7 +1,7 @@
 """Tiny BERT checkpoint folders without PyTorch: one clean one, and every messy variant of it.
 
-The surprising thing: the values include the ones that a careless copy loses (-0.0, subnormals, the
-largest float, NaN with a payload), so "bit-equal" means the bits.
+Note: the values include the ones that a careless copy loses (-0.0, subnormals, the largest float,
+NaN with a payload), so "bit-equal" means the bits.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What the parity tests compare: a grid of models, their weights and inputs, and golden outcomes.
 
 PyTorch's side is either live (tests/torch_reference.py, Python 3.11) or golden: what it computed
-when tests/golden/make_torch.py ran, for every Python line. The surprising thing: weights and inputs
-are not stored. They come from the raw bits of PCG64, which NumPy promises never to change, and the
-golden files keep their digest.
+when tests/golden/make_torch.py ran, for every Python line. Note: weights and inputs are not stored.
+They come from the raw bits of PCG64, which NumPy promises never to change, and the golden files
+keep their digest.
 """
 
 from __future__ import annotations

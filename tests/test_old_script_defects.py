@@ -1,7 +1,7 @@
 """The defects of transformers 4's run_flax_glue.py, each as a test that fails if we had it too.
 
-Four small runs serve all of them, by the public commands. The surprising thing: some tests start a
-run and end it before it compiles, to look at the values that it would have started with.
+Four small runs serve all of them, by the public commands. Note: some tests start a run and end it
+before it compiles, to look at the values that it would have started with.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ grouped8 (the same, to a multiple of 8), full (sequences of one length, no mask)
 weights without padding, by varlen_attn, which has no dropout in attention). Dtype: float32, tf32
 (float32 whose products may round to TF32 on a GPU), bfloat16 (autocast). compile is torch.compile
 of the model; graphs also replays forward and backward as CUDA graphs ("reduce-overhead"), one for
-each width; clipping and AdamW are compiled in none. The surprising thing: on padded batches these
-two begin with updates of every width that the timed ones will have.
+each width; clipping and AdamW are compiled in none. Note: on padded batches these two begin with
+updates of every width that the timed ones will have.
 """
 
 from __future__ import annotations

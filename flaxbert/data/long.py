@@ -1,7 +1,7 @@
 """Which tokens of a text over max_length make its sequence, or its sequences.
 
-The surprising thing: none of it is left to transformers. To cut a pair it also builds every
-combination of the pieces cut off, so that two texts of 30,000 words take more than 12 GB.
+Note: none of it is left to transformers. To cut a pair it also builds every combination of the
+pieces cut off, so that two texts of 30,000 words take more than 12 GB.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Longest first, each into the first row with room (first-fit decreasing). A plan is made once from
 the lengths of all updates of the run: one row length and at most four row counts, because each
-(rows, row length) is one compiled program. The surprising thing: packing never changes which
-sequences make up an update, only where they stand.
+(rows, row length) is one compiled program. Note: packing never changes which sequences make up an
+update, only where they stand.
 
 Packed classification: Krell et al. 2021 (arXiv 2107.02027).
 """

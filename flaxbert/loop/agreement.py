@@ -1,8 +1,8 @@
 """What the processes of a run agree on inside its programs: to stop, and that saves have ended.
 
 Each device carries what its own process says, and a program returns the most of all: the same
-answer everywhere after the same update. The surprising thing: nothing is exchanged for it but one
-more number beside the gradients; a message of its own would find processes at different updates.
+answer everywhere after the same update. Note: nothing is exchanged for it but one more number
+beside the gradients; a message of its own would find processes at different updates.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What training takes by the model's own count, and what a device could do: the two sides of MFU.
 
 Model FLOPs (Chowdhery et al. 2022, appendix B) count the matrix products that the model's
-definition asks for, forward and backward, on real tokens alone. The surprising thing: so neither
-padding nor anything computed twice raises the utilisation, and what is left out (the last layer's
-positions that no classifier reads) does not lower it.
+definition asks for, forward and backward, on real tokens alone. Neither padding nor
+anything computed twice raises the utilisation, and what is left out (the last layer's positions
+that no classifier reads) does not lower it.
 """
 
 from __future__ import annotations

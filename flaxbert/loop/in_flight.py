@@ -1,8 +1,8 @@
 """Updates that the device may still be computing, and how long a stop would wait for them.
 
-The surprising thing: one update waits at the device while it computes another, and no more. So the
-device has work while Python prepares the next update, and yet a signal, or a loss that is not
-finite, is never more than two updates behind.
+Note: one update waits at the device while it computes another, and no more. So the device has work
+while Python prepares the next update, and yet a signal, or a loss that is not finite, is never more
+than two updates behind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether an update fits the device, known before the first one from the compiled program.
 
-The surprising thing: the limit is what the device has, not what is free on it now, so that the same
-command on the same devices always computes in the same micro-batches, to the same bits.
+Note: the limit is what the device has, not what is free on it now, so that the same command on the
+same devices always computes in the same micro-batches, to the same bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where a run stands: what run.json of a checkpoint holds, and the clock that fills in its times.
 
-The surprising thing: counts and sums are a function of the run alone, so an interrupted run ends
-with the same ones; only what is called seconds, or longest, depends on the machine.
+Note: counts and sums are a function of the run alone, so an interrupted run ends with the same
+ones; only what is called seconds, or longest, depends on the machine.
 """
 
 from __future__ import annotations

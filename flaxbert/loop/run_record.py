@@ -1,8 +1,8 @@
 """What run.json of a checkpoint may say, compared with the fields that the loop keeps.
 
-A manifest tells that nobody changed a checkpoint after it was made, not who made it. The
-surprising thing: there is no list of fields here; the types of Progress are the list, so a new
-field is checked from its first day on.
+A manifest tells that nobody changed a checkpoint after it was made, not who made it. Note: there is
+no list of fields here; the types of Progress are the list, so a new field is checked from its first
+day on.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 One rule covers packed rows, padded rows and single sentences. Padding (id 0) attends to padding, so
 no row of the softmax is ever empty and no NaN can appear.
 
-The surprising thing: heads are moved in front of positions before both products. Left to the
-compiler, XLA:CPU multiplies the transposed probabilities, four times slower than all of the rest.
+Note: heads are moved in front of positions before both products. Left to the compiler, XLA:CPU
+multiplies the transposed probabilities, four times slower than all of the rest.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Axis letters, here and in every einsum of the model: B rows, L query position, M key position,
 D hidden, N heads, H head size, F feed-forward, V vocabulary, C classes, S sequence slots.
 
-The surprising thing: there is no train/eval mode and no module holds a random stream. The dropout
-seed is an argument; without it every dropout is the identity. Parameters are float32 (float64 when
-JAX's x64 is on and asked for); `dtype` is what the matrix products read, with float32 accumulation.
+Note: there is no train/eval mode and no module holds a random stream. The dropout seed is an
+argument; without it every dropout is the identity. Parameters are float32 (float64 when JAX's x64
+is on and asked for); `dtype` is what the matrix products read, with float32 accumulation.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The bits of an element are a hash of (update seed, layer and site, sequence number, position in the
 sequence, feature): so a mask does not depend on packing, mesh, hosts or micro-batches, and nothing
-has to be carried or saved. The surprising thing: no `jax.random`; threefry costs 17 ns an element
-on CPU and about a third of a TPU step, the hash fuses into its consumer.
+has to be carried or saved. Note: no `jax.random`; threefry costs 17 ns an element on CPU and about
+a third of a TPU step, the hash fuses into its consumer.
 
 The hash is the 32-bit finaliser of MurmurHash3 (Appleby), applied once per word that goes in.
 """

@@ -1,9 +1,9 @@
 """The model's matrix products: what they read, what they accumulate in, forward and backward.
 
-Forward and backward, a product reads the compute dtype and accumulates in at least float32. The
-surprising thing: JAX alone does not do that. A product of bfloat16 inputs with a float32 result has
-a float32 cotangent, so it converts the other factor of each gradient to float32 as well.
-In float32 and float64 nothing is changed, and forward-mode derivatives work.
+Forward and backward, a product reads the compute dtype and accumulates in at least float32. Note:
+JAX alone does not do that. A product of bfloat16 inputs with a float32 result has a float32
+cotangent, so it converts the other factor of each gradient to float32 as well. In float32 and
+float64 nothing is changed, and forward-mode derivatives work.
 """
 
 from __future__ import annotations

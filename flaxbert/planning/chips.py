@@ -2,8 +2,8 @@
 
 Figures: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of each chip;
 links, and v4's network, as in https://jax-ml.github.io/scaling-book/tpus; memory is what the
-compiler calls available. The surprising thing: a clock. The compiler estimates in cycles of the
-matrix units, whose peak (loop/flops.py) is two times the clock for each of their multipliers.
+compiler calls available. Note: a clock. The compiler estimates in cycles of the matrix units, whose
+peak (loop/flops.py) is two times the clock for each of their multipliers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a compiled program takes on each device, by the compiler's own account.
 
-The surprising thing: the time is the sum of the cycles that the TPU's compiler gives each fusion.
-It gives none to exchanges between chips, to copies between memories that go on beside them, nor to
-kernels: ours are counted in kernel_cycles.py, others are named here. Other compilers give no
-cycles: then there is no time.
+Note: the time is the sum of the cycles that the TPU's compiler gives each fusion. It gives none to
+exchanges between chips, to copies between memories that go on beside them, nor to kernels: ours are
+counted in kernel_cycles.py, others are named here. Other compilers give no cycles: then there is no
+time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reads a compiled program's text: what runs how often, what it costs, what is exchanged.
 
-The text is the optimised HLO that `compiled.as_text()` returns. The surprising thing: a loop's body
-stands there once, so it is walked with the number of its trips, which not every compiler writes
-down; one exchange may stand in many fusions that go on while it does; and what slices exchange
-over their network is no exchange there, but a host's sending and receiving.
+The text is the optimised HLO that `compiled.as_text()` returns. Note: a loop's body stands there
+once, so it is walked with the number of its trips, which not every compiler writes down; one
+exchange may stand in many fusions that go on while it does; and what slices exchange over their
+network is no exchange there, but a host's sending and receiving.
 """
 
 from __future__ import annotations

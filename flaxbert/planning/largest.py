@@ -1,8 +1,8 @@
 """The most rows that fit a device at once: found by compiling, not by proportion.
 
 Memory does not grow with the rows alone: gradients stay, small arrays of a TPU lie on the chip and
-not in its memory, and its compiler computes again what it cannot keep. The surprising thing: so
-each guess is compiled, and the answer is a program that fits.
+not in its memory, and its compiler computes again what it cannot keep. Note: so each guess is
+compiled, and the answer is a program that fits.
 """
 
 from __future__ import annotations

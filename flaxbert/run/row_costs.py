@@ -1,8 +1,8 @@
 """What a row of tokens costs on a model and a device, for the planner of rows.
 
 It stands between two rooms that do not know each other: the planner counts in `Work`, and how much
-that is follows from the model's sizes. The surprising thing: only ratios matter, so a few sizes say
-enough and nothing is measured.
+that is follows from the model's sizes. Note: only ratios matter, so a few sizes say enough and
+nothing is measured.
 """
 
 from __future__ import annotations

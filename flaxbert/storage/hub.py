@@ -1,8 +1,8 @@
 """The Hugging Face hub: a repository's data files -> a folder in the local cache.
 
 Cache, endpoint, token and offline switch are `huggingface_hub`'s own (HF_HOME, HF_HUB_CACHE,
-HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE). The surprising thing: a revision that was once resolved is
-asked for by its commit ever after, so a warm cache answers without the hub.
+HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE). Note: a revision that was once resolved is asked for by its
+commit ever after, so a warm cache answers without the hub.
 """
 
 from __future__ import annotations

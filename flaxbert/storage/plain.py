@@ -1,8 +1,8 @@
 """Folders that others made: which of their entries may be followed.
 
 A link in a folder that was unpacked or cloned can lead to any file of its reader: to be read as a
-vocabulary and copied into an export, or to be written. The surprising thing: links are still common
-in one place, the hub's cache, whose folders consist of them.
+vocabulary and copied into an export, or to be written. Note: links are still common in one place,
+the hub's cache, whose folders consist of them.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 inject.c is built with cc and loaded by LD_PRELOAD. It names calls by what they do, whichever
 variant was called: create, open (of a file that is there, for writing), write, sync, truncate,
 close (of what was open for writing), rename, link, unlink, mkdir, rmdir, attribute, lock; and, only
-for a fault that names them, look (open for reading) and read. The surprising thing: it cannot see
-raw system calls or the inside of libc, so tests/slow/test_faults.py compares its log with strace.
+for a fault that names them, look (open for reading) and read. Note: it cannot see raw system calls
+or the inside of libc, so tests/slow/test_faults.py compares its log with strace.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A tiny run with everything on, its untouched twin, and the questions asked after a fault.
 
 Dropout, accumulation, packing, evaluation and export of the best model are on; checkpoints at
-updates 2, 4 and 6, one of them kept. The surprising thing: restoring a checkpoint is slow, so its
-arrays are compared once per manifest; a manifest that verifies means the same bytes again.
+updates 2, 4 and 6, one of them kept. Note: restoring a checkpoint is slow, so its arrays are
+compared once per manifest; a manifest that verifies means the same bytes again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The Colab notebook: valid, true to the package's flags, and it runs from top to bottom.
 
-The surprising thing: the image is a fresh environment that sees the test environment's libraries,
-jax among them, through a folder of links beside it, and not the clone's flaxbert: that comes by the
-notebook's own install cell. pip takes such libraries for the system's and never removes them.
+Note: the image is a fresh environment that sees the test environment's libraries, jax among them,
+through a folder of links beside it, and not the clone's flaxbert: that comes by the notebook's own
+install cell. pip takes such libraries for the system's and never removes them.
 """
 
 from __future__ import annotations

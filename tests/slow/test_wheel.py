@@ -1,8 +1,8 @@
 """The wheel is complete: built, installed and used from a folder that knows nothing of the clone.
 
-The surprising thing: its environment holds the wheel alone and sees the libraries of the test
-environment through a .pth file, so that nothing is downloaded. That path's own .pth files, and with
-them the editable install of the clone, are not read.
+Note: its environment holds the wheel alone and sees the libraries of the test environment through a
+.pth file, so that nothing is downloaded. That path's own .pth files, and with them the editable
+install of the clone, are not read.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Two runs: one from nothing (start-up, the first commit, one that deletes an olde
 last one, the results), one that resumes a killed one (litter, cut-back, two commits). First each of
 them is held at every call; what stands at that moment is what a SIGKILL there leaves, and is
 checked in a copy. Then real processes get a real SIGKILL, and what they leave must be, byte for
-byte, what stood when they were held. The surprising thing: a kill at a sync or close leaves what
-one at the next other call leaves, so these two are looked at but not killed at.
+byte, what stood when they were held. Note: a kill at a sync or close leaves what one at the next
+other call leaves, so these two are looked at but not killed at.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 A workdir with two checkpoints, killed before its third. Each case damages one or both, drawn from
 its number alone, and then either asks `Checkpoints` or, every 50th, starts the real command. Right
 is: the newest checkpoint that is byte for byte what was saved, or exit 4 if there is none; the
-command ends bit-identical to an untouched run, and refuses a link or a pipe with exit 2. The
-surprising thing: a case that happens to change nothing (zeroing zeros, swapping equal files) is
-drawn again, so every case must be found.
+command ends bit-identical to an untouched run, and refuses a link or a pipe with exit 2. Note: a
+case that happens to change nothing (zeroing zeros, swapping equal files) is drawn again, so every
+case must be found.
 """
 
 from __future__ import annotations

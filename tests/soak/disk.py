@@ -6,8 +6,8 @@ The calls of an untouched run are sorted by kind and file (names drawn at random
 first commit and a later one are told apart). Each of them fails once with each error, and each file
 is also where the disk begins to fail for good. Right is exit 0 with a result that is bit-identical,
 or an exit with code 4 and a message that names file and reason, all committed checkpoints intact;
-never a hang, a traceback or silence. The same command then ends bit-identical. The surprising
-thing: a full disk still removes and renames, so a fault fails only the calls that it would.
+never a hang, a traceback or silence. The same command then ends bit-identical. Note: a full disk
+still removes and renames, so a fault fails only the calls that it would.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m tests.soak.hour --minutes=60 --output=tests/results/hour.json
 
-Samples are taken at the end of each life, just before its SIGKILL. The surprising thing: metrics
-and event files grow as they should, so the workdir may grow by a little, and the bounds below say
-by how much; a leak of one descriptor or one leftover folder per life is over them.
+Samples are taken at the end of each life, just before its SIGKILL. Note: metrics and event files
+grow as they should, so the workdir may grow by a little, and the bounds below say by how much; a
+leak of one descriptor or one leftover folder per life is over them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The result file of a soak: written as results come, so a soak that is cut off loses little.
 
 The same command with the same --output goes on where it stopped; another command, or one with other
-versions, refuses the file. A soak that found anything wrong ends with exit code 1. The surprising
-thing: processes that are killed leave temporary files, so theirs are in the soak's own folder.
+versions, refuses the file. A soak that found anything wrong ends with exit code 1. Note: processes
+that are killed leave temporary files, so theirs are in the soak's own folder.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The parts of a layer as one kind of device computes them best, in half precision.
 
-The surprising thing: nothing depends on them. bert.py and attention.py hold the plain code, which
-every other device runs and whose numbers these have, to rounding. `loop.mesh.kernels_for` says
-which devices have them.
+Note: nothing depends on them. bert.py and attention.py hold the plain code, which every other
+device runs and whose numbers these have, to rounding. `loop.mesh.kernels_for` says which devices
+have them.
 """
 
 from __future__ import annotations

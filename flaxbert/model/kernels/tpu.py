@@ -1,9 +1,9 @@
 """Kernels for TPUs: attention by Pallas, and for the rest what the compiler is to keep.
 
 It fuses nearly all of a layer into the products, but where it decides what to keep for the backward
-pass it keeps float32 and computes much again. The surprising thing: optimization_barrier says what
-is kept, in half precision: the sum that a LayerNorm reads with its mean and variance, and the slope
-of an activation beside its value (the exact GELU's erf and exp are dear: once is enough).
+pass it keeps float32 and computes much again. Note: optimization_barrier says what is kept, in half
+precision: the sum that a LayerNorm reads with its mean and variance, and the slope of an activation
+beside its value (the exact GELU's erf and exp are dear: once is enough).
 """
 
 from __future__ import annotations

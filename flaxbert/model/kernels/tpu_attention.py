@@ -1,9 +1,9 @@
 """Attention as one TPU kernel (Mosaic) forward and one backward, written in Pallas.
 
-A program takes a row and some of its heads. The surprising things: logits are held transposed, keys
-along sublanes and queries along lanes, so that maxima and sums over keys are plain vector
-operations and what belongs to a query needs no transposing; and heads that share 128 lanes are told
-apart by zeroing the others' lanes, never by shifting. The matrix units are no slower for the zeros.
+A program takes a row and some of its heads. Note: logits are held transposed, keys along sublanes
+and queries along lanes, so that maxima and sums over keys are plain vector operations and what
+belongs to a query needs no transposing; and heads that share 128 lanes are told apart by zeroing
+the others' lanes, never by shifting. The matrix units are no slower for the zeros.
 
 Each unit of work (some heads, 128 queries) is split in three stages, and stages of three units are
 written side by side: the compiler keeps the order it is given, and one unit alone leaves it waiting
