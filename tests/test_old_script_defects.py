@@ -30,6 +30,7 @@ from flaxbert.model import dropout as drop
 from flaxbert.model.attention import attend
 from flaxbert.model.bert import Places
 from flaxbert.run import compile, inputs
+from flaxbert.run import shapes as run_shapes
 from flaxbert.storage.workdir import Workdir
 from tests.commands import Done, call, final_state, metrics_without_times, train_flags
 from tests.glue_data import ROWS, write_glue
@@ -205,7 +206,7 @@ class Start:
 def _start(model: Path, train: Path, workdir: Path, **fields: object) -> Start:
     """Starts a run and ends it where it would compile."""
     seen: dict[str, Any] = {}
-    init, plan = loop_step.init_state, inputs.plan_training
+    init, plan = loop_step.init_state, run_shapes.plan_training
 
     def spy_init(params: Any, *others: Any) -> Any:
         seen["head"] = np.asarray(params["classifier"]["kernel"])
@@ -224,7 +225,7 @@ def _start(model: Path, train: Path, workdir: Path, **fields: object) -> Start:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop_step, "init_state", spy_init)
-        patch.setattr(inputs, "plan_training", spy_plan)
+        patch.setattr(run_shapes, "plan_training", spy_plan)
         patch.setattr(compile, "compile_step", stop)
         done = _call("train", *train_flags(model, train, workdir, **fields))
     assert done.code == 70 and "seen enough" in done.err, done.err
@@ -476,8 +477,9 @@ def test_f16_padding_is_a_choice_and_shapes_are_few(own_files, numbers):
     assert len(shapes) <= 4 and f"compiled {len(shapes)} shapes" in own_files.done.err
     # Evaluation plans its rows once, for all of the data: two row counts a length at the most.
     config = make_config(own_files.json("config.json"))
-    prepared = inputs.prepare(config, Workdir(own_files.workdir), resumed=True)
-    plans = inputs.plan(config, prepared, make_mesh(config.mesh, prepared.bert), 1).validation
+    prepared = inputs.read_inputs(config, Workdir(own_files.workdir), {"dataset_revision": ""})
+    mesh = make_mesh(config.mesh, prepared.bert)
+    plans = run_shapes.plan_shapes(config, prepared, mesh, "float32", 1).validation
     assert plans is not None and len(plans) == 1
     longest = prepared.validation[""].tokens.lengths.max()
     assert longest <= plans[0].row_length <= 128

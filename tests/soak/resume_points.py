@@ -78,6 +78,7 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
     from flaxbert import train
     from flaxbert.errors import InterruptedRun
     from flaxbert.hosts.group import SingleProcess
+    from flaxbert.run.training import Training
     from flaxbert.shell import cli
     from flaxbert.storage.workdir import open_workdir
 
@@ -88,20 +89,20 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
         config = cli.read_config(values)
     workdir = open_workdir(values.workdir)
     stop = StopAfter(stop_after)
-    real = train._train_batch
+    real = Training.batch
 
-    def counted(*arguments: Any) -> Any:
-        stop.sent = arguments[-1]  # the batch of update k + 1 is made when k have been sent
-        return real(*arguments)
+    def counted(training: Training, step: int) -> Any:
+        stop.sent = step  # the batch of update k + 1 is made when k have been sent
+        return real(training, step)
 
     with (
         workdir.store.locked(workdir.lock),
-        mock.patch.object(train, "_train_batch", counted),
+        mock.patch.object(Training, "batch", counted),
         _programs(config.model.dtype),
         contextlib.redirect_stderr(io.StringIO()),
     ):
         try:
-            train.run(config, workdir, SingleProcess(), stop)  # type: ignore[arg-type]
+            train.train(config, workdir, SingleProcess(), stop)  # type: ignore[arg-type]
         except InterruptedRun:
             return True
     return False
@@ -111,10 +112,9 @@ def run(flags: list[str], stop_after: int = UPDATES + 1) -> bool:
 def _programs(dtype: str) -> Iterator[None]:
     """Shares compiled programs between the starts, of which compiling was three quarters; real
     processes, which compile for themselves, are those of tests/soak/interrupt.py."""
-    from flaxbert.loop import forward as forward_module
     from flaxbert.run import compile
 
-    compile_step = compile.compile_step
+    compile_step, make_forward = compile.compile_step, compile.make_forward
 
     def shared(step: Any, state: Any, batch: Any, seeds: Any) -> Any:
         key = (dtype, *(batch[name].shape for name in sorted(batch)))
@@ -128,10 +128,9 @@ def _programs(dtype: str) -> Iterator[None]:
             _FORWARDS[key] = make_forward(*arguments, **named)
         return _FORWARDS[key]
 
-    make_forward = forward_module.make_forward
     with (
         mock.patch.object(compile, "compile_step", shared),
-        mock.patch.object(forward_module, "make_forward", forward),
+        mock.patch.object(compile, "make_forward", forward),
     ):
         yield
 

@@ -15,11 +15,14 @@ from tests.soak.importing import after_import
 
 # module: {attribute: phase}
 PHASES = {
-    "flaxbert.run.inputs": {"prepare": "preparing"},
+    "flaxbert.run.inputs": {"read_inputs": "preparing"},
     "flaxbert.run.compile": {"compile_update": "compiling"},
     "flaxbert.data.batches": {"train_batch": "training"},
     "flaxbert.loop.evaluation": {"evaluate": "evaluating"},
-    "flaxbert.run.results": {"export_model": "exporting", "write_results": "writing results"},
+    "flaxbert.run.results": {
+        "Exporter.__call__": "exporting",
+        "write_results": "writing results",
+    },
     "flaxbert.storage.checkpoint": {
         "Checkpoints.save": "saving",
         "Checkpoints.restore": "resuming",
