@@ -82,7 +82,11 @@ def reason_of(message: str) -> str:
     """The last line that names an exception, best one of the side's own, or else the last line."""
     lines = [line.strip() for line in message.strip().splitlines()] or ["no message"]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
-    own = [line for line in named if not line.startswith("SideError: it ended")]
+    own = [
+        line
+        for line in named
+        if not line.startswith(("SideError: it ended", "SideError: it has ended"))
+    ]
     return (own or named or lines)[-1]
 
 

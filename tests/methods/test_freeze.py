@@ -8,7 +8,7 @@ import pytest
 
 from flaxbert.config import Config, Loss, make_config
 from flaxbert.data.batches import empty_batch
-from flaxbert.data.pack import Plan
+from flaxbert.data.pack import RowPlan
 from flaxbert.errors import ConfigError
 from flaxbert.heads import abstract_params, head_named, init_params
 from flaxbert.loop.mesh import make_mesh, state_shardings
@@ -81,7 +81,7 @@ def flops(method) -> float:
         loss=Loss(),
         dtype="float32",
     )
-    plan = Plan(row_length=32, row_counts=(8,), slots=2)
+    plan = RowPlan(row_length=32, row_counts=(8,), slots=2)
     batch = empty_batch(examples(), plan, 8)
     return compile_step(step, state, batch, {"dropout": np.uint32(0)}).cost_analysis()["flops"]
 

@@ -48,6 +48,7 @@ OTHER = BertConfig(
     classifier_dropout=0.4,
     problem_type="multi_label_classification",
     id2label=("bad", "so so", "good"),
+    architecture="BertForTokenClassification",
 )
 
 
@@ -67,7 +68,8 @@ def test_every_field_is_tried():
 def test_each_field_is_honoured_alone(field):
     # Sizes divide each other in both configs, so that one field may differ alone.
     base = BertConfig(hidden_size=24, num_attention_heads=2)
-    values = base.to_dict() | {field: OTHER.to_dict()[field]}
+    name = "architectures" if field == "architecture" else field
+    values = base.to_dict() | {name: OTHER.to_dict()[name]}
     config, unknown = BertConfig.from_dict(values)
     assert config == dataclasses.replace(base, **{field: getattr(OTHER, field)})
     assert not unknown
@@ -86,12 +88,12 @@ def test_transformers_reads_the_same_fields(config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     theirs = transformers.BertConfig.from_pretrained(tmp_path)
     for field in dataclasses.fields(BertConfig):
-        if field.name != "id2label":
+        if field.name not in ("id2label", "architecture"):
             assert getattr(theirs, field.name) == getattr(config, field.name), field.name
     assert theirs.id2label == dict(enumerate(config.id2label))
     assert theirs.label2id == config.label2id
     assert theirs.num_labels == config.num_labels
-    assert theirs.architectures == ["BertForSequenceClassification"]
+    assert theirs.architectures == [config.architecture]
 
 
 @pytest.mark.parametrize("config", [BertConfig(), OTHER], ids=["default", "other"])
