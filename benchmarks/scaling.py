@@ -98,7 +98,7 @@ def planned(case: Case, chip: str, cycles: dict[str, Any]) -> dict[str, Any]:
         target, kernel_cycles=cycles.setdefault(chip, target.kernel_cycles)
     )
     begun = time.perf_counter()
-    plan = plan_run(config, _prepared(case), target)
+    plan = plan_run(config, _inputs(case), target)
     program = plan.update.program
     return {
         **dataclasses.asdict(case),
@@ -118,16 +118,16 @@ def planned(case: Case, chip: str, cycles: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _prepared(case: Case) -> Any:
+def _inputs(case: Case) -> Any:
     """What a run would have read: full rows of token 1, with two labels."""
     from flaxbert.data.batches import Examples
     from flaxbert.data.checks import Labels
     from flaxbert.data.tokenize import Tokens
     from flaxbert.model.bert_config import BertConfig
-    from flaxbert.run.inputs import Prepared, Start
+    from flaxbert.run.inputs import Inputs, Start
 
     tokens = case.rows * LENGTH
-    return Prepared(
+    return Inputs(
         bert=BertConfig(**SIZES[case.model], id2label=("0", "1")),
         labels=Labels("single_label", ("0", "1")),
         train=Examples(
@@ -147,7 +147,7 @@ def _prepared(case: Case) -> Any:
         start=Start("", "", [], [], 0),
         revision="",
         dataset_revision="",
-        metric="accuracy",
+        best_metric="accuracy",
     )
 
 
