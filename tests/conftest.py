@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.compiling import QUICKLY
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process
 # that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -24,11 +26,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="flaxbert-test-")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-# Compiling is most of the tests' time, and half of it is optimisation that pays in longer runs.
-# `make test-next` sets XLA_FLAGS to nothing: there the programs are compiled as a user's are.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+# Compiling is most of the tests' time. `make test-next` sets XLA_FLAGS to nothing: there programs
+# are compiled as a user's are.
+os.environ.setdefault("XLA_FLAGS", QUICKLY)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 

@@ -201,7 +201,8 @@ def test_resume_needs_no_pretrained_weights(finished, tiny_bert, reviews, tmp_pa
     model = tmp_path / "model"
     shutil.copytree(tiny_bert, model)
     workdir = tmp_path / "work"
-    flags = train_flags(model, reviews["train"], workdir, checkpoint__every=2)
+    fields = {"train__steps": 12, "train__accumulate": 2, "checkpoint__every": 2}
+    flags = train_flags(model, reviews["train"], workdir, **fields)
     from flaxbert.data import batches
 
     real = batches.train_batch
@@ -274,9 +275,9 @@ def test_nonfinite_loss_exits_5_and_is_never_checkpointed(
         return batch
 
     monkeypatch.setattr(batches, "train_batch", broken)
-    flags = train_flags(
-        tiny_bert, reviews["train"], tmp_path / "work", train__steps=12, checkpoint__every=3
-    )
+    # Accumulated, of 12 updates: the program of the finished run.
+    fields = {"train__steps": 12, "train__accumulate": 2, "checkpoint__every": 3}
+    flags = train_flags(tiny_bert, reviews["train"], tmp_path / "work", **fields)
     done = call("train", *flags, capsys=capsys)
     assert done.code == 5, done.err
     assert "not finite in 3 updates in a row" in done.err
@@ -298,9 +299,8 @@ def test_skipped_updates_are_told_and_counted(tiny_bert, reviews, tmp_path, caps
         return batch
 
     monkeypatch.setattr(batches, "train_batch", broken)
-    flags = train_flags(
-        tiny_bert, reviews["train"], tmp_path / "work", train__steps=8, checkpoint__every=3
-    )
+    fields = {"train__steps": 12, "train__accumulate": 2, "checkpoint__every": 3}
+    flags = train_flags(tiny_bert, reviews["train"], tmp_path / "work", **fields)
     done = call("train", *flags, capsys=capsys)
     assert done.code == 0, done.err
     for line in (

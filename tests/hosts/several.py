@@ -17,10 +17,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.compiling import QUICKLY
 
-# JAX keeps the programs of process 0 alone: the others compile at every start.
-_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclasses.dataclass
@@ -72,7 +71,8 @@ def environment(count: int, index: int, devices: int, port: int) -> dict[str, st
     values = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": _QUICK,
+        # JAX keeps the programs of process 0 alone: the others compile at every start.
+        "XLA_FLAGS": QUICKLY,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
     }

@@ -20,14 +20,13 @@ from tests.loop.harness import examples, means, run, without_dropout
 LAYOUTS = {
     "padded": {"packing": "pad"},
     "longer rows": {"row_length": 64},
-    "accumulated in 2": {"accumulate": 2},
     "accumulated in 3, padded": {"accumulate": 3, "packing": "pad"},
     "8 devices": {"mesh": Mesh(data=8, fsdp=1, model=1)},
     "2 x 2 x 2 devices": {"mesh": Mesh(data=2, fsdp=2, model=2)},
     "fsdp 4, accumulated": {"mesh": Mesh(data=1, fsdp=4, model=2), "accumulate": 2},
 }
 # Of the layouts that float64 proves, one of each kind.
-IN_FLOAT32 = ("accumulated in 3, padded", "8 devices", "2 x 2 x 2 devices")
+IN_FLOAT32 = ("accumulated in 3, padded", "2 x 2 x 2 devices")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +39,11 @@ def exact():
 
 @pytest.mark.xdist_group("updates in float64")
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_float64(layout, exact, x64):
+def test_float64(layout, exact, x64, capfd):
     losses, params = exact
     history, state = run(examples(), dtype="float64", **layout)
+    # XLA warns when it has to replicate an array to reshard it; our program gives no reason to.
+    assert "rematerialization" not in capfd.readouterr().err.lower()
     assert np.abs(means(history) / losses - 1).max() <= 1e-12
     differences = jax.tree.map(
         lambda ours, theirs: np.abs(np.asarray(ours) - theirs).max(), state["params"], params

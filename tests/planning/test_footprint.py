@@ -243,10 +243,8 @@ def test_nothing_to_do_with_a_comparison(planned):
 
 
 def test_a_picture_is_drawn(planned, tmp_path):
-    for name, begins in (("plan.png", b"\x89PNG"), ("plan.svg", b"<?xml")):
-        _, done = planned(f"--picture={tmp_path / name}")
-        assert done.code == 0, done.err
-        assert (tmp_path / name).read_bytes().startswith(begins)
+    _, done = planned(f"--picture={tmp_path / 'plan.svg'}")
+    assert done.code == 0, done.err
     assert "parameters" in (tmp_path / "plan.svg").read_text()
     for name in ("plan.bmp", "plan"):
         _, done = planned(f"--picture={tmp_path / name}")
@@ -262,8 +260,8 @@ def test_a_picture_needs_matplotlib(planned, tmp_path, monkeypatch):
 def test_what_training_would_say_first_is_said(planned):
     _, done = planned(train__best_metric="acuracy")
     assert done.code == 2 and "Did you mean 'accuracy'?" in done.err
-    _, done = planned(data__max_length=8)
-    assert done.code == 0 and "cut to 8" in done.err
+    _, done = planned(data__max_length=8, mesh__data=3, mesh__fsdp=7)
+    assert done.code == 2 and "cut to 8" in done.err
 
 
 def test_an_evaluation_that_the_compiler_refuses(planned, monkeypatch):

@@ -58,7 +58,7 @@ CASES: dict[str, tuple[object, dict[str, object]]] = {
 
 _OF_AN_UPDATE = "tests/optim/test_adamw.py: test_every_field_changes_the_update"
 _OF_AN_OPTIMIZER = "tests/optim/test_conformance.py: test_every_option_changes_the_update"
-_OF_A_LOSS = "tests/loop/test_step.py: test_loss_options_change_the_loss"
+_OF_A_LOSS = "tests/loop/test_step.py: test_loss_options_reach_the_loss"
 
 
 def _options(name: str) -> list[str]:
