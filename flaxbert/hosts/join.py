@@ -21,7 +21,7 @@ from flaxbert.errors import (
 from flaxbert.hosts import coordination
 from flaxbert.hosts.discovery import COUNT, INDEX, find_peers
 from flaxbert.hosts.group import Group, SingleProcess
-from flaxbert.hosts.watchdog import Watchdog
+from flaxbert.hosts.watchdog import LEAVING_PATIENCE, Watchdog
 from flaxbert.shell import console, signals
 
 
@@ -41,7 +41,7 @@ def joined(stop: signals.StopSignal, lost_after: float) -> Iterator[SingleProces
         return
     table = coordination.connect(peers, lost_after)
     watchdog = Watchdog(table)
-    stop.on_leaving(lambda: watchdog.tell(*signals.leaving()))
+    stop.on_leaving(lambda: watchdog.tell(*signals.leaving(), patience=LEAVING_PATIENCE))
     watchdog.start()
     console.speak_as(table.index)
     coordination.on_lost(table, watchdog.lost)

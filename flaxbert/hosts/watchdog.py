@@ -18,8 +18,9 @@ from flaxbert.hosts.coordination import Table
 from flaxbert.shell import signals
 
 _TURN = 1.0  # seconds between two looks
-# Until all know what ends them: what leaving may take, see shell/signals.py.
-_PATIENCE = 2.5
+# Seconds until all know what ends them: on a busy machine a look may come late.
+_PATIENCE = 10.0
+LEAVING_PATIENCE = 2.5  # where a signal ends this process: it has 3 (shell/signals.py)
 _END = "end"
 
 
@@ -46,15 +47,17 @@ class Watchdog:
         """Something was finished: an update, a batch of an evaluation."""
         self._idle = 0.0
 
-    def tell(self, code: int, text: str, *, others: int | None = None) -> None:
-        """Tells the others what ends this process; returns when they know, or soon.
+    def tell(
+        self, code: int, text: str, *, others: int | None = None, patience: float = _PATIENCE
+    ) -> None:
+        """Tells the others what ends this process; returns when they know, or after `patience`.
 
         They end with the same code, or with `others`.
         """
         if self._end is None:
             self._end = code, self._line(text)
             self._write(code if others is None else others, text)
-            self._table.all_know(_END, _PATIENCE)
+            self._table.all_know(_END, patience)
 
     def wait_for_loss(self) -> None:
         """Returns if no process is found to be lost; otherwise this one ends meanwhile.
