@@ -13,20 +13,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from flaxbert.config import Config, default_config
-    from flaxbert.inference.classifier import Classifier
-    from flaxbert.inference.models import (
-        ClassifierOutput,
-        FlaxBertForSequenceClassification,
-        FlaxBertForTokenClassification,
-    )
-    from flaxbert.inference.token_classifier import TokenClassifier
+    from flaxbert.inference.models import ClassifierOutput
+    from flaxbert.inference.predictors.sequence import Classifier, FlaxBertForSequenceClassification
+    from flaxbert.inference.predictors.token import FlaxBertForTokenClassification, TokenClassifier
     from flaxbert.model.bert_config import BertConfig
 
 _HOMES = {
-    "Classifier": "flaxbert.inference.classifier",
-    "TokenClassifier": "flaxbert.inference.token_classifier",
-    "FlaxBertForSequenceClassification": "flaxbert.inference.models",
-    "FlaxBertForTokenClassification": "flaxbert.inference.models",
+    "Classifier": "flaxbert.inference.predictors.sequence",
+    "TokenClassifier": "flaxbert.inference.predictors.token",
+    "FlaxBertForSequenceClassification": "flaxbert.inference.predictors.sequence",
+    "FlaxBertForTokenClassification": "flaxbert.inference.predictors.token",
     "ClassifierOutput": "flaxbert.inference.models",
     "BertConfig": "flaxbert.model.bert_config",
     "Config": "flaxbert.config",

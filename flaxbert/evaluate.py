@@ -59,8 +59,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if values.output and Path(values.output).exists() and not Path(values.output).is_dir():
         raise ConfigError(f"--output: {values.output} is a file; name a directory.")
 
-    from flaxbert.inference import predictor_for
     from flaxbert.inference.predictor import run_config_of
+    from flaxbert.inference.predictors import predictor_for
     from flaxbert.run.result_names import merged, named_for, predictions_name
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import (

@@ -58,8 +58,9 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError("--output is missing: a file ending in .jsonl or .csv, or -.")
 
     from flaxbert.data import sources
-    from flaxbert.inference import answers, predictor_for
+    from flaxbert.inference import answers
     from flaxbert.inference.predictor import run_config_of
+    from flaxbert.inference.predictors import predictor_for
     from flaxbert.storage import compiled
     from flaxbert.storage.workdir import existing_workdir, read_json, trained_model
 

@@ -210,7 +210,7 @@ PIPELINES = {
 
 def write_folder_for_sentences(directory: Path, case: Pipeline) -> Path:
     """Writes a tiny model with the real tokenizer, its weights wide enough for scores to differ."""
-    from flaxbert.inference.models import FlaxBertForSequenceClassification
+    from flaxbert import FlaxBertForSequenceClassification
     from flaxbert.storage.embedded import minilm_directory
 
     config = dataclasses.replace(

@@ -164,8 +164,8 @@ def test_what_the_source_does_not_have_is_not_made_up(run, tmp_path, form, absen
 
 
 def test_a_model_without_a_head_does_not_count_as_trained(run, tmp_path):
+    from flaxbert import Classifier
     from flaxbert.errors import ModelFileError
-    from flaxbert.inference.classifier import Classifier
 
     code, _ = run(f"--from={GOLDEN / 'flax-base'}", f"--to={tmp_path / 'out'}")
     assert code == 0

@@ -36,7 +36,7 @@ def _write(path, texts):
 
 @pytest.fixture(scope="module")
 def expected(trained):
-    from flaxbert.inference.classifier import Classifier
+    from flaxbert import Classifier
 
     one_by_one = Classifier.from_pretrained(trained)
     return [one_by_one([text])[0] for text in TEXTS]

@@ -210,21 +210,6 @@ class FlaxBertModel:
         return [] if self.source is None else files_in(self.source)
 
 
-class FlaxBertForSequenceClassification(FlaxBertModel):
-    """A pooler and a classifier: the function of the PyTorch class of that name."""
-
-    architecture = "BertForSequenceClassification"
-
-
-class FlaxBertForTokenClassification(FlaxBertModel):
-    """A classifier of every token: the function of the PyTorch class of that name.
-
-    Logits are [B, L, C], those of padding included.
-    """
-
-    architecture = "BertForTokenClassification"
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _forward(
     config: BertConfig,

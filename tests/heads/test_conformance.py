@@ -19,7 +19,7 @@ from flaxbert.config import Mesh
 from flaxbert.data.batches import plan_training, train_batch
 from flaxbert.errors import InterruptedRun
 from flaxbert.heads import abstract_params, all_heads, bind, head_named, head_of, init_params
-from flaxbert.inference import predictor_for
+from flaxbert.inference.predictors import predictor_for
 from flaxbert.model.bert_model import INPUTS
 from flaxbert.run.training import Training
 from flaxbert.weights.folder import read_config, read_model, write_model

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import flaxbert
+from flaxbert import FlaxBertForSequenceClassification
 from flaxbert.errors import ModelFileError
-from flaxbert.inference.models import FlaxBertForSequenceClassification
 from flaxbert.weights.table import assemble, flatten, to_torch, unflatten
 from tests import folders
 from tests.folders import CONFIG, assert_same_bits, write_folder

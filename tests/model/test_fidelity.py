@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxbert import FlaxBertForSequenceClassification
 from flaxbert.heads import bind, head_named
-from flaxbert.inference.models import FlaxBertForSequenceClassification
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.weights.table import entries, flatten
 from tests.reference import (

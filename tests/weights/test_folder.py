@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flaxbert import heads
+from flaxbert import FlaxBertForSequenceClassification, heads
 from flaxbert.errors import ModelFileError
-from flaxbert.inference.models import FlaxBertForSequenceClassification
 from flaxbert.model import binding
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.weights import table
@@ -378,7 +377,7 @@ def _scores(records, case):
 @pytest.mark.parametrize("name", folders.PIPELINES)
 def test_the_pipeline_of_transformers_gives_our_scores(name, tmp_path):
     """Its scores are golden; tests/golden/test_golden.py computes them again on Python 3.11."""
-    from flaxbert.inference.classifier import Classifier
+    from flaxbert import Classifier
 
     case = folders.PIPELINES[name]
     folder = folders.write_folder_for_sentences(tmp_path / "model", case)
@@ -412,7 +411,7 @@ def test_a_folder_that_transformers_saved_is_read_whole(torch, tmp_path):
     config.json) of test_folders_that_are_enough in tests/data/test_tokenize.py"""
     import transformers
 
-    from flaxbert.inference.classifier import Classifier
+    from flaxbert import Classifier
 
     case = folders.Pipeline(("bad", "good"), None)
     folder = folders.write_folder_for_sentences(tmp_path / "ours", case)

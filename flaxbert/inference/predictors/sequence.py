@@ -15,11 +15,17 @@ from jaxtyping import Float
 
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokens
-from flaxbert.inference.models import FlaxBertForSequenceClassification
+from flaxbert.inference.models import FlaxBertModel
 from flaxbert.inference.predictor import Predictor
 
 # A text, or a pair of texts.
 Input = str | tuple[str, str] | list[str]
+
+
+class FlaxBertForSequenceClassification(FlaxBertModel):
+    """A pooler and a classifier: the function of the PyTorch class of that name."""
+
+    architecture = "BertForSequenceClassification"
 
 
 class Classifier(Predictor):
@@ -111,3 +117,6 @@ def _columns(inputs: list[Any], start: int) -> tuple[list[str], list[str] | None
     if paired:
         return [first for first, _ in inputs], [second for _, second in inputs]
     return inputs, None
+
+
+PREDICTOR = Classifier

@@ -11,8 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from flaxbert.data.rows import Rows
-from flaxbert.inference.models import FlaxBertForTokenClassification
+from flaxbert.inference.models import FlaxBertModel
 from flaxbert.inference.predictor import Predictor
+
+
+class FlaxBertForTokenClassification(FlaxBertModel):
+    """A classifier of every token: the function of the PyTorch class of that name.
+
+    Logits are [B, L, C], those of padding included.
+    """
+
+    architecture = "BertForTokenClassification"
 
 
 class TokenClassifier(Predictor):
@@ -65,3 +74,6 @@ class TokenClassifier(Predictor):
             examples = self.encode_rows(rows)
             yield from self.records(rows, examples, self.answers(examples))
             start += len(chunk)
+
+
+PREDICTOR = TokenClassifier

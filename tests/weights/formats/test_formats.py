@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from flaxbert import FlaxBertForSequenceClassification
 from flaxbert.errors import ModelFileError
-from flaxbert.inference.models import FlaxBertForSequenceClassification
 from flaxbert.weights import formats, table
 from tests import folders
 from tests.folders import CONFIG, assert_same_bits, write_folder

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxbert import FlaxBertForSequenceClassification
 from flaxbert.errors import ModelFileError
 from flaxbert.heads import abstract_params
-from flaxbert.inference.models import FlaxBertForSequenceClassification
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.weights import table
 from flaxbert.weights.folder import write_model
