@@ -39,7 +39,7 @@ def save_parameters(directory: Path, arrays: dict[str, Any]) -> None:
     import orbax.checkpoint as ocp  # here, as below: most models need none, and it takes a second
 
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = _nested({path: np.asarray(array) for path, array in arrays.items()})
+        tree = unflatten({path: np.asarray(array) for path, array in arrays.items()})
         checkpointer.save(directory.absolute(), tree)
     write_manifest(directory)
 
@@ -80,7 +80,7 @@ def load_parameters(directory: Path, inside: str = "") -> dict[str, np.ndarray]:
                 f"{directory}: declares {size} bytes of parameters, its files have {held}."
             )
         try:
-            item = _nested(wanted)
+            item = unflatten(wanted)
             how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
             asked = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
             tree = checkpointer.restore(directory.absolute(), args=asked)
@@ -98,7 +98,8 @@ def load_parameters(directory: Path, inside: str = "") -> dict[str, np.ndarray]:
     return {path.removeprefix(inside): arrays[path] for path in wanted}
 
 
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns the nested dict of {"a/b/c": leaf}."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *parents, last = path.split("/")

@@ -21,7 +21,7 @@ _CONFIG_NAMES = ("config.json", "bert_config.json")  # Hugging Face's, Google's
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model as read, and lines for the user about what was not taken as it stands."""
+    """A model as read, and notes for the user about what was changed or left out."""
 
     config: BertConfig
     params: Params  # float32 numpy arrays
@@ -103,7 +103,7 @@ def read_model(
 def read_weights(
     directory: Path, config: BertConfig, ignored: Sequence[str], *, keep_head: bool = False
 ) -> Loaded:
-    """Reads what the folder has, see `read_model`: a missing pooler or head stays absent.
+    """Reads what the folder has, as `read_model` does; a missing pooler or head stays absent.
 
     With `keep_head` a head of another size than the config says decides the number of labels, if
     the config has no names for them: Google's bert_config.json never says how many there are.
@@ -112,10 +112,11 @@ def read_weights(
     tensors = form.read(directory)
     if form.flax_names:
         tensors = table.from_flax(tensors, str(directory))
-    read = table.assemble(config, tensors, str(directory))
-    if _states_another_head(directory, config):
-        read = _without_head(read, config)
-        notes.append("its head is another one's, and is not used")
+    # A head of another class is not used, though its shape may fit.
+    same_class = read_config(directory)[0].architecture == config.architecture
+    if not same_class:
+        notes.append("its head is for another task, and is not used")
+    read = table.assemble(config, tensors, str(directory), head=same_class)
     if read.resized and keep_head and not config.has_label_names:
         config = with_labels(config, [f"LABEL_{i}" for i in range(read.resized)])
         notes.append(f"the head has {read.resized} labels, which its config does not name")
@@ -130,19 +131,6 @@ def read_weights(
     if read.resized:
         notes.append(f"the checkpoint's head has another number of labels than {config.num_labels}")
     return Loaded(config, read.params, tuple(notes), read.fresh)
-
-
-def _states_another_head(directory: Path, config: BertConfig) -> bool:
-    """Whether a folder's config.json states another class: its head must not be taken for ours,
-    though it may have as many labels."""
-    return read_config(directory)[0].architecture != config.architecture
-
-
-def _without_head(read: table.Assembled, config: BertConfig) -> table.Assembled:
-    prefix = head_of(config).prefix
-    params = {name: part for name, part in read.params.items() if name != prefix}
-    names = [e.name for e in table.entries(config) if e.path.startswith(f"{prefix}/")]
-    return dataclasses.replace(read, params=params, fresh=(*dict.fromkeys((*read.fresh, *names)),))
 
 
 def _tops(names: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 
 from flaxbert.errors import ModelFileError
+from flaxbert.storage.parameters import unflatten
 from flaxbert.storage.workdir import write_atomically
 from flaxbert.weights.formats import Tensors
 from flaxbert.weights.shards import one_file_or_shards
@@ -100,13 +101,7 @@ def _write_file(path: Path, tensors: Tensors) -> None:
     """Writes a tree as `save_pretrained` of transformers 4's Flax classes did."""
     from flax import serialization  # here: it imports JAX, and `convert` lists formats before
 
-    tree: dict[str, Any] = {}
-    for name in sorted(tensors):
-        *parents, last = name.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = tensors[name]
+    tree = unflatten(dict(sorted(tensors.items())))
     write_atomically(path, serialization.msgpack_serialize(tree))
 
 
