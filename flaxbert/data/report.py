@@ -37,34 +37,21 @@ def describe_split(
     name: str,
     rows: Rows,
     targets: Sequence[Target],
-    labels: Labels,
-    tokens: Tokens,
-    max_length: int,
-) -> Report:
-    """Describes one split of texts that have been checked; `name` opens each line."""
-    values = _target_values(targets, labels)
-    lines = [f"{_rows(len(rows))}; {shares_line(values)}"]
-    empty = checks.empty_texts(rows)
-    return describe_rows(name, rows, targets, values, lines, empty, tokens, max_length)
-
-
-def describe_rows(
-    name: str,
-    rows: Rows,
-    targets: Sequence[Target],
-    target_values: dict[str, Any],
-    target_lines: Sequence[str],
+    about_targets: tuple[list[str], dict[str, Any]],
     empty: Sequence[int],
     tokens: Tokens,
     max_length: int,
     cut: str = "cut to",
 ) -> Report:
-    """Describes one split, whatever its targets: what is said of them, lengths and repeated rows.
+    """Describes one split that has been checked: its targets, lengths and repeated rows.
 
     Args:
-      empty: which rows have nothing to read.
-      cut: what becomes of rows over max_length.
+      name: opens each line.
+      about_targets: lines and values about the targets, from the head.
+      empty: which rows have no text.
+      cut: how rows over max_length are treated.
     """
+    target_lines, target_values = about_targets
     repeated = overlap.repeats(rows, targets)
     length = _lengths(tokens, max_length)
     values: dict[str, Any] = {
@@ -80,13 +67,13 @@ def describe_rows(
     }
     lines = [*target_lines, _length_line(length, cut)]
     for why, where in rows.skipped.items():
-        lines.append(f"WARNING: {_rows(len(where))} skipped: {why} ({list_lines(where, 5)})")
+        lines.append(f"WARNING: {count_rows(len(where))} skipped: {why} ({list_lines(where, 5)})")
     if empty:
         where = list_lines([rows.lines[i] for i in empty], 5)
-        lines.append(f"WARNING: {_rows(len(empty))} with an empty text ({where})")
+        lines.append(f"WARNING: {count_rows(len(empty))} with an empty text ({where})")
     if repeated:
         lines.append(
-            f"WARNING: {_rows(len(repeated))} with the text of an earlier row"
+            f"WARNING: {count_rows(len(repeated))} with the text of an earlier row"
             + _pairs_line(repeated, rows, rows)
         )
     if tokens.unknown_share > UNKNOWN_SHARE:
@@ -145,7 +132,8 @@ def describe_leaks(name: str, found: Sequence[Repeat], train: Rows, validation: 
     return Report((line,), values)
 
 
-def _target_values(targets: Sequence[Target], labels: Labels) -> dict[str, Any]:
+def target_values(targets: Sequence[Target], labels: Labels) -> dict[str, Any]:
+    """Returns how often each label occurs, or the distribution of numbers."""
     if labels.problem == "regression":
         numbers = np.array(targets, np.float64)
         return {
@@ -191,14 +179,15 @@ def _lengths(tokens: Tokens, max_length: int) -> dict[str, Any]:
 
 def _length_line(length: dict[str, Any], cut: str) -> str:
     share = f"{100 * length['truncated_share']:.1f} %"
-    long = f"{_rows(length['truncated'])} ({share})" if length["truncated"] else "none"
+    long = f"{count_rows(length['truncated'])} ({share})" if length["truncated"] else "none"
     return (
         f"tokens a row: median {length['p50']}, 90 % up to {length['p90']}, 99 % up to "
         f"{length['p99']}, longest {length['max']}; {long} {cut} {length['max_length']}"
     )
 
 
-def _rows(count: int) -> str:
+def count_rows(count: int) -> str:
+    """Returns "1 row" or "7 rows"."""
     return f"{count} row{'' if count == 1 else 's'}"
 
 

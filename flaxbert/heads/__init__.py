@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,10 +21,11 @@ from flaxbert.config import Config
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import LONG, Cut
-from flaxbert.data.report import Report
+from flaxbert.data.report import describe_split
 from flaxbert.data.rows import Rows
 from flaxbert.data.splits import Split
 from flaxbert.data.tokenize import Tokenizer
+from flaxbert.metrics.classification import report_lines
 from flaxbert.model import binding
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.binding import Params
@@ -60,9 +62,9 @@ class Head(abc.ABC):
           DataError: an input that cannot be used, unless the config has such rows left out.
         """
 
-    def empty(self, rows: Rows) -> int:
-        """Returns how many usable rows have nothing to read."""
-        return 0
+    @abc.abstractmethod
+    def empty(self, rows: Rows) -> list[int]:
+        """Returns which usable rows have no text."""
 
     @abc.abstractmethod
     def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
@@ -88,16 +90,10 @@ class Head(abc.ABC):
         """Returns the examples with the labels that `labelled` has accepted."""
 
     @abc.abstractmethod
-    def describe(
-        self,
-        name: str,
-        rows: Rows,
-        targets: Sequence[Any],
-        labels: Labels,
-        examples: Examples,
-        max_length: int,
-    ) -> Report:
-        """Returns the data report of a split; `name` opens each line."""
+    def describe_targets(
+        self, rows: Rows, targets: Sequence[Any], labels: Labels
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Returns what the data report says about the targets: lines, and values for JSON."""
 
     def split(
         self,
@@ -116,7 +112,16 @@ class Head(abc.ABC):
         rows, targets = self.labelled(rows, labels, config)
         examples = self.encode(rows, tokenizer, max_length)
         examples = self.with_targets(examples, targets, labels.names)
-        told = self.describe(name, rows, targets, labels, examples, max_length)
+        told = describe_split(
+            name,
+            rows,
+            targets,
+            self.describe_targets(rows, targets, labels),
+            self.empty(rows),
+            examples.tokens,
+            max_length,
+            "read in windows of" if self.long[0] == "window" else "cut to",
+        )
         return Split(examples, rows, targets, told)
 
     @abc.abstractmethod
@@ -163,9 +168,9 @@ class Head(abc.ABC):
     ) -> dict[str, Any]:
         """Returns scores in more detail, ready for JSON: per label, or about the errors."""
 
-    @abc.abstractmethod
     def report_lines(self, report: dict[str, Any]) -> list[str]:
         """Returns a report as aligned lines for people."""
+        return report_lines(report)
 
     @abc.abstractmethod
     def readable(
@@ -174,16 +179,34 @@ class Head(abc.ABC):
         """Returns one prediction record per row."""
 
     @abc.abstractmethod
+    def csv_columns(self, names: Sequence[str]) -> Sequence[str]:
+        """Returns the fields of a record that a CSV file has, the most important one first."""
+
     def csv_header(self, names: Sequence[str]) -> list[str]:
-        """Returns the columns of a CSV file of predictions."""
+        """Returns the columns of a CSV file of predictions; probabilities have one per label."""
+        header = []
+        for column in self.csv_columns(names):
+            each = column == "probabilities"
+            header += [f"probability_{name}" for name in names] if each else [column]
+        return header
 
-    @abc.abstractmethod
     def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
-        """Returns a record's cells."""
+        """Returns a record's cells; lists are written as JSON."""
+        cells = []
+        for column in self.csv_columns(names):
+            value = record[column]
+            cells += [value[name] for name in names] if isinstance(value, dict) else [value]
+        return [json.dumps(c, ensure_ascii=False) if isinstance(c, list) else c for c in cells]
 
-    @abc.abstractmethod
-    def summary(self, record: dict[str, Any]) -> str:
+    def summary(self, record: dict[str, Any], names: Sequence[str]) -> str:
         """Returns a record in a few words: one cell of a numbered file of predictions."""
+        value = record[self.csv_columns(names)[0]]
+        if isinstance(value, float):
+            return f"{value:3.3f}"  # as transformers' run_glue writes numbers
+        if isinstance(value, list):
+            return json.dumps(value, ensure_ascii=False)
+        # A label with a tab or a line break is escaped, so that a record stays one line.
+        return value if value.isprintable() else json.dumps(value, ensure_ascii=False)[1:-1]
 
     def metric_names(self, examples: Examples, names: Sequence[str]) -> list[str]:
         """Returns the names of the metrics of a split like this one."""

@@ -7,7 +7,6 @@ problem types; `config.data.problem` names one, or the labels decide.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -22,7 +21,6 @@ from flaxbert.data import checks, report
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import Cut, cut_end
-from flaxbert.data.report import Report
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer
 from flaxbert.heads import Head
@@ -62,8 +60,8 @@ class SequenceHead(Head):
     def usable(self, rows: Rows, config: Config) -> Rows:
         return checks.usable_texts(rows, config.data.on_bad_row, config.data.on_empty)
 
-    def empty(self, rows: Rows) -> int:
-        return len(checks.empty_texts(rows))
+    def empty(self, rows: Rows) -> list[int]:
+        return checks.empty_texts(rows)
 
     def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
         data = config.data
@@ -91,16 +89,11 @@ class SequenceHead(Head):
         labels, owners = self.kind.encode(targets, names), examples.tokens.owners
         return dataclasses.replace(examples, labels=labels if owners is None else labels[owners])
 
-    def describe(
-        self,
-        name: str,
-        rows: Rows,
-        targets: Sequence[Any],
-        labels: Labels,
-        examples: Examples,
-        max_length: int,
-    ) -> Report:
-        return report.describe_split(name, rows, targets, labels, examples.tokens, max_length)
+    def describe_targets(
+        self, rows: Rows, targets: Sequence[Any], labels: Labels
+    ) -> tuple[list[str], dict[str, Any]]:
+        values = report.target_values(targets, labels)
+        return [f"{report.count_rows(len(rows))}; {report.shares_line(values)}"], values
 
     def loss_sums(self, *arguments: Any, **options: Any) -> tuple[Any, Any]:
         return self.kind.loss_sums(*arguments, **options)
@@ -134,27 +127,13 @@ class SequenceHead(Head):
     ) -> dict[str, Any]:
         return self.kind.report(answers, gold, names)
 
-    def report_lines(self, report: dict[str, Any]) -> list[str]:
-        return self.kind.report_lines(report)
-
     def readable(
         self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
     ) -> list[dict[str, Any]]:
         return self.kind.readable(answers, names)
 
-    def csv_header(self, names: Sequence[str]) -> list[str]:
-        return [*self.kind.CSV_COLUMNS, *(f"probability_{name}" for name in self._classes(names))]
-
-    def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
-        values = [record[column] for column in self.kind.CSV_COLUMNS]
-        values = [json.dumps(v, ensure_ascii=False) if type(v) is list else v for v in values]
-        return [*values, *(record["probabilities"][name] for name in self._classes(names))]
-
-    def summary(self, record: dict[str, Any]) -> str:
-        return self.kind.summary(record)
-
-    def _classes(self, names: Sequence[str]) -> Sequence[str]:
-        return () if self.name == "regression" else names
+    def csv_columns(self, names: Sequence[str]) -> Sequence[str]:
+        return self.kind.CSV_COLUMNS
 
 
 HEADS: dict[str, Head] = {

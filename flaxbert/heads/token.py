@@ -8,7 +8,6 @@ in overlapping windows, and a word is trained on and answered where it has the m
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from array import array
 from collections import Counter
@@ -27,7 +26,6 @@ from flaxbert.data.bad_rows import Sieve, shown
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import Cut, cut_for
-from flaxbert.data.report import Report
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer, Tokens
 from flaxbert.errors import DataError
@@ -100,16 +98,13 @@ class TokenHead(Head):
         rows = sieve.left()
         if data.on_empty != "keep":
             sieve = Sieve(rows, data.on_empty)
-            sieve.refuse(self._empty(rows), "there is no word", "Remove the row.")
+            sieve.refuse(self.empty(rows), "there is no word", "Remove the row.")
             rows = sieve.left()
         if not len(rows):
             raise DataError(f"{rows.source}: has no rows that can be used. Expected at least one.")
         return rows
 
-    def empty(self, rows: Rows) -> int:
-        return len(self._empty(rows))
-
-    def _empty(self, rows: Rows) -> list[int]:
+    def empty(self, rows: Rows) -> list[int]:
         return [i for i, words in enumerate(rows.texts) if not _words(words)]
 
     def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
@@ -232,15 +227,9 @@ class TokenHead(Head):
         labels[examples.extra["word_tokens"]] = [ids[tag] for row in targets for tag in row]
         return dataclasses.replace(examples, labels=labels)
 
-    def describe(
-        self,
-        name: str,
-        rows: Rows,
-        targets: Sequence[Any],
-        labels: Labels,
-        examples: Examples,
-        max_length: int,
-    ) -> Report:
+    def describe_targets(
+        self, rows: Rows, targets: Sequence[Any], labels: Labels
+    ) -> tuple[list[str], dict[str, Any]]:
         counts = Counter(tag for row in targets for tag in row)
         words = max(1, sum(counts.values()))
         values = {
@@ -262,11 +251,7 @@ class TokenHead(Head):
                     f"WARNING: {len(irregular)} entities begin with an I- tag ({where}); they are "
                     "entities in training and in the default scores, not in the strict ones"
                 )
-        empty, tokens = self._empty(rows), examples.tokens
-        how = "read in windows of"
-        return report.describe_rows(
-            name, rows, targets, values, lines, empty, tokens, max_length, how
-        )
+        return lines, values
 
     # Training
 
@@ -304,9 +289,6 @@ class TokenHead(Head):
         predicted = np.argmax(answers, axis=-1)
         return entities.report(gold, predicted, sentences, names, scheme_of(names))
 
-    def report_lines(self, report: dict[str, Any]) -> list[str]:
-        return entities.report_lines(report)
-
     def readable(
         self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
     ) -> list[dict[str, Any]]:
@@ -343,14 +325,10 @@ class TokenHead(Head):
             records.append(record)
         return records
 
-    def csv_header(self, names: Sequence[str]) -> list[str]:
-        return ["words", "tags", *(["entities"] if scheme_of(names) != PLAIN else [])]
+    def csv_columns(self, names: Sequence[str]) -> Sequence[str]:
+        return ("words", "tags") if scheme_of(names) == PLAIN else ("words", "tags", "entities")
 
-    def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
-        columns = self.csv_header(names)
-        return [json.dumps(record[column], ensure_ascii=False) for column in columns]
-
-    def summary(self, record: dict[str, Any]) -> str:
+    def summary(self, record: dict[str, Any], names: Sequence[str]) -> str:
         return " ".join(record["tags"])
 
 

@@ -43,15 +43,6 @@ def report(
     }
 
 
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns a report as aligned lines for people."""
-    accuracy = ["", f"token accuracy: {report['accuracy']:.4f}"]
-    if "strict" not in report:
-        return scores.label_report_lines(report) + accuracy
-    rows = {**report, "micro, strict": report["strict"]["micro"]}
-    return scores.scores_table(rows, ("micro", "macro", "weighted", "micro, strict")) + accuracy
-
-
 def scored_entities(
     probabilities: Float[np.ndarray, "W C"],
     tag_set: TagSet,

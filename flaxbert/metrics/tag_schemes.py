@@ -164,17 +164,6 @@ def irregular_words(sequences: Sequence[Sequence[str]], scheme: str) -> list[tup
     return list(zip(sentences[words].tolist(), (words - first).tolist(), strict=True))
 
 
-def entity_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[tuple[str, int, int]]:
-    """Returns (type, first word, word after the last) of each entity of one sentence."""
-    names, ids, sentences = flatten([tags])
-    tag_set = TagSet.make(names, scheme)
-    found = tag_set.entities(ids, sentences)
-    return [
-        (tag_set.types[kind], start, end)
-        for kind, start, end in zip(*(column.tolist() for column in found[:3]), strict=True)
-    ]
-
-
 def to_iob2(sequences: Sequence[Sequence[str]], scheme: str) -> list[list[str]]:
     """Returns the tags of the same entities in IOB2."""
     names, ids, sentences = flatten(sequences)

@@ -6,7 +6,6 @@ the mean is over examples and labels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float
 from flaxbert.metrics import classification as scores
 
 MAIN_METRIC = "f1"
-CSV_COLUMNS = ("labels",)
+CSV_COLUMNS = ("labels", "probabilities")
 
 THRESHOLD = 0.5
 
@@ -83,11 +82,6 @@ def report(
     return {"labels": each, "micro": micro, **scores.averages(each)}
 
 
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns the table of scores."""
-    return scores.scores_table(report, ("micro", "macro", "weighted"))
-
-
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns {"labels", "probabilities": {name: p}} per row; labels are those above 1/2."""
     probabilities = scores.sigmoid(logits.astype(np.float64))
@@ -98,8 +92,3 @@ def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dic
         }
         for row in probabilities
     ]
-
-
-def summary(record: dict[str, Any]) -> str:
-    """Returns the labels as a JSON list."""
-    return json.dumps(record["labels"], ensure_ascii=False)

@@ -76,19 +76,6 @@ def _summary(values: Float[np.ndarray, " N"]) -> dict[str, float]:
     return {"mean": float(values.mean()), "std": float(values.std()), **quantiles}
 
 
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns one line per quantity."""
-    summaries = {name: values for name, values in report.items() if isinstance(values, dict)}
-    rows = [[name, *values.values()] for name, values in summaries.items()]
-    header = ["", "mean", "std", *_QUANTILES]
-    return [*scores.table(header, rows), f"r2 {report['r2']:.4f}"]
-
-
 def readable(logits: Float[np.ndarray, "N 1"], names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns {"value"} per row."""
     return [{"value": float(value)} for value in logits[..., 0]]
-
-
-def summary(record: dict[str, Any]) -> str:
-    """Returns the number as transformers' run_glue writes it."""
-    return f"{record['value']:3.3f}"
