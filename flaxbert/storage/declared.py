@@ -1,8 +1,8 @@
-"""What an Orbax folder says about its arrays, looked at before one of them is read.
+"""Shapes and types that an Orbax folder declares, checked before any array is read.
 
 Orbax and TensorStore allocate what the files declare. Note: an array's shape may be right and its
-chunks a thousand times larger; TensorStore makes room for whole chunks, so a small file could end
-the process for lack of memory.
+chunks a thousand times larger; TensorStore allocates whole chunks, so a small file could exhaust
+the memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from flaxbert.storage.store import store_for
 def declared(checkpointer: Any, directory: PurePath) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shape and dtype of every array of an Orbax folder by its path, "a/b/c".
 
-    Raises:
-      ModelFileError: the description cannot be read, or an array's chunks exceed its shape.
+    Raises ModelFileError if these cannot be read, or an array's chunks exceed its shape.
     """
     try:
         found = checkpointer.metadata(store_for(directory).for_orbax(directory)).item_metadata
@@ -34,7 +33,7 @@ def declared(checkpointer: Any, directory: PurePath) -> dict[str, jax.ShapeDtype
         shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
         chunk = getattr(getattr(leaf, "storage", None), "chunk_shape", None)
         if shape is None or dtype is None or chunk is None:
-            continue  # Orbax stores texts and numbers too; none of ours
+            continue  # Orbax can also store strings and numbers, which we do not use
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         # An axis of length 0 has chunks of length 1.
         fits = len(chunk) == len(shape) and all(map(lambda c, n: c <= max(n, 1), chunk, shape))

@@ -1,7 +1,7 @@
 """A parameter tree as Orbax stores it: a folder of its own, or `params/` of a run's checkpoint.
 
-A manifest beside Orbax's files makes damage visible. Note: Orbax allocates what a checkpoint
-declares, so nothing is read that declares much more than its files could hold.
+A manifest beside Orbax's files reveals damage. Note: Orbax allocates what a checkpoint declares, so
+folders that declare much more than their files could hold are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flaxbert.storage.valid_checkpoints import STATE
 
 PARAMS = "params"
 _SOURCE = "source"
-# Weights hardly compress; a file that declares far more than it has was made to fill the memory.
+# Weights hardly compress; files that declare far more were made to exhaust memory.
 _MAX_RATIO, _SPARE = 64, 2**20
 
 
@@ -30,7 +30,7 @@ def is_checkpoint(directory: Path) -> bool:
 
 
 def description_of(directory: Path) -> Path:
-    """Returns where config.json and the tokenizer of a model folder stand: mostly in itself."""
+    """Returns the folder with config.json and tokenizer of a model folder: mostly itself."""
     return directory.resolve().parents[1] / _SOURCE if is_checkpoint(directory) else directory
 
 
@@ -45,10 +45,9 @@ def save_parameters(directory: Path, arrays: dict[str, Any]) -> None:
 
 
 def verify_parameters(directory: Path, *, required: bool = False) -> None:
-    """Compares a directory with its manifest, if it has one or must.
+    """Compares a directory with its manifest, if it has one or `required`.
 
-    Raises:
-      ModelFileError: something was changed, lost or added, or is a link.
+    Raises ModelFileError if something was changed, lost or added, or is a link.
     """
     try:
         if required or NAME in files_in(directory):
@@ -61,9 +60,8 @@ def verify_parameters(directory: Path, *, required: bool = False) -> None:
 def load_parameters(directory: Path, inside: str = "") -> dict[str, np.ndarray]:
     """Returns every array whose path starts with `inside` ("params/") by the rest of its path.
 
-    Raises:
-      ModelFileError: Orbax cannot read them, they are not as their description says, or larger
-        than the files could hold.
+    Raises ModelFileError if Orbax cannot read them, they differ from their description, or are
+    larger than the files could hold.
     """
     import jax
     import orbax.checkpoint as ocp

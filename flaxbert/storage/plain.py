@@ -19,10 +19,7 @@ from flaxbert.errors import ConfigError, ModelFileError
 def refuse_links(root: Path) -> None:
     """Refuses a workdir that holds a link, a pipe or a device anywhere: flaxbert creates none.
 
-    The workdir itself may be a link: the user named it.
-
-    Raises:
-      ConfigError: names the entry.
+    Raises ConfigError, which names the entry. The workdir itself may be a link: the user named it.
     """
     for path, mode in _walk(root):
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -39,10 +36,7 @@ def refuse_outside(directory: Path, subfolders: Collection[str] = ()) -> None:
     Links to folders are refused under the names in `subfolders`, the ones that will be opened.
 
     The hub's cache is made of links from snapshots/COMMIT/ and the folders in it to blobs/ beside
-    snapshots/; these are followed.
-
-    Raises:
-      ModelFileError: names the link.
+    snapshots/; these are followed. Raises ModelFileError, which names the link.
     """
     home = directory.resolve()
     inside = [home, *(folder.parent / "blobs" for folder in home.parents if _of_hub(folder))]
