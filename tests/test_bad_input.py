@@ -194,7 +194,7 @@ BAD = {
     ),
     "leak refused": Bad(
         GOOD,
-        ("1 of 2 texts also stand in training", "dev.csv:3 = ", "train.csv:3", "on_leak=warn"),
+        ("1 of 2 texts also occur in training", "dev.csv:3 = ", "train.csv:3", "on_leak=warn"),
         fields={"data__on_leak": "error"},
         dev="text,label\nthe good,pos\nBad  film,neg\n",
     ),
@@ -407,7 +407,7 @@ def test_what_is_odd_but_trains(another_head, tmp_path, capsys):
         "training: WARNING: 1 row with the text of an earlier row, 1 of them with another label: ",
         "validation: WARNING: no row has the label 'Pos'",
         "labels: WARNING: 'Pos', 'pos' differ only in case or spacing",
-        "validation: WARNING: 2 of 4 texts also stand in training, 0 of them exactly",
+        "validation: WARNING: 2 of 4 texts also occur in training, 0 of them exactly",
         "target: single_label, labels Pos, neg, pos",
     ):
         assert part in done.err, part

@@ -1,7 +1,7 @@
-"""The data report: what a run is about to learn from, told before it starts.
+"""The data report: a summary of a run's data, shown before training starts.
 
-Pure: lines to print and a dict to write as JSON. Lengths are those before cutting, since they tell
-which max_length would do.
+Pure functions that return lines to print and a dict to write as JSON. Lengths are those before
+truncation, since they show which max_length would be enough.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flaxbert.data.overlap import Repeat
 from flaxbert.data.rows import Rows, Target, list_lines
 from flaxbert.data.tokenize import Tokens
 
-# Above this share of unknown tokens the model was hardly made for these texts.
+# Above this share of unknown tokens the model is probably not made for these texts.
 UNKNOWN_SHARE = 0.2
 
 _LABELS = 20  # named in a line; the dict has all
@@ -27,7 +27,7 @@ _PAIRS = 3  # repeated rows that are named in a line
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What to print, and the same and more as a JSON-ready dict."""
+    """Lines to print, and the same and more as a JSON-ready dict."""
 
     lines: tuple[str, ...]
     values: dict[str, Any]
@@ -85,10 +85,9 @@ def describe_split(
 
 
 def describe_labels(labels: Labels, counts: dict[str, dict[str, int]]) -> Report:
-    """Warns of labels that a split lacks or that differ hardly.
+    """Warns of labels that are missing in a split, or differ only in case or spacing.
 
-    Args:
-      counts: per split ("training", "validation") how often each label occurs.
+    `counts` says for each split ("training", "validation") how often each label occurs.
     """
     lines = []
     for split, of_split in counts.items():
@@ -115,7 +114,7 @@ def describe_labels(labels: Labels, counts: dict[str, dict[str, int]]) -> Report
 
 
 def describe_leaks(name: str, found: Sequence[Repeat], train: Rows, validation: Rows) -> Report:
-    """Tells of the texts of split `name` that also stand in training (see `overlap.leaks`)."""
+    """Reports the texts of split `name` that also occur in training (see `overlap.leaks`)."""
     exact = sum(repeat.exact for repeat in found)
     values = {
         "rows": len(found),
@@ -125,7 +124,7 @@ def describe_leaks(name: str, found: Sequence[Repeat], train: Rows, validation: 
     if not found:
         return Report((), values)
     line = (
-        f"{name}: WARNING: {len(found)} of {len(validation)} texts also stand in training, "
+        f"{name}: WARNING: {len(found)} of {len(validation)} texts also occur in training, "
         f"{exact} of them exactly{_pairs_line(found, validation, train)}; "
         "the metrics will be too optimistic"
     )

@@ -95,8 +95,8 @@ class Lease:
                 continue  # another process was faster
             if not watched:
                 say(
-                    f"flaxbert: {self._where} is held by {name_of(holder)}; waiting {SECONDS:.0f} s "
-                    "for its lease to expire, in case it is no longer alive"
+                    f"flaxbert: {self._where} is held by {name_of(holder)}; waiting {SECONDS:.0f} "
+                    "s for its lease to expire, in case it is no longer alive"
                 )
                 watched, since = generation, _now()
             elif generation != watched:

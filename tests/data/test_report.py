@@ -156,7 +156,7 @@ def test_leak_lines():
     found = overlap.leaks(train, ["a", "b", "b"], validation, ["b", "b", "a"])
     report = describe_leaks("validation", found, train, validation)
     assert report.lines == (
-        "validation: WARNING: 2 of 3 texts also stand in training, 1 of them exactly: "
+        "validation: WARNING: 2 of 3 texts also occur in training, 1 of them exactly: "
         "dev.csv:2 = train.csv:3, dev.csv:3 = train.csv:4; the metrics will be too optimistic",
     )
     assert report.values == {"rows": 2, "exact": 1, "with_another_label": 0}

@@ -330,8 +330,8 @@ def test_offsets_of_any_text_lead_back_to_it(tokenizer, text):
 
 
 def test_ids_of_the_special_tokens(tokenizer):
-    assert (tokenizer.cls_token_id, tokenizer.sep_token_id) == (CLS, SEP)
-    assert (tokenizer.unk_token_id, tokenizer.pad_token_id) == (UNK, 0)
+    ids = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id)
+    assert ids == (CLS, SEP, UNK)
 
 
 @pytest.mark.usefixtures("unchecked")
