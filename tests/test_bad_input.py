@@ -116,7 +116,7 @@ BAD = {
     "open quote": Bad(GOOD + '"a,pos\n', ("train.csv:6: is not valid CSV", "Close")),
     "no JSON": Bad('{"text": \n', ("train.jsonl:1: is not valid JSON",), "train.jsonl"),
     "a key twice": Bad(
-        '{"text": "a", "label": 1, "text": "b"}\n', ("'text' stands twice",), "train.jsonl"
+        '{"text": "a", "label": 1, "text": "b"}\n', ("'text' is twice",), "train.jsonl"
     ),
     "cut gzip": Bad(
         gzip.compress(GOOD.encode())[:-9], ("the gzip file ends too early",), "train.csv.gz"
@@ -132,9 +132,7 @@ BAD = {
         GOOD, ("unknown kind of file '.xlsx'", "Expected .bio, .conll, .csv"), "train.xlsx"
     ),
     # columns
-    "duplicate header": Bad(
-        "text,label,text\na,b,c\n", ("train.csv:1: column 'text' stands twice",)
-    ),
+    "duplicate header": Bad("text,label,text\na,b,c\n", ("train.csv:1: column 'text' is twice",)),
     "wrong column": Bad(
         GOOD,
         ("train.csv:1: there is no column 'sentence'", "Columns: 'text', 'label'"),

@@ -122,30 +122,16 @@ def update_indices(examples: int, batch_size: int, seed: int, step: int) -> Int[
 
 
 def plan_training(
-    examples: Examples,
-    *,
-    batch_size: int,
-    seed: int,
-    steps: int,
-    packing: str,
-    accumulate: int = 1,
-    row_multiple: int = 1,
-    row_length: int = 0,
-    work: Work = Work(),  # noqa: B008 - frozen
+    examples: Examples, *, batch_size: int, seed: int, steps: int, **options: Any
 ) -> RowPlan:
-    """Plans the shapes of a run from its own updates (see `pack.make_plan`)."""
+    """Plans the shapes of a run from its own updates; `options` are those of `pack.make_plan`."""
     sampled = min(steps, max(1, _PLANNED_SEQUENCES // batch_size))
-    updates = (update_indices(len(examples), batch_size, seed, step) for step in range(sampled))
     return make_plan(
         examples.tokens.lengths,
-        updates,
+        (update_indices(len(examples), batch_size, seed, step) for step in range(sampled)),
         complete=sampled == steps,
-        packing=packing,
         batch_size=min(batch_size, len(examples)),
-        accumulate=accumulate,
-        row_multiple=row_multiple,
-        row_length=row_length,
-        work=work,
+        **options,
     )
 
 

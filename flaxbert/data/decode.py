@@ -47,7 +47,7 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yields the lines of a file, of a .gz, or of standard input ("-") as they arrive.
 
     Only "\\n" ends a line, and is kept. A byte order mark is removed. Raises DataError, with its
-    place, if the file cannot be read, is not UTF-8, has NUL characters or a line over `LONGEST_ROW`.
+    place, for a file that cannot be read or is not UTF-8, a NUL, or a line over `LONGEST_ROW`.
     """
     if path == STANDARD_INPUT:
         yield from _decoded(sys.stdin.buffer, "standard input")

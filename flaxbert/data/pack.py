@@ -11,7 +11,7 @@ Packed classification: Krell et al. 2021 (arXiv 2107.02027).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -174,17 +174,26 @@ def make_plan(
         return RowPlan(length, (rows,), 1, accumulate, min(efficiency, 1.0))
     sample = [lengths[indices] for indices in updates]
     compared = sample[: max(_COMPARED_UPDATES, COMPARED_SEQUENCES // batch_size)]
-    best = _cheapest(compared, lengths, row_length, batch_size, accumulate, row_multiple, work)
-    needed = _Needed(sample, best.row_length, best.slots, accumulate, row_multiple)
+
+    def needed(updates: list[np.ndarray], row_length: int, slots: int) -> np.ndarray:
+        """Returns the rows of one micro-batch that each update needs."""
+        rows = np.array([pack(update, row_length, slots).count for update in updates])
+        return -(-rows // step) * row_multiple
+
+    def cost(row_length: int, slots: int) -> float:
+        rows = choose_row_counts(needed(compared, row_length, slots), MAX_ROW_COUNTS)[1]
+        return rows * work.of_row(row_length, slots)
+
+    length, slots = _cheapest(cost, lengths, row_length, batch_size)
+    rows = needed(sample, length, slots)
     spare = []
     if not complete:
-        most = _most_rows(lengths, batch_size, best.row_length, best.slots)
-        worst = -(-most // step) * row_multiple
-        spare = [worst] if worst > needed.values[-1] else []
-    chosen, computed = needed.choose(MAX_ROW_COUNTS - len(spare))
+        worst = -(-_most_rows(lengths, batch_size, length, slots) // step) * row_multiple
+        spare = [worst] if worst > rows.max() else []
+    chosen, computed = choose_row_counts(rows, MAX_ROW_COUNTS - len(spare))
     real = sum(int(update.sum()) for update in sample)
-    efficiency = float(real / (computed * accumulate * best.row_length))
-    return dataclasses.replace(best, row_counts=(*chosen, *spare), efficiency=efficiency)
+    efficiency = float(real / (computed * accumulate * length))
+    return RowPlan(length, (*chosen, *spare), slots, accumulate, efficiency)
 
 
 def rows_for(plan: RowPlan, placement: Placement) -> int:
@@ -194,73 +203,48 @@ def rows_for(plan: RowPlan, placement: Placement) -> int:
 
 
 def _cheapest(
-    updates: list[np.ndarray],
-    lengths: np.ndarray,
-    row_length: int,
-    batch_size: int,
-    accumulate: int,
-    row_multiple: int,
-    work: Work,
-) -> RowPlan:
-    """Returns the row length and slots that minimise the cost of these updates."""
-
-    def cost(length: int, slots: int) -> float:
-        needed = _Needed(updates, length, slots, accumulate, row_multiple)
-        return needed.choose(MAX_ROW_COUNTS)[1] * work.of_row(length, slots)
+    cost: Callable[[int, int], float], lengths: np.ndarray, row_length: int, batch_size: int
+) -> tuple[int, int]:
+    """Returns the row length and the slots with the least cost; `row_length` = 0 leaves it free."""
 
     def slots_for(length: int, times: float) -> int:
-        """`times` as many as the average row holds."""
+        """Returns `times` as many slots as the average row needs."""
         most = min(batch_size, length // int(lengths.min()))
         return max(1, min(most, int(times * length / float(lengths.mean())) + 1))
 
     candidates = [row_length] if row_length else _row_lengths(int(lengths.max()))
     # Ties go to the shortest.
     length = min(candidates, key=lambda length: cost(length, slots_for(length, 2)))
-    slots = min(
-        sorted({slots_for(length, times) for times in (1.25, 1.5, 2, 3, 4)}),
-        key=lambda slots: cost(length, slots),
-    )
-    return RowPlan(length, (), slots, accumulate)
+    slots = sorted({slots_for(length, times) for times in (1.25, 1.5, 2, 3, 4)})
+    return length, min(slots, key=lambda slots: cost(length, slots))
 
 
-class _Needed:
-    """The distribution of the rows of one micro-batch that updates need."""
+def choose_row_counts(
+    needed: Int[np.ndarray, " updates"], limit: int
+) -> tuple[tuple[int, ...], int]:
+    """Returns at most `limit` row counts, the largest included, and the total rows computed.
 
-    def __init__(
-        self,
-        updates: list[np.ndarray],
-        row_length: int,
-        slots: int,
-        accumulate: int,
-        row_multiple: int,
-    ) -> None:
-        rows = np.array([pack(update, row_length, slots).count for update in updates])
-        needed = -(-rows // (accumulate * row_multiple)) * row_multiple
-        self.values, self.counts = np.unique(needed, return_counts=True)
-
-    def choose(self, limit: int) -> tuple[tuple[int, ...], int]:
-        """Returns at most `limit` row counts, the largest included, and the total rows computed.
-
-        Finds the best choice of each size by dynamic programming over the ascending distinct
-        counts; each further count must be worth compiling.
-        """
-        values, below = self.values, np.concatenate([[0], np.cumsum(self.counts)])
-        later = np.triu(np.ones((len(values), len(values)), bool), 1)
-        # cost[j]: fewest rows for the updates that need up to values[j], the largest count there.
-        cost, before = values * below[1:], []
-        costs = [float(cost[-1])]
-        for _ in range(1, min(limit, len(values))):
-            # options[i, j]: the cost if the next smaller count is values[i].
-            options = cost[:, None] + values * (below[None, 1:] - below[1:, None])
-            options = np.where(later, options, np.inf)
-            before.append(options.argmin(axis=0))
-            cost = options.min(axis=0)
-            costs.append(float(cost[-1]))
-        more = min(range(len(costs)), key=lambda n: costs[n] * (1 + n * _WORTH_COMPILING))
-        places = [len(values) - 1]
-        for came_from in reversed(before[:more]):
-            places.append(int(came_from[places[-1]]))
-        return tuple(int(values[place]) for place in reversed(places)), int(costs[more])
+    `needed` are the rows of each update. Finds the best choice of each size by dynamic programming
+    over the ascending distinct counts; each further count must be worth compiling.
+    """
+    values, counts = np.unique(needed, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    later = np.triu(np.ones((len(values), len(values)), bool), 1)
+    # cost[j]: fewest rows for the updates that need up to values[j], the largest count there.
+    cost, before = values * below[1:], []
+    costs = [float(cost[-1])]
+    for _ in range(1, min(limit, len(values))):
+        # options[i, j]: the cost if the next smaller count is values[i].
+        options = cost[:, None] + values * (below[None, 1:] - below[1:, None])
+        options = np.where(later, options, np.inf)
+        before.append(options.argmin(axis=0))
+        cost = options.min(axis=0)
+        costs.append(float(cost[-1]))
+    more = min(range(len(costs)), key=lambda n: costs[n] * (1 + n * _WORTH_COMPILING))
+    places = [len(values) - 1]
+    for came_from in reversed(before[:more]):
+        places.append(int(came_from[places[-1]]))
+    return tuple(int(values[place]) for place in reversed(places)), int(costs[more])
 
 
 def _most_rows(lengths: np.ndarray, batch_size: int, row_length: int, slots: int) -> int:

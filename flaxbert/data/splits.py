@@ -23,13 +23,9 @@ from flaxbert.errors import ConfigError, DataError
 class Checks(Protocol):
     """The checks of a head (heads.Head)."""
 
-    def usable(self, rows: Rows, config: Config) -> Rows:
-        """Returns the rows whose inputs can be used."""
-        ...
+    def usable(self, rows: Rows, config: Config) -> Rows: ...
 
-    def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
-        """Returns the usable rows whose targets can be used, and these targets."""
-        ...
+    def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -703,7 +703,7 @@ def test_a_normalizer_that_is_not_used_is_told(minilm, tmp_path):
     assert load(folder).warnings == ()
     parts_of(normalizer=OWN)(folder)
     (warning,) = load(folder).warnings
-    assert "tokenizer.json has another normalizer than transformers makes for Bert" in warning
+    assert "tokenizer.json has another normalizer than transformers uses for Bert" in warning
     assert f'"PreTrainedTokenizerFast" in {folder / "tokenizer_config.json"}' in warning
     settings_of(tokenizer_class="PreTrainedTokenizerFast")(folder)
     assert load(folder).warnings == ()

@@ -13,7 +13,7 @@ from flaxbert.data.formats import Format, Row, list_names, shortened
 from flaxbert.data.rows import near_name
 from flaxbert.errors import DataError
 
-# Objects that are looked at before a key that none of them has is called missing.
+# Objects to read before a key that none of them has is reported as missing.
 _FIRST = 8192
 
 
@@ -21,7 +21,7 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
     source = str(path)
     seen: dict[str, None] = {}
     is_empty = True
-    first: list[Row] | None = []  # held back until it is clear that each key exists
+    first: list[Row] | None = []  # held back until each key is known to exist
 
     def release() -> list[Row]:
         for name in columns:
@@ -54,7 +54,7 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
 
 
 class _TwiceError(ValueError):
-    """A key stands twice in one object; the last value would silently win."""
+    """A key is twice in one object, and the last value would silently win."""
 
 
 def _parse_object(source: str, line: int, text: str, bad: BadRows) -> dict[str, Any] | None:
@@ -84,7 +84,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _TwiceError(f"the key {shortened(twice)} stands twice in one object")
+        raise _TwiceError(f"the key {shortened(twice)} is twice in one object")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Parquet: cells of any type, whose use is for the checks to judge; a row's line is its number."""
+"""Parquet: cells of any type, for the checks to judge; a row's line is its number."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from flaxbert.data.decode import open_file
 from flaxbert.data.formats import Format, Row, place_of
 from flaxbert.errors import DataError
 
-# What pyarrow's decoders and its conversions to Python raise of a damaged file, beside its own.
+# What pyarrow raises for damaged files, beside its own exceptions.
 _DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 
 # pyarrow is imported where it is used: it takes a quarter of a second, and few runs need it.
 
 
 def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
-    """Reads batch by batch; ids that the `datasets` library left names for become these names."""
+    """Reads batch by batch; ids of ClassLabel columns (`datasets` library) become names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -78,8 +78,7 @@ def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number: int) -> list[Any]:
-    """Gives ids their names (-1, which hides a label, stays) and takes NaN, pandas' missing value,
-    for missing."""
+    """Replaces ids by names (-1, a hidden label, stays) and NaN, pandas' missing value, by None."""
 
     def cell(place: int, value: Any) -> Any:
         if isinstance(value, list):
