@@ -41,7 +41,7 @@ def files_in(directory: Path) -> list[Path]:
 
 
 def refuse_unusable(directory: Path) -> None:
-    """Raises ModelFileError if there is no vocabulary, a link out of it, or a far too large file."""
+    """Raises ModelFileError if it has no vocabulary, a link out of it, or a far too large file."""
     if not any((directory / name).is_file() for name in FILES[:2]):
         raise ModelFileError(
             f"{directory}: has neither tokenizer.json nor vocab.txt. Copy the tokenizer "
