@@ -1,8 +1,8 @@
-"""Versions: what is installed, whether the packages agree, and pairs that are known to go wrong;
-and the environment variables that matter.
+"""Versions: installed packages, whether they fit together, and pairs with known defects; and the
+environment variables that matter.
 
-Ranges are read from the installed packages' own metadata, so no range stands here a second time.
-Note: a pair that pip accepts can still be a bad one; those are the table.
+Ranges are read from the metadata of installed packages, so no range is repeated here. Note: pip
+accepts some pairs that do not work; these are in a table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHOWN = (
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What the conditions of the table look at."""
+    """The inputs of the table's conditions."""
 
     versions: dict[str, Version]
     python: Version
@@ -46,7 +46,7 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class BadPair:
-    """A combination that installs and goes wrong."""
+    """A combination of versions that can be installed but has a defect."""
 
     is_here: Callable[[Machine], bool]
     status: str
@@ -83,8 +83,7 @@ BAD_PAIRS = (
     BadPair(
         lambda m: _other_plugin(m, "jax-cuda12-plugin") or _other_plugin(m, "jax-cuda13-plugin"),
         FAILURE,
-        "the CUDA plugin has another version than jaxlib: JAX leaves it out and computes on the "
-        "CPU",
+        "the CUDA plugin has another version than jaxlib: JAX ignores it and computes on the CPU",
         'install both together: pip install -U "jax[cuda12]"',
     ),
     BadPair(
@@ -98,7 +97,7 @@ BAD_PAIRS = (
 
 
 def check(gpu: bool) -> Iterator[Finding]:
-    """Yields the versions, and every disagreement; `gpu` says that an NVIDIA GPU is here."""
+    """Yields the versions, and every conflict; `gpu` says whether there is an NVIDIA GPU."""
     versions = _installed()
     shown = {"python": platform.python_version(), "flaxbert": flaxbert.__version__}
     shown |= {name: str(versions[name]) for name in _SHOWN if name in versions}
@@ -107,7 +106,7 @@ def check(gpu: bool) -> Iterator[Finding]:
     )
     wrong = list(disagreements(versions))
     for said in wrong:
-        yield Finding(SUBJECT, FAILURE, said, "pip install -U flaxbert puts its packages right")
+        yield Finding(SUBJECT, FAILURE, said, "pip install -U flaxbert installs matching versions")
     if not wrong:
         yield Finding(SUBJECT, OK, "every package is in the range that flaxbert was tested with")
     machine = Machine(versions, Version(platform.python_version()), gpu)
@@ -124,7 +123,7 @@ _SECRET = re.compile(r"(?i)token|key|secret|password|credential|proxy|auth")
 
 
 def check_environment() -> Iterator[Finding]:
-    """Yields the variables that matter; of secrets only that they are set."""
+    """Yields the variables that matter; for secrets only that they are set."""
     values = {
         name: "set" if _SECRET.search(name) else value
         for name, value in sorted(os.environ.items())
