@@ -18,6 +18,8 @@ from flaxbert.data.overlap import Repeat
 from flaxbert.data.rows import Rows, Target, list_lines
 from flaxbert.data.tokenize import Tokens
 
+About = tuple[list[str], dict[str, Any]]  # lines about the targets, and values for JSON
+
 # Above this share of unknown tokens the model is probably not made for these texts.
 UNKNOWN_SHARE = 0.2
 
@@ -37,7 +39,7 @@ def describe_split(
     name: str,
     rows: Rows,
     targets: Sequence[Target],
-    about_targets: tuple[list[str], dict[str, Any]],
+    about_targets: About,
     empty: Sequence[int],
     tokens: Tokens,
     max_length: int,
@@ -47,7 +49,6 @@ def describe_split(
 
     Args:
       name: opens each line.
-      about_targets: lines and values about the targets, from the head.
       empty: which rows have no text.
       cut: how rows over max_length are treated.
     """

@@ -13,7 +13,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from flaxbert.errors import ModelFileError
+from flaxbert.errors import ModelFileError, first_line
 from flaxbert.storage.plain import refuse_outside
 from flaxbert.storage.workdir import read_json, to_json, write_atomically
 
@@ -104,8 +104,8 @@ def load_tokenizer(directory: Path) -> Any:
                 raise
             if FILES[0] not in contents and name not in ("BertTokenizer", "BertTokenizerFast"):
                 raise ModelFileError(
-                    f"{directory}: the tokenizer class {name} cannot be used: {_reason(error)}. A "
-                    "class that is not transformers' own is a program, which is not run: save a "
+                    f"{directory}: the tokenizer class {name} cannot be used: {first_line(error)}. "
+                    "A class that is not transformers' own is a program, which is not run: save a "
                     "tokenizer.json from it where it runs, and put that beside the model."
                 ) from error
             raise _unreadable(directory, error) from error
@@ -253,9 +253,5 @@ def _unreadable(directory: Path, error: BaseException) -> ModelFileError:
     """Returns one readable line for whatever a parser raised."""
     return ModelFileError(
         f"{directory}: the tokenizer files cannot be read: {type(error).__name__}: "
-        f"{_reason(error)}. Copy those of the checkpoint again."
+        f"{first_line(error)}. Copy those of the checkpoint again."
     )
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")

@@ -21,7 +21,7 @@ from flaxbert.config import Config
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import LONG, Cut
-from flaxbert.data.report import describe_split
+from flaxbert.data.report import About, describe_split
 from flaxbert.data.rows import Rows
 from flaxbert.data.splits import Split
 from flaxbert.data.tokenize import Tokenizer
@@ -31,6 +31,8 @@ from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.binding import Params
 from flaxbert.model.kernels import Kernels
 from flaxbert.registry import member, members
+
+Names = Sequence[str]  # of labels, in id order
 
 # Metrics where less is better, whatever the head; every other one is better when greater.
 _LOWER_IS_BETTER = frozenset({"loss", "mse", "mae"})
@@ -84,15 +86,11 @@ class Head(abc.ABC):
         """Returns the rows' sequences without labels; `cut` says what stays of long texts."""
 
     @abc.abstractmethod
-    def with_targets(
-        self, examples: Examples, targets: Sequence[Any], names: Sequence[str]
-    ) -> Examples:
+    def with_targets(self, examples: Examples, targets: Sequence[Any], names: Names) -> Examples:
         """Returns the examples with the labels that `labelled` has accepted."""
 
     @abc.abstractmethod
-    def describe_targets(
-        self, rows: Rows, targets: Sequence[Any], labels: Labels
-    ) -> tuple[list[str], dict[str, Any]]:
+    def describe_targets(self, rows: Rows, targets: Sequence[Any], labels: Labels) -> About:
         """Returns what the data report says about the targets: lines, and values for JSON."""
 
     def split(
@@ -153,19 +151,15 @@ class Head(abc.ABC):
         """Returns the labels of the answers."""
 
     @abc.abstractmethod
-    def main_metric(self, names: Sequence[str]) -> str:
+    def main_metric(self, names: Names) -> str:
         """Returns the metric that picks the best model unless the config names another."""
 
     @abc.abstractmethod
-    def metrics(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, float]:
+    def metrics(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, float]:
         """Returns the metrics of one whole split, in float64."""
 
     @abc.abstractmethod
-    def report(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, Any]:
+    def report(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, Any]:
         """Returns scores in more detail, ready for JSON: per label, or about the errors."""
 
     def report_lines(self, report: dict[str, Any]) -> list[str]:
@@ -174,15 +168,15 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
     ) -> list[dict[str, Any]]:
         """Returns one prediction record per row."""
 
     @abc.abstractmethod
-    def csv_columns(self, names: Sequence[str]) -> Sequence[str]:
+    def csv_columns(self, names: Names) -> Sequence[str]:
         """Returns the fields of a record that a CSV file has, the most important one first."""
 
-    def csv_header(self, names: Sequence[str]) -> list[str]:
+    def csv_header(self, names: Names) -> list[str]:
         """Returns the columns of a CSV file of predictions; probabilities have one per label."""
         header = []
         for column in self.csv_columns(names):
@@ -190,7 +184,7 @@ class Head(abc.ABC):
             header += [f"probability_{name}" for name in names] if each else [column]
         return header
 
-    def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    def csv_row(self, record: dict[str, Any], names: Names) -> list[Any]:
         """Returns a record's cells; lists are written as JSON."""
         cells = []
         for column in self.csv_columns(names):
@@ -198,7 +192,7 @@ class Head(abc.ABC):
             cells += [value[name] for name in names] if isinstance(value, dict) else [value]
         return [json.dumps(c, ensure_ascii=False) if isinstance(c, list) else c for c in cells]
 
-    def summary(self, record: dict[str, Any], names: Sequence[str]) -> str:
+    def summary(self, record: dict[str, Any], names: Names) -> str:
         """Returns a record in a few words: one cell of a numbered file of predictions."""
         value = record[self.csv_columns(names)[0]]
         if isinstance(value, float):
@@ -208,11 +202,10 @@ class Head(abc.ABC):
         # A label with a tab or a line break is escaped, so that a record stays one line.
         return value if value.isprintable() else json.dumps(value, ensure_ascii=False)[1:-1]
 
-    def metric_names(self, examples: Examples, names: Sequence[str]) -> list[str]:
+    def metric_names(self, examples: Examples, names: Names) -> list[str]:
         """Returns the names of the metrics of a split like this one."""
-        gold = self.gold(examples)
-        answers = np.zeros((len(gold), len(names)), np.float32)
-        return list(self.metrics(answers, gold, examples, names))
+        answers = np.zeros((len(self.gold(examples)), len(names)), np.float32)
+        return list(self.metrics(answers, examples, names))
 
 
 @functools.cache

@@ -21,9 +21,10 @@ from flaxbert.data import checks, report
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import Cut, cut_end
+from flaxbert.data.report import About
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer
-from flaxbert.heads import Head
+from flaxbert.heads import Head, Names
 from flaxbert.heads.targets import multi_label, regression, single_label
 from flaxbert.model import dropout as drop
 from flaxbert.model.bert import Linear, Places
@@ -83,15 +84,11 @@ class SequenceHead(Head):
         tokens = tokenizer.encode(rows.texts, rows.pairs, max_length=max_length, cut=cut or cut_end)
         return Examples(tokens, np.zeros(len(tokens), np.int32))
 
-    def with_targets(
-        self, examples: Examples, targets: Sequence[Any], names: Sequence[str]
-    ) -> Examples:
+    def with_targets(self, examples: Examples, targets: Sequence[Any], names: Names) -> Examples:
         labels, owners = self.kind.encode(targets, names), examples.tokens.owners
         return dataclasses.replace(examples, labels=labels if owners is None else labels[owners])
 
-    def describe_targets(
-        self, rows: Rows, targets: Sequence[Any], labels: Labels
-    ) -> tuple[list[str], dict[str, Any]]:
+    def describe_targets(self, rows: Rows, targets: Sequence[Any], labels: Labels) -> About:
         values = report.target_values(targets, labels)
         return [f"{report.count_rows(len(rows))}; {report.shares_line(values)}"], values
 
@@ -114,25 +111,21 @@ class SequenceHead(Head):
             return examples.labels
         return examples.labels[np.unique(owners, return_index=True)[1]]
 
-    def main_metric(self, names: Sequence[str]) -> str:
+    def main_metric(self, names: Names) -> str:
         return self.kind.MAIN_METRIC
 
-    def metrics(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, float]:
-        return self.kind.metrics(answers, gold)
+    def metrics(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, float]:
+        return self.kind.metrics(answers, self.gold(examples))
 
-    def report(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, Any]:
-        return self.kind.report(answers, gold, names)
+    def report(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, Any]:
+        return self.kind.report(answers, self.gold(examples), names)
 
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
     ) -> list[dict[str, Any]]:
         return self.kind.readable(answers, names)
 
-    def csv_columns(self, names: Sequence[str]) -> Sequence[str]:
+    def csv_columns(self, names: Names) -> Sequence[str]:
         return self.kind.CSV_COLUMNS
 
 

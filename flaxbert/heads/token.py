@@ -26,10 +26,11 @@ from flaxbert.data.bad_rows import Sieve, shown, where
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import Cut, cut_for
+from flaxbert.data.report import About
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer, Tokens
 from flaxbert.errors import DataError
-from flaxbert.heads import Head
+from flaxbert.heads import Head, Names
 from flaxbert.heads.targets import single_label
 from flaxbert.metrics import classification, entities, tag_schemes
 from flaxbert.metrics.tag_schemes import PLAIN, TagSet
@@ -207,17 +208,13 @@ class TokenHead(Head):
         extra = {"word_tokens": answering, "word_bounds": np.array(bounds)}
         return Examples(tokens, np.full(len(flat), -1, np.int32), "token", extra)
 
-    def with_targets(
-        self, examples: Examples, targets: Sequence[Any], names: Sequence[str]
-    ) -> Examples:
+    def with_targets(self, examples: Examples, targets: Sequence[Any], names: Names) -> Examples:
         ids = {name: index for index, name in enumerate(names)}
         labels = np.full(len(examples.labels), -1, np.int32)
         labels[examples.extra["word_tokens"]] = [ids[tag] for row in targets for tag in row]
         return dataclasses.replace(examples, labels=labels)
 
-    def describe_targets(
-        self, rows: Rows, targets: Sequence[Any], labels: Labels
-    ) -> tuple[list[str], dict[str, Any]]:
+    def describe_targets(self, rows: Rows, targets: Sequence[Any], labels: Labels) -> About:
         counts = Counter(tag for row in targets for tag in row)
         words = max(1, sum(counts.values()))
         values = {
@@ -255,30 +252,26 @@ class TokenHead(Head):
     def gold(self, examples: Examples) -> Int[np.ndarray, " W"]:
         return examples.labels[examples.extra["word_tokens"]]
 
-    def main_metric(self, names: Sequence[str]) -> str:
+    def main_metric(self, names: Names) -> str:
         return "accuracy" if scheme_of(names) == PLAIN else "f1"
 
-    def metrics(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, float]:
+    def metrics(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, float]:
         """Returns scores of entities as seqeval's default mode, micro-averaged, the strict F1, and
         the accuracy of words; for plain tags the accuracy, and F1 as the mean over tags."""
-        told = self.report(answers, gold, examples, names)
+        told = self.report(answers, examples, names)
         if "strict" not in told:
             return {"accuracy": told["accuracy"], "f1_macro": told["macro"]["f1"]}
         micro = {name: told["micro"][name] for name in ("precision", "recall", "f1")}
         return micro | {"f1_strict": told["strict"]["micro"]["f1"], "accuracy": told["accuracy"]}
 
-    def report(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, Any]:
+    def report(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, Any]:
         bounds = examples.extra["word_bounds"]
         sentences = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-        predicted = np.argmax(answers, axis=-1)
+        gold, predicted = self.gold(examples), np.argmax(answers, axis=-1)
         return entities.report(gold, predicted, sentences, names, scheme_of(names))
 
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
     ) -> list[dict[str, Any]]:
         """Returns {"words", "tags", "scores"} and, unless tags are plain, "entities" of each row.
 
@@ -313,14 +306,14 @@ class TokenHead(Head):
             records.append(record)
         return records
 
-    def csv_columns(self, names: Sequence[str]) -> Sequence[str]:
+    def csv_columns(self, names: Names) -> Sequence[str]:
         return ("words", "tags") if scheme_of(names) == PLAIN else ("words", "tags", "entities")
 
-    def summary(self, record: dict[str, Any], names: Sequence[str]) -> str:
+    def summary(self, record: dict[str, Any], names: Names) -> str:
         return " ".join(record["tags"])
 
 
-def scheme_of(names: Sequence[str]) -> str:
+def scheme_of(names: Names) -> str:
     """Returns the scheme of a model's labels: IOB2 if trained here, else the one they show."""
     if all(name == "O" or re.fullmatch(r"[BI]-.+", name) for name in names):
         return "IOB2"

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from flaxbert.errors import ConfigError
+from flaxbert.errors import ConfigError, first_line
 from flaxbert.planning.chips import chip_of
 
 _NO_HOST = {
@@ -52,8 +52,6 @@ def devices_of(topology: str, slices: int) -> list[Any]:
             platform="tpu", topology_name=f"{chip.compiler_name}:{shape}", **options
         )
     except RuntimeError as error:  # JaxRuntimeError and NotImplementedError are
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"--topology={topology}: the TPU's compiler refuses it: {said}"
-        ) from error
+        said = f"the TPU's compiler refuses it: {first_line(error)}"
+        raise ConfigError(f"--topology={topology}: {said}") from error
     return list(found.devices)

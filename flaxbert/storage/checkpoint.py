@@ -29,8 +29,8 @@ import orbax.checkpoint as ocp
 from flaxbert.errors import ModelFileError, StorageError
 from flaxbert.shell.console import say
 from flaxbert.shell.free_memory import give_back_memory
-from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import NAME, write_manifest
+from flaxbert.storage.parameters import declared, unreadable
 from flaxbert.storage.store import location, store_for
 from flaxbert.storage.valid_checkpoints import (
     FROZEN,

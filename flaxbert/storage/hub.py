@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxbert.errors import first_line
+
 # NAME or OWNER/NAME, as the hub allows them.
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 
@@ -131,6 +133,4 @@ def _is_listed(kind: str, name: str, commit: str) -> bool:
 
 def _reason(error: BaseException) -> str:
     """Returns the first line of the cause: the outer message has advice of its own."""
-    inner = error.__cause__ or error
-    text = str(inner).strip()
-    return (text.splitlines()[0] if text else type(inner).__name__).rstrip(".")
+    return first_line(error.__cause__ or error)

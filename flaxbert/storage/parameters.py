@@ -1,21 +1,23 @@
 """A parameter tree as Orbax stores it: a folder of its own, or `params/` of a run's checkpoint.
 
-A manifest beside Orbax's files reveals damage. Note: Orbax allocates what a checkpoint declares, so
-folders that declare much more than their files could hold are refused.
+A manifest beside Orbax's files reveals damage. Note: Orbax and TensorStore allocate what the files
+declare, so folders that declare much more than their files could hold are refused. An array's shape
+may be right and its chunks a thousand times larger; TensorStore allocates whole chunks.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from flaxbert.errors import ModelFileError
+from flaxbert.errors import ModelFileError, first_line
 from flaxbert.storage.interface import DamagedError
 from flaxbert.storage.local import files_in
 from flaxbert.storage.manifest import NAME, verify_manifest, write_manifest
+from flaxbert.storage.store import store_for
 from flaxbert.storage.valid_checkpoints import STATE
 
 PARAMS = "params"
@@ -66,8 +68,6 @@ def load_parameters(directory: Path, inside: str = "") -> dict[str, np.ndarray]:
     import jax
     import orbax.checkpoint as ocp
 
-    from flaxbert.storage.declared import declared, unreadable
-
     with ocp.PyTreeCheckpointer() as checkpointer:
         found = declared(checkpointer, directory)
         wanted = {path: leaf for path, leaf in found.items() if path.startswith(inside)}
@@ -94,6 +94,44 @@ def load_parameters(directory: Path, inside: str = "") -> dict[str, np.ndarray]:
         if array is None or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             raise ModelFileError(f"{directory}: {path} is not as its description says.")
     return {path.removeprefix(inside): arrays[path] for path in wanted}
+
+
+def declared(checkpointer: Any, directory: PurePath) -> dict[str, Any]:
+    """Returns shape and dtype of every array of an Orbax folder by its path, "a/b/c".
+
+    Raises ModelFileError if these cannot be read, or an array's chunks exceed its shape.
+    """
+    import jax
+
+    try:
+        found = checkpointer.metadata(store_for(directory).for_orbax(directory)).item_metadata
+        if found is None:  # Orbax only logs that it could not read it
+            raise ValueError("_METADATA is missing or damaged")
+        leaves = jax.tree_util.tree_leaves_with_path(found.tree)
+    except Exception as error:  # whatever Orbax, TensorStore and their parsers raise
+        raise unreadable(directory, error) from error
+    arrays = {}
+    for path, leaf in leaves:
+        shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+        chunk = getattr(getattr(leaf, "storage", None), "chunk_shape", None)
+        if shape is None or dtype is None or chunk is None:
+            continue  # Orbax can also store strings and numbers, which we do not use
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        # An axis of length 0 has chunks of length 1.
+        fits = len(chunk) == len(shape) and all(map(lambda c, n: c <= max(n, 1), chunk, shape))
+        if not fits:
+            raise ModelFileError(
+                f"{directory}: {name} has the shape {list(shape)} in chunks of {list(chunk)}. It "
+                "was made by hand, or is damaged."
+            )
+        arrays[name] = jax.ShapeDtypeStruct(shape, dtype)
+    return arrays
+
+
+def unreadable(directory: PurePath, error: Exception) -> ModelFileError:
+    """Returns one readable line for whatever Orbax or TensorStore raised."""
+    said = first_line(error).partition(" See full TensorStore details")[0]
+    return ModelFileError(f"{directory}: cannot be read by Orbax: {said}")
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import open_file
 from flaxbert.data.formats import Format, Row, place_of
-from flaxbert.errors import DataError
+from flaxbert.errors import DataError, first_line
 
 # What pyarrow raises for damaged files, beside its own exceptions.
 _DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, MemoryError)
@@ -45,8 +45,7 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
             raise
         except (pa.ArrowException, *_DAMAGE) as error:
             raise DataError(
-                f"{source}: cannot be read as Parquet: {_first_line(error)}. "
-                "Write or copy it again."
+                f"{source}: cannot be read as Parquet: {first_line(error)}. Write or copy it again."
             ) from error
 
 
@@ -95,10 +94,6 @@ def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number
         return names[value] if value >= 0 else "-1"
 
     return [cell(place, value) for place, value in enumerate(values)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
 
 
 FORMAT = Format((".parquet",), read, is_text=False, class_names=class_names)
