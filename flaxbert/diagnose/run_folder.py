@@ -69,9 +69,9 @@ def _writer(workdir: Workdir) -> Finding:
             who = lock.holder(workdir.lock)
             said = f"in use by {who}" if who else "no process writes to it"
             return Finding(SUBJECT, OK, said, facts={"in_use": who is not None})
-        if not workdir.store.is_file(workdir.lock):
-            return Finding(SUBJECT, OK, "no process writes to it", facts={"in_use": False})
         holder = lease.holder_in(workdir.store.read(workdir.lock))
+    except FileNotFoundError:
+        return Finding(SUBJECT, OK, "no process writes to it", facts={"in_use": False})
     except (OSError, StorageError) as error:
         said = f"whether it is in use is unknown ({error})"
         return Finding(SUBJECT, OK, said, facts={"in_use": None})

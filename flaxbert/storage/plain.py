@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from flaxbert.errors import ConfigError, ModelFileError
@@ -21,13 +21,18 @@ def refuse_links(root: Path) -> None:
 
     Raises ConfigError, which names the entry. The workdir itself may be a link: the user named it.
     """
-    for path, mode in _walk(root):
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            what = "a link" if stat.S_ISLNK(mode) else "no plain file"
-            raise ConfigError(
-                f"--workdir: {path} is {what}. Nothing in a workdir may lead out of it: put the "
-                "files themselves there, or remove it."
-            )
+    for folder, folders, files in os.walk(root):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+                raise ConfigError(
+                    f"--workdir: {path} is {what}. Nothing in a workdir may lead out of it: put "
+                    "the files themselves there, or remove it."
+                )
 
 
 def refuse_outside(directory: Path, subfolders: Collection[str] = ()) -> None:
@@ -60,14 +65,3 @@ def refuse_outside(directory: Path, subfolders: Collection[str] = ()) -> None:
 def _of_hub(snapshots: Path) -> bool:
     """Whether this is the folder of snapshots of a model in the hub's cache."""
     return snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, int]]:
-    """Yields every entry below a folder and its mode, following none; one may vanish meanwhile."""
-    for folder, folders, files in os.walk(root):
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            try:
-                yield path, path.lstat().st_mode
-            except FileNotFoundError:
-                continue

@@ -32,8 +32,7 @@ class Loaded:
 def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
     """Returns the config of a model folder and the names of fields that were not used.
 
-    Raises:
-      ModelFileError: no config.json, or one that this model cannot honour; names the field.
+    Raises ModelFileError if there is no config.json, or a field has an unsupported value.
     """
     directory = description_of(directory)
     if not directory.is_dir():
@@ -60,13 +59,9 @@ def with_labels(
     architecture: str | None = None,
 ) -> BertConfig:
     """Returns the config for other labels, or another head; None keeps what it has."""
-    if names is not None:
-        config = dataclasses.replace(config, id2label=tuple(names))
-    if problem_type is not None:
-        config = dataclasses.replace(config, problem_type=problem_type)
-    if architecture is not None:
-        config = dataclasses.replace(config, architecture=architecture)
-    return config
+    id2label = None if names is None else tuple(names)
+    given = {"id2label": id2label, "problem_type": problem_type, "architecture": architecture}
+    return dataclasses.replace(config, **{n: v for n, v in given.items() if v is not None})
 
 
 def read_model(
@@ -86,8 +81,7 @@ def read_model(
       ignored: fields of config.json that were not used, for the notes.
       keep_head: see `read_weights`.
 
-    Raises:
-      ModelFileError: no weights, or weights that do not fit the config.
+    Raises ModelFileError if there are no weights, or they do not fit the config.
     """
     read = read_weights(directory, config, ignored, keep_head=keep_head)
     config = read.config
@@ -124,18 +118,14 @@ def read_weights(
     if ignored:
         notes.append(f"config.json has fields that BERT does not: {', '.join(ignored)} (not used)")
     if read.dropped:
+        tops = sorted({name.removeprefix("bert.").partition(".")[0] for name in read.dropped})
         notes.append(
-            f"left out {', '.join(_tops(read.dropped))} ({len(read.dropped)} parameters), which "
-            "this model does not have"
+            f"left out {', '.join(f'{top}.*' for top in tops)} ({len(read.dropped)} parameters), "
+            "which this model does not have"
         )
     if read.resized:
         notes.append(f"the checkpoint's head has another number of labels than {config.num_labels}")
     return Loaded(config, read.params, tuple(notes), read.fresh)
-
-
-def _tops(names: Sequence[str]) -> list[str]:
-    """Returns "cls.*" for all names that begin so."""
-    return sorted({f"{name.removeprefix('bert.').partition('.')[0]}.*" for name in names})
 
 
 def write_model(

@@ -96,9 +96,7 @@ def assemble(
 
     A pooler or a head may be missing, or the head may have another number of labels; they are
     listed as fresh. Everything else must match. Without `head` the file's head is not used.
-
-    Raises:
-      ModelFileError: lists all missing, unexpected and misshapen parameters at once.
+    Raises ModelFileError, which lists all missing, unexpected and misshapen parameters.
     """
     found: dict[str, tuple[str, np.ndarray]] = {}
     problems, dropped = [], []
@@ -170,8 +168,7 @@ def to_torch(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
 def from_flax(flat: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
     """Returns {PyTorch name: array} for {path in a Flax tree: array}. Nothing is copied.
 
-    Raises:
-      ModelFileError: two paths are the same name.
+    Raises ModelFileError if two paths have the same name.
     """
     tensors: dict[str, np.ndarray] = {}
     for path, array in flat.items():

@@ -32,9 +32,7 @@ class HubData:
     data: Data
 
     def parts(self, split: str) -> dict[str, str]:
-        asked = {"train": self.data.train, "validation": self.data.validation}
-        asked["test"] = self.data.test
-        named = asked.get(split, "")
+        named = getattr(self.data, split) if split in ("train", "validation", "test") else ""
         if split == "validation" and not named:
             found = split in self.files and not self.data.validation_fraction
             return {"": split} if found else {}

@@ -53,11 +53,7 @@ class WeightFormat:
         )
 
     def read(self, directory: Path) -> Tensors:
-        """Returns every array of a folder that holds the format.
-
-        Raises:
-          ModelFileError: the files are damaged, made by hand, or cannot be read.
-        """
+        """Returns every array of a folder; ModelFileError if the files cannot be read."""
         try:
             return self.load(directory)
         except ModelFileError:
@@ -86,18 +82,16 @@ def writers() -> dict[str, WeightFormat]:
 
 
 def hub_patterns() -> list[tuple[str, ...]]:
-    """Returns shell patterns of the files that a repository's weights may have, the safest format
-    first; where the first of a tuple matches, all that match are the weights."""
+    """Returns shell patterns of weight files in a repository, the safest format first; if the first
+    pattern of a tuple matches, all files that match the tuple are the weights."""
     return [patterns for form in members() if form.on_hub for patterns in form.files]
 
 
 def find(directory: Path) -> tuple[WeightFormat, list[str]]:
     """Returns the format of a model folder's weights, and a note where it has several.
 
-    Note: if the first is damaged that is an error, never a reason to try the next.
-
-    Raises:
-      ModelFileError: no weights that can be read, or links to files outside of the folder.
+    Note: if the first is damaged that is an error, never a reason to try the next. Raises
+    ModelFileError if there are no known weights, or links to files outside of the folder.
     """
     refuse_outside(directory, {name for form in members() for name in form.subfolders})
     present = [form for form in members() if form.holds(directory)]
