@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from flaxbert.config import Data
 from flaxbert.data import cells
 from flaxbert.data.bad_rows import Sieve, shown, where
 from flaxbert.data.rows import Rows, Target, list_lines
@@ -37,15 +38,14 @@ class Known:
     task: tuple[str, ...] = ()  # of the task table
 
 
-def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") -> Rows:
+def usable_texts(rows: Rows, data: Data) -> Rows:
     """Returns the rows whose texts can be used.
 
-    Raises:
-      DataError: no row at all, or none left; a text that is missing or no string unless on_bad_row
-        is "skip"; an empty text if on_empty is "error".
+    Raises DataError if no row is left; for a text that is missing or no string unless on_bad_row is
+    "skip"; for an empty text if on_empty is "error".
     """
     _refuse_nothing(rows)
-    sieve = Sieve(rows, on_bad_row)
+    sieve = Sieve(rows, data.on_bad_row)
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
             continue
@@ -57,8 +57,8 @@ def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") 
         fix = "Repair the \\ud800-\\udfff escapes."
         sieve.refuse(broken, f"the {column} has half of a surrogate pair", fix)
     rows = sieve.left()
-    if on_empty != "keep":
-        sieve = Sieve(rows, on_empty)
+    if data.on_empty != "keep":
+        sieve = Sieve(rows, data.on_empty)
         fix = "Give it a value, remove the row, or set config.data.on_empty to keep or skip."
         sieve.refuse(empty_texts(rows), "the text is empty", fix)
         rows = sieve.left()
@@ -72,32 +72,23 @@ def empty_texts(rows: Rows) -> list[int]:
     return [i for i in empty if rows.pairs is None or not rows.pairs[i].strip()]
 
 
-def learn_labels(
-    rows: Rows,
-    problem: str = "auto",
-    separator: str = "",
-    known: Known | None = None,
-    on_bad_row: str = "error",
-    on_single_class: str = "error",
-) -> Labels:
+def learn_labels(rows: Rows, data: Data, known: Known) -> Labels:
     """Decides from the training rows what kind of target this is and how labels are numbered.
 
     Order: the checkpoint's names if they are the same set as the data's; the task's; integers
     0..n-1 as ids; other integers as names in numeric order; strings in code-point order. It never
-    depends on the order of the rows.
-
-    Raises:
-      DataError: missing, mixed or hidden (-1) labels, only one class, or none at all.
+    depends on the order of the rows. Raises DataError for missing, mixed or hidden (-1) labels, and
+    for fewer than two classes.
     """
-    known = known or Known()
-    sieve = Sieve(rows, on_bad_row)
+    sieve, separator = Sieve(rows, data.on_bad_row), data.label_separator
     targets = _present_targets(sieve, separator)
     _refuse_mixed(sieve, targets)
+    problem = data.problem
     if problem == "auto":
         problem = _guess_problem([targets[i] for i in sieve.kept()], separator)
     if problem == "regression":
         labels = Labels("regression", ("LABEL_0",))
-        usable_labels(rows, labels, separator, on_bad_row)
+        usable_labels(rows, labels, data)
         return labels
     canonical = _canonical(sieve, targets, problem, separator)
     used = sorted({name for i in sieve.kept() for name in cells.as_list(canonical[i])})
@@ -105,20 +96,18 @@ def learn_labels(
         raise DataError(f"{rows.source}: no row has any label. Check the label column.")
     labels = Labels(problem, _order(used, known))
     if problem == "single_label" and len(used) < 2:
-        labels = _single_class(rows.source, used[0], labels, known, on_single_class)
+        labels = _single_class(rows.source, used[0], labels, known, data.on_single_class)
     _within(sieve, canonical, labels)  # refuses ids out of range
     return labels
 
 
-def usable_labels(
-    rows: Rows, labels: Labels, separator: str = "", on_bad_row: str = "error"
-) -> tuple[Rows, list[Target]]:
+def usable_labels(rows: Rows, labels: Labels, data: Data) -> tuple[Rows, list[Target]]:
     """Returns the rows whose label the model knows, and their targets: a name, names, or a number.
 
     Raises DataError for a target that is missing, hidden (-1), not a number, or none of
     `labels.names`; with on_bad_row="skip" only if no row is left.
     """
-    sieve = Sieve(rows, on_bad_row)
+    sieve, separator = Sieve(rows, data.on_bad_row), data.label_separator
     targets = _present_targets(sieve, separator)
     if labels.problem == "regression":
         targets = _numbers(sieve, targets)

@@ -59,21 +59,16 @@ class SequenceHead(Head):
         self.name, self.problem_type, self.kind = name, problem_type, kind
 
     def usable(self, rows: Rows, config: Config) -> Rows:
-        return checks.usable_texts(rows, config.data.on_bad_row, config.data.on_empty)
+        return checks.usable_texts(rows, config.data)
 
     def empty(self, rows: Rows) -> list[int]:
         return checks.empty_texts(rows)
 
     def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
-        data = config.data
-        return checks.learn_labels(
-            rows, data.problem, data.label_separator, known, data.on_bad_row, data.on_single_class
-        )
+        return checks.learn_labels(rows, config.data, known)
 
     def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
-        return checks.usable_labels(
-            rows, labels, config.data.label_separator, config.data.on_bad_row
-        )
+        return checks.usable_labels(rows, labels, config.data)
 
     def check_options(self, labels: Labels, config: Config) -> None:
         checks.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)

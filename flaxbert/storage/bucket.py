@@ -15,7 +15,7 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,8 @@ class Bucket:
         """Returns every object below the folder `prefix`, by its name relative to it."""
         start = f"{self.name}/{prefix}/" if prefix else f"{self.name}/"
 
-        async def listing() -> dict[str, Any]:
-            # A listing of the bucket itself tells a missing bucket from an empty folder.
-            return await self._fs._find(start.rstrip("/"), detail=True, update_cache=False)
-
+        # A listing of the bucket itself tells a missing bucket from an empty folder.
+        listing = self._fs._find(start.rstrip("/"), detail=True, update_cache=False)
         try:
             found = self._call(listing, f"listing {SCHEME}{start}")
         except FileNotFoundError as error:
@@ -89,7 +87,7 @@ class Bucket:
         """Returns the bytes of an object, None if there is none."""
         path = f"{self.name}/{name}"
         try:
-            entry = self._call(lambda: self._fs._info(path), f"looking for {SCHEME}{path}")
+            entry = self._call(self._fs._info(path), f"looking for {SCHEME}{path}")
         except FileNotFoundError:
             return None
         return int(entry["size"]) if entry["type"] == "file" else None
@@ -97,7 +95,7 @@ class Bucket:
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError if there is no such object."""
         path = f"{self.name}/{name}"
-        return self._call(lambda: self._fs._cat_file(path), f"reading {SCHEME}{path}")
+        return self._call(self._fs._cat_file(path), f"reading {SCHEME}{path}")
 
     def chunks(self, name: str) -> Iterable[bytes]:
         """Yields an object piece by piece."""
@@ -106,11 +104,8 @@ class Bucket:
             raise FileNotFoundError(2, os.strerror(2), f"{SCHEME}{path}")
         for start in range(0, size, _CHUNK):
             end = min(start + _CHUNK, size)
-            yield self._call(
-                lambda start=start, end=end: self._fs._cat_file(path, start=start, end=end),
-                f"reading {SCHEME}{path}",
-                end - start,
-            )
+            reading = self._fs._cat_file(path, start=start, end=end)
+            yield self._call(reading, f"reading {SCHEME}{path}", end - start)
 
     def fetch(self, name: str, target: Path) -> None:
         """Copies an object to a local file."""
@@ -120,20 +115,14 @@ class Bucket:
 
     def put(self, name: str, data: bytes) -> None:
         path = f"{self.name}/{name}"
-        self._call(
-            lambda: self._fs._pipe_file(path, data, consistency="md5"),
-            f"writing {SCHEME}{path}",
-            len(data),
-        )
+        writing = self._fs._pipe_file(path, data, consistency="md5")
+        self._call(writing, f"writing {SCHEME}{path}", len(data))
 
     def upload(self, name: str, source: Path) -> None:
         """Puts a local file."""
         path = f"{self.name}/{name}"
-        self._call(
-            lambda: self._fs._put_file(str(source), path, consistency="md5"),
-            f"writing {SCHEME}{path}",
-            source.stat().st_size,
-        )
+        writing = self._fs._put_file(str(source), path, consistency="md5")
+        self._call(writing, f"writing {SCHEME}{path}", source.stat().st_size)
 
     def copy(self, names: dict[str, str], size: int = 0) -> None:
         """Copies objects inside the bucket, {from: to}, without downloading them."""
@@ -154,26 +143,24 @@ class Bucket:
         self._all([f"{self.name}/{name}" for name in names], delete, "deleting")
 
     def _all(self, items: list[Any], make: Callable[[Any], Any], what: str, size: int = 0) -> None:
+        async def together(some: list[Any]) -> None:
+            # Wait for all: after an error nothing may change the bucket any more.
+            done = await asyncio.gather(*map(make, some), return_exceptions=True)
+            for failed in (result for result in done if isinstance(result, BaseException)):
+                raise failed
+
+        told = f"{what} {len(items)} objects in {SCHEME}{self.name}"
         for start in range(0, len(items), _TOGETHER):
-            some = items[start : start + _TOGETHER]
+            self._call(together(items[start : start + _TOGETHER]), told, size)
 
-            async def together(some: list[Any] = some) -> None:
-                # Wait for all: after an error nothing may change the bucket any more.
-                done = await asyncio.gather(*(make(i) for i in some), return_exceptions=True)
-                for failed in (result for result in done if isinstance(result, BaseException)):
-                    raise failed
-
-            self._call(together, f"{what} {len(items)} objects in {SCHEME}{self.name}", size)
-
-    def _call(self, make: Callable[[], Any], what: str, size: int = 0) -> Any:
+    def _call(self, coroutine: Coroutine[Any, Any, Any], what: str, size: int = 0) -> Any:
         """Runs a coroutine of gcsfs, within `_PATIENCE` and the time that `size` bytes take.
 
-        Raises:
-          FileNotFoundError: there is no such object.
-          StorageError: it was refused, or the store did not answer.
+        Raises FileNotFoundError if there is no such object, StorageError if the store refuses or
+        does not answer.
         """
         begun, given = time.monotonic(), _PATIENCE + size / _SLOWEST
-        future = asyncio.run_coroutine_threadsafe(make(), self._fs.loop)
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)
         wait = _REPORT_AFTER
         try:
             while True:
