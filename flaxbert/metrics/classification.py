@@ -60,19 +60,22 @@ def label_scores(hits: int, predicted: int, actual: int) -> dict[str, float]:
     }
 
 
-def averages(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Macro (each label alike) and weighted (by support) means of label scores; 0 of no label."""
-    supports = [values["support"] for values in scores.values()]
-    total = sum(supports)
+def count_report(names: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Returns {"labels": {name: scores}, "macro", "weighted"}; the means are 0 without labels.
+
+    `counts` are hits, predictions and occurrences of each label. The macro mean gives each label
+    the same weight, the weighted mean its support.
+    """
+    each = {name: label_scores(*three) for name, *three in zip(names, *counts, strict=True)}
+
+    def mean(score: str, weights: Sequence[int]) -> float:
+        values = [scores[score] for scores in each.values()]
+        return ratio(sum(v * w for v, w in zip(values, weights, strict=True)), sum(weights))
+
     return {
-        "macro": {
-            name: ratio(sum(values[name] for values in scores.values()), len(scores))
-            for name in _SCORES
-        },
-        "weighted": {
-            name: ratio(sum(values[name] * values["support"] for values in scores.values()), total)
-            for name in _SCORES
-        },
+        "labels": each,
+        "macro": {score: mean(score, [1] * len(each)) for score in _SCORES},
+        "weighted": {score: mean(score, counts[2]) for score in _SCORES},
     }
 
 
@@ -92,14 +95,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 def label_report(confusion: Int[np.ndarray, "C C"], names: Sequence[str]) -> dict[str, Any]:
     """Returns {"labels": {name: scores}, "macro", "weighted", "confusion_matrix": {"labels",
     "counts"}}; counts[actual][predicted] in the order of the names."""
-    hits, predicted, actual = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
-    each = {
-        name: label_scores(int(hits[i]), int(predicted[i]), int(actual[i]))
-        for i, name in enumerate(names)
-    }
+    counts = (np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1))
     return {
-        "labels": each,
-        **averages(each),
+        **count_report(names, [column.tolist() for column in counts]),
         "confusion_matrix": {"labels": list(names), "counts": confusion.tolist()},
     }
 

@@ -75,11 +75,7 @@ def report(
         np.sum(which, axis=0).astype(int).tolist()
         for which in (predicted & actual, predicted, actual)
     ]
-    each = {
-        name: scores.label_scores(*column) for name, *column in zip(names, *counts, strict=True)
-    }
-    micro = scores.label_scores(*(sum(column) for column in counts))
-    return {"labels": each, "micro": micro, **scores.averages(each)}
+    return {**scores.count_report(names, counts), "micro": scores.label_scores(*map(sum, counts))}
 
 
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
