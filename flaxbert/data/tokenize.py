@@ -191,7 +191,7 @@ class Tokenizer:
         if not self._tokenizer.is_fast:
             raise ModelFileError(
                 f"{self.directory}: {type(self._tokenizer).__name__} does not tell where in a text "
-                "its tokens stand. Choose a model that has a tokenizer.json."
+                "its tokens are. Choose a model that has a tokenizer.json."
             )
         encode = self._tokenizer.backend_tokenizer.encode_batch
         rows = _encoded(encode, list(texts), add_special_tokens=False)

@@ -70,11 +70,11 @@ def _writer(workdir: Workdir) -> Finding:
             said = f"in use by {who}" if who else "no process writes to it"
             return Finding(SUBJECT, OK, said, facts={"in_use": who is not None})
         holder = lease.holder_in(workdir.store.read(workdir.lock))
-    except FileNotFoundError:
-        return Finding(SUBJECT, OK, "no process writes to it", facts={"in_use": False})
     except (OSError, StorageError) as error:
-        said = f"whether it is in use is unknown ({error})"
-        return Finding(SUBJECT, OK, said, facts={"in_use": None})
+        no_lease = isinstance(error, FileNotFoundError) and not isinstance(workdir.lock, Path)
+        said = "no process writes to it"
+        said = said if no_lease else f"whether it is in use is unknown ({error})"
+        return Finding(SUBJECT, OK, said, facts={"in_use": False if no_lease else None})
     who = lease.name_of(holder)
     said = f"{who} has its lease, renewed at {holder.get('renewed', '?')}"
     advice = (

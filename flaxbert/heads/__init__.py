@@ -3,7 +3,7 @@
 A member defines `HEADS`, {name: Head}, a head for each kind of target that it knows. The files
 of the folder are the registry; nothing else lists them. The training loop never asks which head it
 trains: it calls what `Head` declares. Note: `sequence` is three heads (one label, several labels,
-a number) on one module, told apart by the labels.
+a number) on one module, chosen by the labels.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Head(abc.ABC):
     name: str  # names the kind of target: "single_label", "token"
     architecture: str  # transformers' class
     problem_type: str | None = None  # transformers' name in config.json, where it has one
-    prefix: str = "classifier"  # under which its own parameters stand
+    prefix: str = "classifier"  # of the paths of its own parameters
     module: Any  # called as module(config, dtype, rngs=...)
     layout: Literal["slot", "token"] = "slot"  # what has a target: a sequence, or a token
-    long: tuple[str, ...] = LONG  # what may become of long inputs, the default first
+    long: tuple[str, ...] = LONG  # how long inputs may be treated, the default first
 
     # Data
 
@@ -60,8 +60,7 @@ class Head(abc.ABC):
     def usable(self, rows: Rows, config: Config) -> Rows:
         """Returns the rows whose inputs can be used.
 
-        Raises:
-          DataError: an input that cannot be used, unless the config has such rows left out.
+        Raises DataError for others, unless the config says to skip them.
         """
 
     @abc.abstractmethod
@@ -83,7 +82,7 @@ class Head(abc.ABC):
     def encode(
         self, rows: Rows, tokenizer: Tokenizer, max_length: int, cut: Cut | None = None
     ) -> Examples:
-        """Returns the rows' sequences without labels; `cut` says what stays of long texts."""
+        """Returns the rows' sequences without labels; `cut` shortens long texts."""
 
     @abc.abstractmethod
     def with_targets(self, examples: Examples, targets: Sequence[Any], names: Names) -> Examples:
@@ -91,7 +90,7 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def describe_targets(self, rows: Rows, targets: Sequence[Any], labels: Labels) -> About:
-        """Returns what the data report says about the targets: lines, and values for JSON."""
+        """Returns the data report's part about the targets."""
 
     def split(
         self,
@@ -102,11 +101,7 @@ class Head(abc.ABC):
         max_length: int,
         config: Config,
     ) -> Split:
-        """Checks the targets of usable rows, and tokenizes them.
-
-        Raises:
-          DataError: targets that are not the model's.
-        """
+        """Checks the targets of usable rows, and tokenizes them; DataError for unknown targets."""
         rows, targets = self.labelled(rows, labels, config)
         examples = self.encode(rows, tokenizer, max_length)
         examples = self.with_targets(examples, targets, labels.names)

@@ -70,7 +70,7 @@ class Bucket:
         """Returns every object below the folder `prefix`, by its name relative to it."""
         start = f"{self.name}/{prefix}/" if prefix else f"{self.name}/"
 
-        # A listing of the bucket itself tells a missing bucket from an empty folder.
+        # A listing of the bucket itself distinguishes a missing bucket from an empty folder.
         listing = self._fs._find(start.rstrip("/"), detail=True, update_cache=False)
         try:
             found = self._call(listing, f"listing {SCHEME}{start}")
@@ -185,7 +185,7 @@ class Bucket:
 
 
 def _filesystem() -> Any:
-    """Returns gcsfs, told not to cache."""
+    """Returns gcsfs without its cache."""
     # Otherwise it asks for the bucket's kind over gRPC, for features that are not used here.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     if importlib.util.find_spec("gcsfs") is None:

@@ -118,7 +118,7 @@ def card_header(folder: Path) -> dict[str, Any]:
         return {}
     try:
         return RepoCard.load(folder / CARD, ignore_metadata_errors=True).data.to_dict()
-    except Exception:  # free text: whatever stands there, it stops nobody
+    except Exception:  # free text: errors in it are ignored
         return {}
 
 

@@ -30,10 +30,9 @@ def loss_sums(
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] = (),
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The two sums of torch.nn.MSELoss(reduction="mean").
+    """Returns the two sums of torch.nn.MSELoss(reduction="mean").
 
-    Raises:
-      ValueError: smoothing or class weights, which mean nothing for numbers.
+    Raises ValueError for smoothing or class weights, which do not apply to numbers.
     """
     if label_smoothing or class_weights:
         raise ValueError("label smoothing and class weights do not apply to regression")
