@@ -234,25 +234,20 @@ def _canonical(sieve: Sieve, targets: Sequence[Any], problem: str, separator: st
 
 def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
     """Returns the targets by the model's names; integers may be ids of them."""
-    names, kept = set(labels.names), sieve.kept()
+    kept, known = sieve.kept(), {name: name for name in labels.names}
+    what = "the label is not among those of the training data or the model"
+    fix = f"Expected one of {', '.join(map(shown, labels.names[:20]))}."
     used = {name for i in kept for name in cells.as_list(canonical[i])}
-    if not used <= names and cells.are_ids(used, labels.names):
-        by_id = {str(i): name for i, name in enumerate(labels.names)}
-        sieve.refuse_labels(
-            [i for i in kept if set(cells.as_list(canonical[i])) - set(by_id)],
-            "the label is out of range",
-            f"Expected an id from 0 to {len(names) - 1} ({', '.join(labels.names[:20])}).",
-        )
-        return [
-            [by_id.get(item) for item in target] if isinstance(target, list) else by_id.get(target)
-            for target in canonical
-        ]
-    sieve.refuse_labels(
-        [i for i in kept if set(cells.as_list(canonical[i])) - names],
-        "the label is not among those of the training data or the model",
-        f"Expected one of {', '.join(map(shown, labels.names[:20]))}.",
-    )
-    return canonical
+    if not used <= known.keys() and cells.are_ids(used, labels.names):
+        known = {str(i): name for i, name in enumerate(labels.names)}
+        what = "the label is out of range"
+        fix = f"Expected an id from 0 to {len(known) - 1} ({', '.join(labels.names[:20])})."
+    unknown = [i for i in kept if set(cells.as_list(canonical[i])) - known.keys()]
+    sieve.refuse_labels(unknown, what, fix)
+    return [
+        [known.get(item) for item in target] if isinstance(target, list) else known.get(target)
+        for target in canonical
+    ]
 
 
 def _order(used: list[str], known: Known) -> tuple[str, ...]:

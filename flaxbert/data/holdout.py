@@ -121,27 +121,19 @@ def _iterative(groups: Sequence[_Group], targets: Sequence[Target], fraction: fl
         lead = round(2 * wanted[name] - unplaced[name], 6)  # over what training needs
         return None if lead == 0 else lead > 0
 
-    of_label: dict[str, list[int]] = {
-        name: [] for name in sorted(counts, key=lambda n: (counts[n], n))
-    }
-    of_label[""] = list(range(len(groups)))  # last: the rows without any label
-    for index, names in enumerate(own):
-        for name in names:
-            of_label[name].append(index)
+    # Each group is placed by its rarest label; those without any label come last.
+    names = [*sorted(counts, key=lambda name: (counts[name], name)), ""]
+    rank = {name: place for place, name in enumerate(names)}
+    rarest = [min(labels, key=rank.__getitem__, default="") for labels in own]
     held: set[int] = set()
-    placed: set[int] = set()
-    for name, members in of_label.items():
-        for index in members:
-            if index in placed:
-                continue
-            placed.add(index)
-            takes = prefers_validation(name)
-            takes = prefers_validation("") if takes is None else takes
-            takes = takes and all(training[n] > count for n, count in own[index].items())
-            for n, count in (*own[index].items(), ("", len(groups[index]))):
-                unplaced[n] -= count
-                wanted[n] -= count if takes else 0
-            if takes:
-                training -= own[index]
-                held.update(groups[index])
+    for index in sorted(range(len(groups)), key=lambda index: rank[rarest[index]]):
+        takes = prefers_validation(rarest[index])
+        takes = prefers_validation("") if takes is None else takes
+        takes = takes and all(training[n] > count for n, count in own[index].items())
+        for n, count in (*own[index].items(), ("", len(groups[index]))):
+            unplaced[n] -= count
+            wanted[n] -= count if takes else 0
+        if takes:
+            training -= own[index]
+            held.update(groups[index])
     return held

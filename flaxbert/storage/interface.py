@@ -64,17 +64,20 @@ class Store(Protocol):
 
     def read(self, path: PurePath) -> bytes:
         """Raises OSError if there is no such file."""
+        ...
 
     def write(self, path: PurePath, data: bytes) -> None:
         """Writes a whole file: a reader sees the old or the new one, also after a crash."""
 
     def replacing(self, path: PurePath) -> contextlib.AbstractContextManager[TextIO]:
         """Opens a text file that replaces `path` after the block, unless the block raises."""
+        ...
 
     def sha256(self, path: PurePath) -> str: ...
 
     def spool(self, path: PurePath) -> Spool:
         """Returns a spool for the file `path` and for new files beside it."""
+        ...
 
     # Directories
 
@@ -84,36 +87,43 @@ class Store(Protocol):
 
     def names(self, path: PurePath) -> list[str]:
         """Returns the names of files and directories directly below, sorted."""
+        ...
 
     def sizes(self, path: PurePath) -> dict[str, int]:
         """Returns relative name -> bytes of every file below, without following links.
 
         Raises DamagedError for anything that is not a plain file.
         """
+        ...
 
     def refuse_links(self, path: PurePath) -> None:
-        """Raises ConfigError if the workdir contains a link; an object store has none."""
+        """Raises ConfigError if the workdir contains a link."""
 
     def remove(self, path: PurePath) -> None:
         """Removes a directory or file, if there is one."""
 
     def local_copy(self, path: PurePath) -> Path:
         """Returns a local directory with the files of `path`, for readers of many of them."""
+        ...
 
     # Checkpoints
 
     def for_orbax(self, path: PurePath) -> Any:
         """Returns the path as Orbax wants it."""
+        ...
 
     def telling(self, what: str) -> contextlib.AbstractContextManager[None]:
         """Wraps a save: turns errors of the disk into ModelFileError, and those of an object store
         into StorageError, each with one readable line."""
+        ...
 
     def is_committed(self, path: PurePath) -> bool:
         """Whether there is a committed checkpoint at `path`; it may be damaged."""
+        ...
 
     def begin(self, path: PurePath) -> PurePath:
         """Returns the empty directory to write the checkpoint `path` in."""
+        ...
 
     def settle(self, path: PurePath) -> None:
         """Makes all files below durable, also those written by others."""
@@ -134,6 +144,7 @@ class Store(Protocol):
 
     def stage(self, target: PurePath) -> Path:
         """Returns the empty local directory to write a new `target` in."""
+        ...
 
     def replace_directory(self, new: Path, target: PurePath, *, committed: bool) -> None:
         """Replaces the directory `target` by `new`, which `stage` named.
@@ -147,6 +158,7 @@ class Store(Protocol):
 
         Returns False if it accepts neither; both then stay.
         """
+        ...
 
     def forget_previous(self, target: PurePath) -> None:
         """Removes what `replace_directory` kept: the target's checkpoint has been committed."""
@@ -158,6 +170,7 @@ class Store(Protocol):
 
         Raises ConfigError if another process holds it; names its pid and host.
         """
+        ...
 
 
 def is_step(name: str) -> bool:

@@ -18,13 +18,13 @@ from typing import TextIO
 
 from flaxbert.errors import ModelFileError
 from flaxbert.shell import signals
-from flaxbert.storage.interface import TEMPORARY, DamagedError, Spool, Store, beside, naming
+from flaxbert.storage.interface import TEMPORARY, DamagedError, Spool, beside, naming
 from flaxbert.storage.lock import locked
 from flaxbert.storage.plain import refuse_links
 
 
-class LocalDisk(Store):
-    """A local disk."""
+class LocalDisk:
+    """A local disk; implements interface.Store."""
 
     def is_file(self, path: PurePath) -> bool:
         return Path(path).is_file()
@@ -191,7 +191,7 @@ class LocalDisk(Store):
         return locked(Path(path))
 
 
-class _InPlace(Spool):
+class _InPlace:
     """Files that grow in place."""
 
     def __init__(self, path: Path) -> None:

@@ -33,7 +33,7 @@ from flaxbert.storage.bucket import (
     reason_for,
     split_url,
 )
-from flaxbert.storage.interface import MANIFEST, WEIGHTS, Spool, Store, beside, is_step
+from flaxbert.storage.interface import MANIFEST, WEIGHTS, Spool, beside, is_step
 from flaxbert.storage.lease import Lease
 
 _VOUCHING = (MANIFEST, WEIGHTS)
@@ -46,8 +46,8 @@ def object_store(bucket: str) -> ObjectStore:
     return ObjectStore(bucket)
 
 
-class ObjectStore(Store):
-    """A bucket."""
+class ObjectStore:
+    """A bucket; implements interface.Store."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = Bucket(bucket)
@@ -102,6 +102,9 @@ class ObjectStore(Store):
 
     def sizes(self, path: PurePath) -> dict[str, int]:
         return {name: entry.size for name, entry in sorted(self._list(path).items())}
+
+    def refuse_links(self, path: PurePath) -> None:
+        """Does nothing: an object store has no links."""
 
     def remove(self, path: PurePath) -> None:
         self._delete_all_but(set(), path)
@@ -274,7 +277,7 @@ class ObjectStore(Store):
         self._bucket.fetch(self._name(path), target)
 
 
-class _Uploaded(Spool):
+class _Uploaded:
     """Files that grow in a temporary folder; each push uploads those that have changed."""
 
     def __init__(self, store: ObjectStore, path: PurePath) -> None:
