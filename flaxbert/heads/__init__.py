@@ -228,8 +228,8 @@ def head_named(problem: str) -> Head:
 def head_of(config: BertConfig) -> Head:
     """Returns the head that a model's config.json states.
 
-    Without a problem type a single output means regression, as in transformers. A class that is no
-    head's (BertModel, the pre-training heads) stands for the sequence classifier.
+    Without a problem type a single output means regression, as in transformers. Classes
+    without a head (BertModel, the pre-training ones) count as sequence classifiers.
     """
     own = [head for head in all_heads().values() if head.architecture == config.architecture]
     if not own:

@@ -99,7 +99,7 @@ class Checkpoints:
         self._commit: threading.Thread | None = None
         self._outstanding = False  # whether the result of a save is still unknown
         self._error: BaseException | None = None
-        self._litter = False  # whether a failure may have left temporary files
+        self._has_leftovers = False  # whether a failure may have left temporary files
         self._frozen = ""  # digest of the frozen part, once it is saved
         self.last_commit: Commit | None = None  # of this process
 
@@ -186,7 +186,7 @@ class Checkpoints:
         except (OSError, StorageError) as error:
             if self._group.count > 1:
                 raise  # the others are in the middle of the save: they end with this process
-            self._error, self._litter = error, True
+            self._error, self._has_leftovers = error, True
             return True
         self._commit = threading.Thread(
             target=self._finish, args=(step, begun, run, started), name="checkpoint-commit"
@@ -207,7 +207,7 @@ class Checkpoints:
                         self._store.discard(left)
                 return [os.fspath(self._store.begin(path)) for path in paths]
         except (OSError, StorageError) as error:
-            self._error, self._litter = error, True
+            self._error, self._has_leftovers = error, True
             return []
 
     @property
@@ -254,7 +254,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._orbax.close()
-            self._litter = True  # a thread of a failed save may have written since
+            self._has_leftovers = True  # a thread of a failed save may have written since
             self._sweep()
 
     def _finish(
@@ -280,7 +280,7 @@ class Checkpoints:
             self._sweep()
             give_back_memory()
         except BaseException as error:  # raised again in the training thread, by wait()
-            self._error, self._litter = error, True
+            self._error, self._has_leftovers = error, True
             with contextlib.suppress(Exception):  # the first reason counts
                 reason = str(error) or repr(error)
                 self._group.put(self._broken, f"process {self._group.index}: {reason}")
@@ -298,15 +298,15 @@ class Checkpoints:
             self._store.discard(self._directory / str(step))
         # The new one is committed, so go on; deleting is tried again at the next save.
         except (OSError, StorageError) as error:
-            self._litter = True
+            self._has_leftovers = True
             say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
 
     def _sweep(self) -> None:
         """Removes what a failure has left; if that fails too, the next save or start retries it."""
-        if self._litter and self._group.is_first:
+        if self._has_leftovers and self._group.is_first:
             with contextlib.suppress(OSError, StorageError):
                 self._store.sweep(self._directory)
-                self._litter = False
+                self._has_leftovers = False
 
 
 def _apart(state: Any) -> tuple[Any, Any]:

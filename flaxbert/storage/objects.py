@@ -116,7 +116,7 @@ class ObjectStore:
         copy, it is copied again.
 
         Raises:
-          ModelFileError: there is no such folder, or it has names that lead out of it.
+          ModelFileError: there is no such folder, or it has names with `..`.
           StorageError: it does not stop changing, or the disk has no room.
         """
         folder = _temporary_folder()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.rows import near_name
 from flaxbert.errors import DataError
+from flaxbert.registry import member, members
 from flaxbert.storage.store import is_url
 
 
@@ -50,8 +49,7 @@ def read_rows(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]
 @functools.cache
 def by_suffix() -> dict[str, Format]:
     """Returns {suffix: format} of all formats."""
-    names = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
-    found: list[Format] = [importlib.import_module(name).FORMAT for name in names]
+    found: list[Format] = [member("data/formats", n).FORMAT for n in members("data/formats")]
     return {suffix: form for form in found for suffix in form.suffixes}
 
 

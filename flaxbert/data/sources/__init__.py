@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from flaxbert.config import Data
 from flaxbert.data.rows import Rows, near_name
 from flaxbert.errors import ConfigError
+from flaxbert.registry import member, members
 
 
 class DataSet(Protocol):
@@ -119,5 +118,4 @@ def main_metric_of(task: str) -> str:
 
 @functools.cache
 def _sources() -> list[Source]:
-    names = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
-    return [importlib.import_module(name) for name in names]  # type: ignore[misc]
+    return [member("data/sources", name) for name in members("data/sources")]

@@ -70,7 +70,7 @@ def _load(directory: Path) -> Tensors:
         shards = _read_header(table.pop(b"", b""))
         names = {key.decode(): value for key, value in table.items()}
         entries = {n: _read_entry(v) for n, v in names.items() if not _DROPPED.search(n)}
-    except ValueError as error:  # TableError is one, and so is a name that is no text
+    except ValueError as error:  # TableError, or a name that is not text
         raise ModelFileError(
             f"{index}: is no index of a TensorFlow checkpoint: {error}."
         ) from error
