@@ -109,7 +109,7 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
     count = empty = long = 0
     with progress_bar(unit="windows" if predictor.long == "window" else "rows") as bar:
         for rows in chunks:
-            empty += predictor.head.empty(rows)
+            empty += len(predictor.head.empty(rows))
             examples = predictor.encode_rows(rows)
             records = predictor.records(rows, examples, predictor.answers(examples, bar.update))
             for writer in writers.values():

@@ -54,13 +54,13 @@ class Numbered:
     """index<TAB>prediction with a header, as transformers' run_glue writes it."""
 
     def __init__(self, file: TextIO, labels: Labels) -> None:
-        self._file, self._head = file, head_named(labels.problem)
-        self._count = 0
+        self._file, self._count = file, 0
+        self._head, self._names = head_named(labels.problem), labels.names
         file.write("index\tprediction\n")
 
     def write(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
-            self._file.write(f"{self._count}\t{self._head.summary(answer)}\n")
+            self._file.write(f"{self._count}\t{self._head.summary(answer, self._names)}\n")
             self._count += 1
 
 
