@@ -25,6 +25,7 @@ from etils import epath
 
 from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
 from flaxbert.shell import signals
+from flaxbert.shell.console import say
 from flaxbert.storage.bucket import (
     SCHEME,
     Bucket,
@@ -278,10 +279,13 @@ class ObjectStore:
 
 
 class _Uploaded:
-    """Files that grow in a temporary folder; each push uploads those that have changed."""
+    """Files that grow in a temporary folder; each push uploads those that have changed.
+
+    Only the run's own record has to arrive: other files are trackers', which never end a run.
+    """
 
     def __init__(self, store: ObjectStore, path: PurePath) -> None:
-        self._store, self._parent = store, path.parent
+        self._store, self._parent, self._record = store, path.parent, path.name
         self.directory = _temporary_folder()
         if store.is_file(path):
             (self.directory / path.name).write_bytes(store.read(path))
@@ -290,8 +294,15 @@ class _Uploaded:
     def push(self) -> None:
         states = self._states()
         for name, state in states.items():
-            if self._pushed.get(name) != state:
+            if self._pushed.get(name) == state:
+                continue
+            try:
                 self._store.write(self._parent / name, (self.directory / name).read_bytes())
+            except StorageError as error:
+                if name == self._record:
+                    raise
+                say(f"flaxbert: WARNING: {error} The run goes on; the next save tries again.")
+            else:
                 self._pushed[name] = state
 
     def close(self) -> None:
