@@ -64,12 +64,12 @@ class Progress:
             total.gradient_norm += float(sums["gradient_norm"])
 
     @property
-    def least_grace(self) -> str:
-        """What a stop waits for, for people."""
+    def grace_period(self) -> str:
+        """The grace period that a stop needs, as a log line."""
         update, save = self.longest_update, self.longest_save
         return (
-            f"longest update {update:.2f} s, longest save {save:.2f} s: a grace period of "
-            f"{update + save:.1f} s is the least"
+            f"longest update {update:.2f} s, longest save {save:.2f} s: allow a grace period of at "
+            f"least {update + save:.1f} s"
         )
 
     @classmethod
