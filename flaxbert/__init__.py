@@ -14,15 +14,21 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from flaxbert.config import Config, default_config
     from flaxbert.inference.models import ClassifierOutput
-    from flaxbert.inference.predictors.sequence import Classifier, FlaxBertForSequenceClassification
-    from flaxbert.inference.predictors.token import FlaxBertForTokenClassification, TokenClassifier
+    from flaxbert.inference.predictors.classifier import (
+        Classifier,
+        FlaxBertForSequenceClassification,
+    )
+    from flaxbert.inference.predictors.token_classifier import (
+        FlaxBertForTokenClassification,
+        TokenClassifier,
+    )
     from flaxbert.model.bert_config import BertConfig
 
 _HOMES = {
-    "Classifier": "flaxbert.inference.predictors.sequence",
-    "TokenClassifier": "flaxbert.inference.predictors.token",
-    "FlaxBertForSequenceClassification": "flaxbert.inference.predictors.sequence",
-    "FlaxBertForTokenClassification": "flaxbert.inference.predictors.token",
+    "Classifier": "flaxbert.inference.predictors.classifier",
+    "TokenClassifier": "flaxbert.inference.predictors.token_classifier",
+    "FlaxBertForSequenceClassification": "flaxbert.inference.predictors.classifier",
+    "FlaxBertForTokenClassification": "flaxbert.inference.predictors.token_classifier",
     "ClassifierOutput": "flaxbert.inference.models",
     "BertConfig": "flaxbert.model.bert_config",
     "Config": "flaxbert.config",

@@ -52,7 +52,7 @@ class Data:
     label_separator: str = ""  # splits one cell into several labels (multi_label in CSV and TSV)
     on_bad_row: str = "error"  # a row without usable text or label: error | skip (and count it)
     on_empty: str = "keep"  # a row whose text is empty: keep | skip | error
-    on_leak: str = "warn"  # validation texts that also stand in training: warn | error
+    on_leak: str = "warn"  # validation texts that also occur in training: warn | error
     on_single_class: str = "error"  # one label, the model or task knows more: error | warn
     max_length: int = 128  # tokens per sequence, longer ones are cut; 0 = the model's maximum
     packing: str = "pack"  # pack = several sequences a row | pad = one sequence a row

@@ -22,6 +22,11 @@ def exit_code_of(error: BaseException) -> int:
     return INTERNAL_ERROR
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message; the name of its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error is a device's or compiler's out-of-memory error."""
     return "RESOURCE_EXHAUSTED" in str(error)

@@ -91,7 +91,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     head, names = predictor.head, predictor.labels.names
     report: dict[str, Any] = {}
     for suffix, (answers, examples, _) in computed.items():
-        told = head.report(answers, head.gold(examples), examples, names)
+        told = head.report(answers, examples, names)
         report |= {suffix: told} if suffix else told
         for line in ([f"{suffix}:"] if suffix else []) + head.report_lines(told):
             cli.say(line)

@@ -1,7 +1,7 @@
 """python -m flaxbert.predict --model=DIR|--workdir=RUN  --input=FILE|-|--split=test  --output=FILE
 
 Labels texts with a trained model. Input: a file of rows, .txt (one text a line), - for lines on
-standard input, or a split of the run. Output: .jsonl or .csv, or - for JSON lines on standard
+standard input, or a split of the run. Output: .jsonl, .csv, .conll, or - for JSON lines on standard
 output; one line per input in its order. A split also gives RUN/predict_results_<task>.txt.
 """
 
@@ -55,7 +55,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if values.split and not values.workdir:
         raise ConfigError(f"--split={values.split} needs --workdir=RUN: a folder has no data.")
     if not values.output and not values.split:
-        raise ConfigError("--output is missing: a file ending in .jsonl or .csv, or -.")
+        raise ConfigError("--output is missing: a file ending in .jsonl, .csv or .conll, or -.")
 
     from flaxbert.data import sources
     from flaxbert.inference import answers
@@ -109,7 +109,7 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
     count = empty = long = 0
     with progress_bar(unit="windows" if predictor.long == "window" else "rows") as bar:
         for rows in chunks:
-            empty += predictor.head.empty(rows)
+            empty += len(predictor.head.empty(rows))
             examples = predictor.encode_rows(rows)
             records = predictor.records(rows, examples, predictor.answers(examples, bar.update))
             for writer in writers.values():

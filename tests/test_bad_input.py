@@ -116,7 +116,7 @@ BAD = {
     "open quote": Bad(GOOD + '"a,pos\n', ("train.csv:6: is not valid CSV", "Close")),
     "no JSON": Bad('{"text": \n', ("train.jsonl:1: is not valid JSON",), "train.jsonl"),
     "a key twice": Bad(
-        '{"text": "a", "label": 1, "text": "b"}\n', ("'text' stands twice",), "train.jsonl"
+        '{"text": "a", "label": 1, "text": "b"}\n', ("'text' is twice",), "train.jsonl"
     ),
     "cut gzip": Bad(
         gzip.compress(GOOD.encode())[:-9], ("the gzip file ends too early",), "train.csv.gz"
@@ -132,9 +132,7 @@ BAD = {
         GOOD, ("unknown kind of file '.xlsx'", "Expected .bio, .conll, .csv"), "train.xlsx"
     ),
     # columns
-    "duplicate header": Bad(
-        "text,label,text\na,b,c\n", ("train.csv:1: column 'text' stands twice",)
-    ),
+    "duplicate header": Bad("text,label,text\na,b,c\n", ("train.csv:1: column 'text' is twice",)),
     "wrong column": Bad(
         GOOD,
         ("train.csv:1: there is no column 'sentence'", "Columns: 'text', 'label'"),
@@ -194,7 +192,7 @@ BAD = {
     ),
     "leak refused": Bad(
         GOOD,
-        ("1 of 2 texts also stand in training", "dev.csv:3 = ", "train.csv:3", "on_leak=warn"),
+        ("1 of 2 texts also occur in training", "dev.csv:3 = ", "train.csv:3", "on_leak=warn"),
         fields={"data__on_leak": "error"},
         dev="text,label\nthe good,pos\nBad  film,neg\n",
     ),
@@ -407,7 +405,7 @@ def test_what_is_odd_but_trains(another_head, tmp_path, capsys):
         "training: WARNING: 1 row with the text of an earlier row, 1 of them with another label: ",
         "validation: WARNING: no row has the label 'Pos'",
         "labels: WARNING: 'Pos', 'pos' differ only in case or spacing",
-        "validation: WARNING: 2 of 4 texts also stand in training, 0 of them exactly",
+        "validation: WARNING: 2 of 4 texts also occur in training, 0 of them exactly",
         "target: single_label, labels Pos, neg, pos",
     ):
         assert part in done.err, part

@@ -1,7 +1,7 @@
-"""A row that cannot be used: the file is refused, or the row is left out and counted.
+"""Rows that cannot be used: the file is refused, or the rows are left out and counted.
 
 `on_bad_row` is "error" or "skip", as config.data.on_bad_row. A message names up to 20 rows, so that
-a file is repaired in one go and not line by line.
+a file can be repaired at once and not line by line.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from flaxbert.errors import DataError
 
 
 class BadRows:
-    """While a file is read: lines that are no row."""
+    """Lines of a file that cannot be read as rows."""
 
     def __init__(self, on_bad_row: str = "error") -> None:
         self._skip = on_bad_row == "skip"
         self.skipped: dict[str, list[int]] = {}
 
     def add(self, source: str, line: int, what: str, fix: str, *, why: str) -> None:
-        """Raises a DataError of what stands where, or notes the line under the reason `why`."""
+        """Raises a DataError with place and reason, or notes the line under the reason `why`."""
         if not self._skip:
             raise DataError(f"{source}:{line}: {what}. {fix}")
         self.skipped.setdefault(why, []).append(line)
 
 
 class Sieve:
-    """Rows under checks: the first fault refuses the file, or faulty rows are set aside."""
+    """Rows under checks: the first failed check refuses the file, or the rows are left out."""
 
     def __init__(self, rows: Rows, on_bad_row: str) -> None:
         self.rows = rows
@@ -36,7 +36,7 @@ class Sieve:
         self._aside: dict[int, str] = {}  # row: why
 
     def refuse(self, offenders: Iterable[int], what: str, fix: str, got: str = "") -> None:
-        """Raises a DataError that names up to 20 offenders, or sets them aside."""
+        """Raises a DataError that names up to 20 offenders, or leaves them out."""
         found = [i for i in offenders if i not in self._aside]
         if not found:
             return
@@ -60,6 +60,11 @@ class Sieve:
 
     def left(self) -> Rows:
         return self.rows.without(self._aside) if self._aside else self.rows
+
+
+def where(flags: Iterable[bool]) -> list[int]:
+    """Returns the indices of the rows that are flagged."""
+    return [index for index, flag in enumerate(flags) if flag]
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (data, seed, step): nothing but the step is ever stored.
+"""Batches as a pure function of (data, seed, step): only the step is ever stored.
 
 A permutation per (seed, epoch), a slice per update; the last update of an epoch is short. So a
 resume is exact, and hosts or devices may change. Sequences are numbered by their place in the
@@ -33,9 +33,9 @@ from flaxbert.data.tokenize import Tokens
 
 Batch = dict[str, np.ndarray]
 
-_TILE = 128  # tokens of a row: what matrix units like, and a few sentences fill it
+_TILE = 128  # tokens of a row: efficient on matrix units, and filled by a few sentences
 
-# Updates whose packing is tried out for a plan: all of a small run, a sample of a large one.
+# Sequences whose packing is tried for a plan: all updates of a small run, a sample of a large one.
 _PLANNED_SEQUENCES = 400_000
 
 
@@ -50,7 +50,7 @@ class Examples:
     tokens: Tokens
     labels: np.ndarray
     layout: Literal["slot", "token"] = "slot"
-    # What else the head needs to know of its answers: arrays by name.
+    # Further arrays that the head needs for its answers, by name.
     extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -59,35 +59,35 @@ class Examples:
 
     @property
     def outputs(self) -> int:
-        """How many rows of logits are computed."""
+        """The number of rows of logits."""
         return len(self.tokens.input_ids) if self.layout == "token" else len(self.tokens)
 
     @property
     def count(self) -> int:
-        """The number of examples: of several windows of a text one."""
+        """The number of examples: all windows of a text are one."""
         owners = self.tokens.owners
         return len(self.tokens) if owners is None else int(owners[-1]) + 1
 
     @functools.cached_property
     def digest(self) -> str:
-        """Identifies the data: a resume with other rows is refused."""
+        """Identifies the data: a resume with other data is refused."""
         labels = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes()).hexdigest()
         return hashlib.sha256((self.tokens.digest() + labels).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which rows of each micro-batch are laid out: some of its equal blocks, ascending."""
+    """The rows of each micro-batch to lay out here: some of its equal blocks, ascending."""
 
     blocks: tuple[int, ...] = (0,)
     of: int = 1
 
     def rows(self, rows: int) -> int:
-        """Returns how many of so many rows these are."""
+        """Returns how many of `rows` rows are in the share."""
         return rows // self.of * len(self.blocks)
 
     def kept(self, rows: Int[np.ndarray, " n"], count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which of the `rows`, numbered below `count`, are kept, and all new numbers."""
+        """Returns which of the `rows` (numbers below `count`) are kept, and their new numbers."""
         place = np.full(self.of, -1)
         place[list(self.blocks)] = np.arange(len(self.blocks))
         block, inside = np.divmod(rows, count // self.of)
@@ -122,30 +122,16 @@ def update_indices(examples: int, batch_size: int, seed: int, step: int) -> Int[
 
 
 def plan_training(
-    examples: Examples,
-    *,
-    batch_size: int,
-    seed: int,
-    steps: int,
-    packing: str,
-    accumulate: int = 1,
-    row_multiple: int = 1,
-    row_length: int = 0,
-    work: Work = Work(),  # noqa: B008 - frozen
+    examples: Examples, *, batch_size: int, seed: int, steps: int, **options: Any
 ) -> RowPlan:
-    """Plans the shapes of a run from its own updates (see `pack.make_plan`)."""
+    """Plans the shapes of a run from its own updates; `options` are those of `pack.make_plan`."""
     sampled = min(steps, max(1, _PLANNED_SEQUENCES // batch_size))
-    updates = (update_indices(len(examples), batch_size, seed, step) for step in range(sampled))
     return make_plan(
         examples.tokens.lengths,
-        updates,
+        (update_indices(len(examples), batch_size, seed, step) for step in range(sampled)),
         complete=sampled == steps,
-        packing=packing,
         batch_size=min(batch_size, len(examples)),
-        accumulate=accumulate,
-        row_multiple=row_multiple,
-        row_length=row_length,
-        work=work,
+        **options,
     )
 
 
@@ -158,10 +144,10 @@ def train_batch(
     step: int,
     share: Share = WHOLE,
 ) -> Batch:
-    """Returns the arrays of one update, as DESIGN's table of batch keys says: [A, R, L or S].
+    """Returns the arrays of one update: [A, R, L or S], see `lay_out`.
 
-    Of several processes each lays out its `share` of the rows; sequences are placed, and numbered,
-    as in the whole.
+    Each of several processes lays out its `share` of the rows; places and numbers of sequences are
+    those of the whole update.
     """
     indices = update_indices(len(examples), batch_size, seed, step)
     placement = _place(examples.tokens.lengths_of(indices), plan)
@@ -175,8 +161,8 @@ def empty_batch(examples: Examples, plan: RowPlan, rows: int) -> Batch:
 
 
 def count_batch(batch: Batch) -> dict[str, int]:
-    """Returns how many examples, real tokens and computed tokens a batch has, and over its real
-    tokens how many keys each attends to: those of its own sequence."""
+    """Returns the numbers of examples, real tokens and computed tokens of a batch, and the sum over
+    its real tokens of the keys that each attends to."""
     lengths = np.bincount(batch["sequence_ids"].ravel())[1:]
     return _counts(lengths[lengths > 0], batch["sequence_ids"].size)
 
@@ -184,7 +170,7 @@ def count_batch(batch: Batch) -> dict[str, int]:
 def count_update(
     examples: Examples, *, batch_size: int, seed: int, step: int, computed: int
 ) -> dict[str, int]:
-    """Returns the same of a whole update, of which there may be only a share here.
+    """Returns the same counts for a whole update, of which this process may have only a share.
 
     `computed` are the tokens of all rows.
     """
@@ -212,18 +198,18 @@ def plan_inference(
 ) -> tuple[RowPlan, ...]:
     """Plans the shapes of evaluation and prediction, by ascending row length.
 
-    Short sequences share rows of 128 tokens: attention costs rows x length^2, so only long ones
-    stand in long rows (256, 512, ...). Each plan has two row counts: the fewest possible, for a
-    call that fits them (one sentence is answered at once), and the full batch.
+    Short sequences share rows of 128 tokens: attention costs rows x length^2, so only long ones use
+    long rows (256, 512, ...). Each plan has two row counts: the fewest possible, for small calls
+    (such as one sentence), and the full batch.
 
     Args:
       lengths: tokens of the sequences.
       row_multiple: rows are a multiple of this (the mesh's data x fsdp devices).
       packing: "pack", or "pad" for one sequence a row.
       rows: rows of a full batch, rounded up to `row_multiple`; 0 = as many as `tokens`.
-      tokens: about how many are computed at once by each of the devices.
-      work: what rows cost on this model and device. Given where these lengths are all there will
-        be: sequences that all fit 128 tokens then stand in the rows that cost the least.
+      tokens: about how many each device computes at once.
+      work: what rows cost on this model and device, if `lengths` are all there will be: sequences
+        that all fit 128 tokens then use the cheapest row length.
     """
     plans = []
     for length in _row_lengths(lengths, packing, work):
@@ -235,10 +221,10 @@ def plan_inference(
 
 
 def _slots(lengths: Int[np.ndarray, " N"], row_length: int) -> int:
-    """Returns how many sequences a row can hold: a power of two, and at least one of 16 tokens.
+    """Returns the number of slots of a row: a power of two, at least one for every 16 tokens.
 
-    So one program serves most calls, whatever their texts: a slot costs as much as a token of the
-    last layer, an eighth of all slots next to nothing.
+    So one program serves most calls. A slot costs as much as a token of the last layer: very little
+    for this many.
     """
     usual = 1.5 * row_length / float(np.median(lengths)) if len(lengths) else 1.0
     wanted = min(usual, len(lengths))
@@ -269,8 +255,8 @@ def inference_batches(
 ) -> Iterator[Batch]:
     """Yields every example exactly once: [R, L or S] without A, longest rows first.
 
-    Of several processes each lays out its `share` of the rows; but "example_ids" and "output_ids"
-    are always those of all rows, whose logits every process gets.
+    Each of several processes lays out its `share` of the rows; but "example_ids" and "output_ids"
+    are those of all rows, since every process gets all logits.
     """
     lengths = examples.tokens.lengths
     placed = pack_kinds(lengths, [(plan.row_length, plan.slots) for plan in plans])
@@ -303,8 +289,8 @@ def lay_out(
 ) -> Batch:
     """Writes the sequences `indices` into [A, rows, row_length] arrays at their places.
 
-    With a `share` only into those rows, and they alone come back. With `outputs` there are
-    "output_ids" too: of which sequence, or token of the split, the model's outputs are, -1 = none.
+    With a `share` only those rows are returned. With `outputs` there are "output_ids" too: the
+    sequence, or token of the split, that each output of the model belongs to, -1 = none.
     """
     numbers = np.arange(1, len(indices) + 1)
     if share != WHOLE:

@@ -1,7 +1,7 @@
-"""What one label cell means: a name, a number, an id of a known name.
+"""The meaning of a label cell: a name, a number, or the id of a known name.
 
-White space around a label never counts ("pos " is "pos", as in numbers and in the header of a
-table), but case does: "Pos" and "pos" are two classes, and a warning.
+White space around a label is ignored ("pos " is "pos"), but case is not: "Pos" and "pos" are two
+classes, and a warning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_missing(cell: Any, separator: str) -> bool:
 
 
 def split_cell(cell: Any, separator: str) -> Any:
-    """Returns a list of the labels of one cell; what is no string comes back as it is."""
+    """Returns the labels of one cell as a list; what is no string is returned unchanged."""
     if not isinstance(cell, str):
         return cell
     if not separator:
@@ -34,8 +34,8 @@ def split_cell(cell: Any, separator: str) -> Any:
 
 
 def name_of(value: Any) -> str | None:
-    """Returns the name of a label: strings without white space around them, integers in decimal,
-    booleans as in JSON; None for what is none of these."""
+    """Returns the name of a label: strings stripped of white space, integers in decimal, booleans
+    as in JSON; None for any other value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):  # not through float, which would make neighbours of 2**53 equal
@@ -77,13 +77,13 @@ def are_integers(names: Iterable[str]) -> bool:
 
 
 def are_ids(used: Iterable[str], names: Sequence[str]) -> bool:
-    """Whether integers in the data are ids of names. Where names are integers themselves (stars
-    from 1 to 5) an integer is always a name: read as an id it would be another class."""
+    """Whether integers in the data are ids of names. If names are integers themselves (stars from 1
+    to 5) an integer is always a name: as an id it would be another class."""
     return are_integers(used) and not any(map(_INTEGER.fullmatch, names))
 
 
 def is_encodable(text: str) -> bool:
-    """Whether UTF-8 can write it: no half of a surrogate pair."""
+    """Whether UTF-8 can encode it: it has no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

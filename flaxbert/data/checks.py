@@ -1,7 +1,7 @@
 """Finds invalid rows and labels, with file and line, before anything compiles.
 
 Note: JAX does not raise on a bad index. A label of -1 trains on the last class with a finite loss,
-and one that is too large gives a silent NaN. Each check either refuses the file or, by
+and one that is too large gives a silent NaN. Each check either refuses the file or, with
 `on_bad_row="skip"`, leaves the row out and counts it.
 """
 
@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from flaxbert.config import Data
 from flaxbert.data import cells
-from flaxbert.data.bad_rows import Sieve, shown
+from flaxbert.data.bad_rows import Sieve, shown, where
 from flaxbert.data.rows import Rows, Target, list_lines
 from flaxbert.errors import ConfigError, DataError
 
@@ -23,7 +24,7 @@ _LARGEST = 1e18
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """What a target is: the kind of problem and the names in label-id order."""
+    """The kind of target and the label names in id order."""
 
     problem: str  # single_label | multi_label | regression
     names: tuple[str, ...]
@@ -31,46 +32,33 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Label names that are known before the data are read.
+    """Label names that are known before the data are read."""
 
-    `checkpoint` are those of the starting checkpoint if they mean something; `task` those of the
-    task table.
-    """
-
-    checkpoint: tuple[str, ...] = ()
-    task: tuple[str, ...] = ()
+    checkpoint: tuple[str, ...] = ()  # of the starting checkpoint, unless they are LABEL_0, ...
+    task: tuple[str, ...] = ()  # of the task table
 
 
-def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") -> Rows:
+def usable_texts(rows: Rows, data: Data) -> Rows:
     """Returns the rows whose texts can be used.
 
-    Raises:
-      DataError: no row at all, or none left; a text that is missing or no string unless on_bad_row
-        is "skip"; an empty text if on_empty is "error".
+    Raises DataError if no row is left; for a text that is missing or no string unless on_bad_row is
+    "skip"; for an empty text if on_empty is "error".
     """
     _refuse_nothing(rows)
-    sieve = Sieve(rows, on_bad_row)
+    sieve = Sieve(rows, data.on_bad_row)
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
             continue
-        missing, other, broken = [], [], []
-        for i, value in enumerate(values):
-            if value is None:
-                missing.append(i)
-            elif not isinstance(value, str):
-                other.append(i)
-            elif not cells.is_encodable(value):
-                broken.append(i)
-        sieve.refuse(missing, f"the {column} is missing", "Give it a value, or remove the row.")
+        fix = "Give it a value, or remove the row."
+        sieve.refuse(where(v is None for v in values), f"the {column} is missing", fix)
+        other = where(v is not None and not isinstance(v, str) for v in values)
         sieve.refuse(other, f"the {column} is not a string", "Put it in quotes.")
-        sieve.refuse(
-            broken,
-            f"the {column} has half of a surrogate pair",
-            "Repair the \\ud800-\\udfff escapes.",
-        )
+        broken = where(isinstance(v, str) and not cells.is_encodable(v) for v in values)
+        fix = "Repair the \\ud800-\\udfff escapes."
+        sieve.refuse(broken, f"the {column} has half of a surrogate pair", fix)
     rows = sieve.left()
-    if on_empty != "keep":
-        sieve = Sieve(rows, on_empty)
+    if data.on_empty != "keep":
+        sieve = Sieve(rows, data.on_empty)
         fix = "Give it a value, remove the row, or set config.data.on_empty to keep or skip."
         sieve.refuse(empty_texts(rows), "the text is empty", fix)
         rows = sieve.left()
@@ -84,31 +72,23 @@ def empty_texts(rows: Rows) -> list[int]:
     return [i for i in empty if rows.pairs is None or not rows.pairs[i].strip()]
 
 
-def learn_labels(
-    rows: Rows,
-    problem: str = "auto",
-    separator: str = "",
-    known: Known | None = None,
-    on_bad_row: str = "error",
-    on_single_class: str = "error",
-) -> Labels:
+def learn_labels(rows: Rows, data: Data, known: Known) -> Labels:
     """Decides from the training rows what kind of target this is and how labels are numbered.
 
-    Order: the checkpoint's names if they are the data's set; the task's; integers 0..n-1 as ids;
-    other integers as names in numeric order; strings in code-point order. Never first-seen.
-
-    Raises:
-      DataError: missing, mixed or hidden (-1) labels, only one class, or none at all.
+    Order: the checkpoint's names if they are the same set as the data's; the task's; integers
+    0..n-1 as ids; other integers as names in numeric order; strings in code-point order. It never
+    depends on the order of the rows. Raises DataError for missing, mixed or hidden (-1) labels, and
+    for fewer than two classes.
     """
-    known = known or Known()
-    sieve = Sieve(rows, on_bad_row)
+    sieve, separator = Sieve(rows, data.on_bad_row), data.label_separator
     targets = _present_targets(sieve, separator)
     _refuse_mixed(sieve, targets)
+    problem = data.problem
     if problem == "auto":
         problem = _guess_problem([targets[i] for i in sieve.kept()], separator)
     if problem == "regression":
         labels = Labels("regression", ("LABEL_0",))
-        usable_labels(rows, labels, separator, on_bad_row)
+        usable_labels(rows, labels, data)
         return labels
     canonical = _canonical(sieve, targets, problem, separator)
     used = sorted({name for i in sieve.kept() for name in cells.as_list(canonical[i])})
@@ -116,22 +96,18 @@ def learn_labels(
         raise DataError(f"{rows.source}: no row has any label. Check the label column.")
     labels = Labels(problem, _order(used, known))
     if problem == "single_label" and len(used) < 2:
-        labels = _single_class(rows.source, used[0], labels, known, on_single_class)
-    _within(sieve, canonical, labels)  # out of range of a known map
+        labels = _single_class(rows.source, used[0], labels, known, data.on_single_class)
+    _within(sieve, canonical, labels)  # refuses ids out of range
     return labels
 
 
-def usable_labels(
-    rows: Rows, labels: Labels, separator: str = "", on_bad_row: str = "error"
-) -> tuple[Rows, list[Target]]:
-    """Returns the rows whose label is the model's, and their targets as the head's `encode` wants
-    them: a name, names, or a number.
+def usable_labels(rows: Rows, labels: Labels, data: Data) -> tuple[Rows, list[Target]]:
+    """Returns the rows whose label the model knows, and their targets: a name, names, or a number.
 
-    Raises:
-      DataError: a target that is missing, hidden (-1), not a number, or none of `labels.names`;
-        with on_bad_row="skip" only when no row is left.
+    Raises DataError for a target that is missing, hidden (-1), not a number, or none of
+    `labels.names`; with on_bad_row="skip" only if no row is left.
     """
-    sieve = Sieve(rows, on_bad_row)
+    sieve, separator = Sieve(rows, data.on_bad_row), data.label_separator
     targets = _present_targets(sieve, separator)
     if labels.problem == "regression":
         targets = _numbers(sieve, targets)
@@ -149,11 +125,8 @@ def usable_labels(
 
 
 def check_options(labels: Labels, label_smoothing: float, class_weights: Sequence[float]) -> None:
-    """Refuses loss options that do not fit the kind of target.
-
-    Raises:
-      ConfigError: smoothing or weights for regression, or another number of weights than labels.
-    """
+    """Raises ConfigError for loss options that do not fit: smoothing or weights for regression, or
+    another number of weights than labels."""
     if labels.problem == "regression" and (label_smoothing or class_weights):
         raise ConfigError(
             "config.loss: label_smoothing and class_weights do not apply to regression; leave them "
@@ -182,26 +155,23 @@ def _refuse_nothing(rows: Rows) -> None:
 
 
 def _present_targets(sieve: Sieve, separator: str) -> Sequence[Any]:
-    """Returns the targets; with a separator an empty cell is an example without labels."""
+    """Returns the targets; with a separator an empty cell is a row without labels."""
     targets = sieve.rows.targets
     if targets is None:
         raise DataError(f"{sieve.rows.source}: has no label column. Name it by data.label.")
-    sieve.refuse(
-        [i for i, target in enumerate(targets) if cells.is_missing(target, separator)],
-        "the label is missing",
-        "Give it a value, or remove the row.",
-    )
+    missing = where(cells.is_missing(target, separator) for target in targets)
+    sieve.refuse(missing, "the label is missing", "Give it a value, or remove the row.")
     return targets
 
 
 def _refuse_mixed(sieve: Sieve, targets: Sequence[Any]) -> None:
-    """Refuses the file, whatever `on_bad_row`: no single row is to blame."""
-    first: dict[str, str] = {}  # kind: where it stands first
+    """Refuses a file with labels of several kinds, also with on_bad_row="skip"."""
+    first: dict[str, str] = {}  # kind: its first place
     for index in sieve.kept():
         for item in cells.as_list(targets[index]):
             first.setdefault(cells.kind_of(item), sieve.rows.where(index))
     if len(first) > 1:
-        listed = ", ".join(f"{kind} at {where}" for kind, where in first.items())
+        listed = ", ".join(f"{kind} at {place}" for kind, place in first.items())
         raise DataError(f"{sieve.rows.source}: labels of several kinds: {listed}. Use one kind.")
 
 
@@ -216,12 +186,12 @@ def _guess_problem(targets: list[Any], separator: str) -> str:
 def _numbers(sieve: Sieve, targets: Sequence[Any]) -> list[float | None]:
     numbers = [cells.number_of(target) for target in targets]
     sieve.refuse_labels(
-        [i for i, number in enumerate(numbers) if number is None],
+        where(number is None for number in numbers),
         "the label is not a finite number",
         "Expected a number for regression; for classes set data.problem=single_label.",
     )
     sieve.refuse_labels(
-        [i for i, number in enumerate(numbers) if number is not None and abs(number) > _LARGEST],
+        where(number is not None and abs(number) > _LARGEST for number in numbers),
         "the label is so large that float32 cannot hold its square",
         "Scale the labels, for example to about -1 to 1.",
     )
@@ -229,39 +199,33 @@ def _numbers(sieve: Sieve, targets: Sequence[Any]) -> list[float | None]:
 
 
 def _canonical(sieve: Sieve, targets: Sequence[Any], problem: str, separator: str) -> list[Any]:
-    """Returns names: strings as they stand, integers in decimal, booleans as in JSON."""
+    """Returns the names of labels: strings as is, integers in decimal, booleans as in JSON."""
     many = problem == "multi_label"
     if many:
         targets = [cells.split_cell(target, separator) for target in targets]
     sieve.refuse_labels(
-        [i for i, t in enumerate(targets) if t is not None and isinstance(t, list) != many],
-        "the label is a list" if not many else "the label is not a list",
-        "Expected one label a row." if not many else "Expected a list of labels a row.",
+        where(target is not None and isinstance(target, list) != many for target in targets),
+        "the label is not a list" if many else "the label is a list",
+        "Expected a list of labels a row." if many else "Expected one label a row.",
     )
     canonical: list[Any] = [
         [cells.name_of(item) for item in cells.as_list(target)] if many else cells.name_of(target)
         for target in targets
     ]
+    listed = [cells.as_list(names) for names in canonical]
+    unnamed = where(None in names for names in listed)
     sieve.refuse_labels(
-        [
-            i
-            for i, (name, target) in enumerate(zip(canonical, targets, strict=True))
-            if target is not None and (None in name if many else name is None)
-        ],
+        [i for i in unnamed if targets[i] is not None],
         "the label is neither a string nor a whole number",
         "For numbers with decimals set data.problem=regression.",
     )
     sieve.refuse_labels(
-        [
-            i
-            for i, names in enumerate(canonical)
-            if not all(map(cells.is_encodable, filter(None, cells.as_list(names))))
-        ],
+        where(not all(map(cells.is_encodable, filter(None, names))) for names in listed),
         "the label has half of a surrogate pair",
         "Repair the \\ud800-\\udfff escapes.",
     )
     sieve.refuse_labels(
-        [i for i, names in enumerate(canonical) if "-1" in cells.as_list(names)],
+        where("-1" in names for names in listed),
         "the label is -1, which marks hidden labels of a test set",
         "Remove these rows, or name the class by a word.",
     )
@@ -269,26 +233,21 @@ def _canonical(sieve: Sieve, targets: Sequence[Any], problem: str, separator: st
 
 
 def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
-    """Returns the targets under the model's names; integers may stand for ids of them."""
-    names, kept = set(labels.names), sieve.kept()
+    """Returns the targets by the model's names; integers may be ids of them."""
+    kept, known = sieve.kept(), {name: name for name in labels.names}
+    what = "the label is not among those of the training data or the model"
+    fix = f"Expected one of {', '.join(map(shown, labels.names[:20]))}."
     used = {name for i in kept for name in cells.as_list(canonical[i])}
-    if not used <= names and cells.are_ids(used, labels.names):
-        by_id = {str(i): name for i, name in enumerate(labels.names)}
-        sieve.refuse_labels(
-            [i for i in kept if set(cells.as_list(canonical[i])) - set(by_id)],
-            "the label is out of range",
-            f"Expected an id from 0 to {len(names) - 1} ({', '.join(labels.names[:20])}).",
-        )
-        return [
-            [by_id.get(item) for item in target] if isinstance(target, list) else by_id.get(target)
-            for target in canonical
-        ]
-    sieve.refuse_labels(
-        [i for i in kept if set(cells.as_list(canonical[i])) - names],
-        "the label is not among those of the training data or the model",
-        f"Expected one of {', '.join(map(shown, labels.names[:20]))}.",
-    )
-    return canonical
+    if not used <= known.keys() and cells.are_ids(used, labels.names):
+        known = {str(i): name for i, name in enumerate(labels.names)}
+        what = "the label is out of range"
+        fix = f"Expected an id from 0 to {len(known) - 1} ({', '.join(labels.names[:20])})."
+    unknown = [i for i in kept if set(cells.as_list(canonical[i])) - known.keys()]
+    sieve.refuse_labels(unknown, what, fix)
+    return [
+        [known.get(item) for item in target] if isinstance(target, list) else known.get(target)
+        for target in canonical
+    ]
 
 
 def _order(used: list[str], known: Known) -> tuple[str, ...]:
@@ -305,7 +264,7 @@ def _order(used: list[str], known: Known) -> tuple[str, ...]:
 
 
 def _single_class(source: str, name: str, labels: Labels, known: Known, on: str) -> Labels:
-    """Returns the labels for rows of one class: a classifier needs another one from elsewhere."""
+    """Returns the labels for rows of a single class, if another class is known."""
     if on == "warn" and name in known.checkpoint:
         labels = Labels(labels.problem, known.checkpoint)
     fix = "check the label column (or set config.data.on_single_class=warn)."

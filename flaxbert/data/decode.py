@@ -17,14 +17,14 @@ from flaxbert.errors import DataError
 
 STANDARD_INPUT = Path("-")
 
-# Bytes of one row: far above any text, far below any memory. Without a limit one gzip file of a
-# megabyte could unpack to a single line that fills the memory.
+# Bytes of one row: far more than any text needs. Without a limit a gzip file of a megabyte could
+# unpack to a single line that fills the memory.
 LONGEST_ROW = 1 << 26
 
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a regular file; what the system refuses, now or while it is read, is a DataError."""
+    """Opens a regular file; errors of the system, also while reading, become a DataError."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -44,13 +44,10 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yields the lines of a file, of a .gz, or of standard input ("-") as they come.
+    """Yields the lines of a file, of a .gz, or of standard input ("-") as they arrive.
 
-    Only "\\n" ends a line, and stays at its end. A byte order mark is left out.
-
-    Raises:
-      DataError: missing, not a regular file, unreadable, a damaged .gz, not UTF-8, a NUL
-        character, or a line over `LONGEST_ROW`. Names byte or line.
+    Only "\\n" ends a line, and is kept. A byte order mark is removed. Raises DataError, with its
+    place, for a file that cannot be read or is not UTF-8, a NUL, or a line over `LONGEST_ROW`.
     """
     if path == STANDARD_INPUT:
         yield from _decoded(sys.stdin.buffer, "standard input")
@@ -107,13 +104,13 @@ def _decoded(file: BinaryIO | gzip.GzipFile, source: str) -> Iterator[str]:
             ) from error
         if "\0" in text:
             raise _nul(text, source, number)
-        # Not by "utf-8-sig": that codec counts the place of a bad byte from after the mark.
+        # Not by "utf-8-sig": that codec counts the place of a bad byte from behind the mark.
         yield text.removeprefix("\ufeff") if number == 1 else text
         offset += len(line)
 
 
 def _nul(text: str, source: str, line: int) -> DataError:
-    """No text has NUL characters, and many tools stop at one."""
+    """Returns the error for NUL characters, which no text has and at which many tools stop."""
     if 4 * text.count("\0") > len(text):  # every other byte, in Latin text
         return DataError(
             f"{source}:{line}: contains NUL characters, as UTF-16 without a mark does. Remove it "

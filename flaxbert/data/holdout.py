@@ -1,8 +1,8 @@
-"""Validation rows taken from the training rows: a seeded share, alike in labels.
+"""Holds validation rows out of the training rows: a seeded, stratified share.
 
-Which rows go depends on their texts, their labels and the seed, never on their order in the file,
-and equal texts (normalised) are on one side together. No library does that for all three kinds of
-target: scikit-learn's splits depend on the order, and stratify neither lists nor numbers.
+The choice depends on texts, labels and seed, never on the order in the file, and equal texts
+(normalised) stay in one split. No library does that for all three kinds of target: scikit-learn's
+splits depend on the order, and stratify neither lists nor numbers.
 """
 
 from __future__ import annotations
@@ -24,23 +24,18 @@ from flaxbert.errors import DataError
 _BINS = 10  # quantile bins of regression targets, at most
 
 
-_Group = tuple[int, ...]  # rows of one text: they stay together
+_Group = tuple[int, ...]  # rows with the same text, which stay together
 
 
 def split_validation(
     rows: Rows, targets: Sequence[Target], problem: str, fraction: float, seed: int
 ) -> tuple[Rows, Rows]:
-    """Holds out a share of the rows: of each label alike (single label), of each label as near as
-    its combinations allow (multi-label), or of each range of values alike (regression).
+    """Holds out the same share of each label (single label), of each label as far as combinations
+    allow (multi-label), or of each range of values (regression).
 
-    Every label keeps a row to train on. Texts without duplicates give each label its share rounded
-    down or up and the whole its share rounded; groups of equal texts can make it less.
-
-    Args:
-      targets: of the rows, as `checks.usable_labels` returns them.
-
-    Raises:
-      DataError: too few rows for the share.
+    Every label keeps a row to train on. Without duplicates each label gives its share rounded down
+    or up, and all rows together theirs rounded; groups of equal texts can reduce it. Raises
+    DataError if there are too few rows.
     """
     groups = _groups(rows, seed)
     if problem == "regression":
@@ -60,7 +55,7 @@ def split_validation(
 
 
 def _groups(rows: Rows, seed: int) -> list[_Group]:
-    """Returns the rows by text, in an order that the seed draws from the texts themselves."""
+    """Returns the rows grouped by text, in an order drawn from seed and text."""
     salt = str(seed).encode()[:16]
     drawn = [hashlib.blake2b(key, salt=salt).digest()[:16] for key in text_keys(rows)]
     order = sorted(range(len(rows)), key=drawn.__getitem__)
@@ -73,7 +68,7 @@ def _most_common(group: _Group, targets: Sequence[Target]) -> Target:
 
 
 def _stratified(groups: Sequence[_Group], strata: Sequence[Hashable], fraction: float) -> set[int]:
-    """Holds out the first groups of each stratum until its part of the share is full."""
+    """Holds out the first groups of each stratum until its share is reached."""
     sizes: Counter[Any] = Counter()
     for group, stratum in zip(groups, strata, strict=True):
         sizes[stratum] += len(group)
@@ -87,8 +82,8 @@ def _stratified(groups: Sequence[_Group], strata: Sequence[Hashable], fraction: 
 
 
 def _apportion(sizes: Counter[Any], fraction: float) -> dict[Any, int]:
-    """Returns how many rows of each stratum to hold out, by largest remainders: each its share
-    rounded down or up, and never all."""
+    """Returns how many rows of each stratum to hold out, by largest remainders: its share rounded
+    down or up, and never all."""
     # Rounded first: 40 * 0.2 must not become 9 by way of 8.000000000000002.
     shares = {stratum: round(size * fraction, 6) for stratum, size in sizes.items()}
     counts = {stratum: math.floor(share) for stratum, share in shares.items()}
@@ -113,40 +108,32 @@ def _quantile_bins(
 
 def _iterative(groups: Sequence[_Group], targets: Sequence[Target], fraction: float) -> set[int]:
     """Iterative stratification (Sechidis et al. 2011): the rarest label first, each group to the
-    side that still wants more of that label."""
+    split that still needs more of that label."""
     own = [Counter(name for row in group for name in set(targets[row])) for group in groups]
     counts = sum(own, Counter())
-    # Rows that are not placed yet, and those that validation still wants. "" stands for any row:
-    # no label is called so.
+    # Rows that are not placed yet, and those that validation still needs, by label; "", which is no
+    # label's name, counts all rows.
     unplaced = {**counts, "": len(targets)}
     wanted = {name: count * fraction for name, count in unplaced.items()}
     training = Counter(counts)
 
     def prefers_validation(name: str) -> bool | None:
-        lead = round(2 * wanted[name] - unplaced[name], 6)  # over what training wants
+        lead = round(2 * wanted[name] - unplaced[name], 6)  # over what training needs
         return None if lead == 0 else lead > 0
 
-    of_label: dict[str, list[int]] = {
-        name: [] for name in sorted(counts, key=lambda n: (counts[n], n))
-    }
-    of_label[""] = list(range(len(groups)))  # last: the rows without any label
-    for index, names in enumerate(own):
-        for name in names:
-            of_label[name].append(index)
+    # Each group is placed by its rarest label; those without any label come last.
+    names = [*sorted(counts, key=lambda name: (counts[name], name)), ""]
+    rank = {name: place for place, name in enumerate(names)}
+    rarest = [min(labels, key=rank.__getitem__, default="") for labels in own]
     held: set[int] = set()
-    placed: set[int] = set()
-    for name, members in of_label.items():
-        for index in members:
-            if index in placed:
-                continue
-            placed.add(index)
-            takes = prefers_validation(name)
-            takes = prefers_validation("") if takes is None else takes
-            takes = takes and all(training[n] > count for n, count in own[index].items())
-            for n, count in (*own[index].items(), ("", len(groups[index]))):
-                unplaced[n] -= count
-                wanted[n] -= count if takes else 0
-            if takes:
-                training -= own[index]
-                held.update(groups[index])
+    for index in sorted(range(len(groups)), key=lambda index: rank[rarest[index]]):
+        takes = prefers_validation(rarest[index])
+        takes = prefers_validation("") if takes is None else takes
+        takes = takes and all(training[n] > count for n, count in own[index].items())
+        for n, count in (*own[index].items(), ("", len(groups[index]))):
+            unplaced[n] -= count
+            wanted[n] -= count if takes else 0
+        if takes:
+            training -= own[index]
+            held.update(groups[index])
     return held

@@ -1,6 +1,6 @@
-"""Which tokens of a text over max_length make its sequence, or its sequences.
+"""Truncation and windows: which tokens of a text over max_length are used.
 
-Note: none of it is left to transformers. To cut a pair it also builds every combination of the
+Note: transformers' own truncation is not used. For a pair it also builds every combination of the
 pieces cut off, so that two texts of 30,000 words take more than 12 GB.
 """
 
@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int
 
 Mask = Bool[np.ndarray, " n"]
 
-# (tokens that the template put there, such as [CLS]; max_length) -> which tokens stay, once for
-# each sequence that the text becomes.
+# (mask of the template's tokens, such as [CLS]; max_length) -> the tokens to keep, once for each
+# sequence that the text becomes.
 Cut = Callable[[Mask, int], list[Any]]  # masks or indices
 
 LONG = ("truncate", "head_tail", "window")
@@ -30,7 +30,7 @@ def cut_for(long: str, stride: int) -> Cut:
 
 def cut_end(special: Mask, max_length: int) -> list[Mask]:
     """Keeps the beginning, as truncation="longest_first" of transformers: of a pair the longer
-    text gives way first, down to half of the room."""
+    text is cut first, down to half of the room."""
     keep = special.copy()
     for part, count in _shares(special, max_length):
         keep[part[:count]] = True
@@ -51,13 +51,11 @@ def cut_middle(special: Mask, max_length: int) -> list[Mask]:
 
 
 def windows(special: Mask, max_length: int, stride: int) -> list[Int[np.ndarray, " n"]]:
-    """Returns the indices of each window: masks would take (length of the text)^2 bytes.
+    """Returns the token indices of windows over the whole text that share `stride` tokens, at most
+    half a window. (Masks would take quadratic memory.)
 
-    Reads the whole text in windows that share `stride` tokens, at most half a window.
-
-    The last one ends with the text and may be short. Of a pair the longer text (the first if they
-    are equal) is read in windows; the other stands in each, cut to half of the room if it is longer
-    than that.
+    The last window ends with the text and may be short. Of a pair the longer text (the first if
+    they are equal) is read in windows; the other is in each of them, cut to half of the room.
     """
     first, second = _texts(special)
     long, other = (first, second) if len(first) >= len(second) else (second, first)
@@ -75,7 +73,7 @@ def windows(special: Mask, max_length: int, stride: int) -> list[Int[np.ndarray,
 
 
 def _texts(special: Mask) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
-    """Returns where the tokens of the first text stand and those of the second, if there is one."""
+    """Returns the positions of the first text's tokens and of the second's, if there is one."""
     inside = np.flatnonzero(~special)
     gap = np.flatnonzero(np.diff(inside) > 1)  # the separator between two texts
     first = int(gap[0]) + 1 if len(gap) else len(inside)
@@ -83,7 +81,7 @@ def _texts(special: Mask) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]
 
 
 def _shares(special: Mask, max_length: int) -> list[tuple[Int[np.ndarray, " a"], int]]:
-    """Returns the places of each text's tokens and how many of them fit."""
+    """Returns the positions of each text's tokens and how many of them fit."""
     texts = _texts(special)
     first, second = map(len, texts)
     room = max_length - int(special.sum())

@@ -1,6 +1,6 @@
-"""Which texts stand twice: within a split, and in training as well as in validation.
+"""Finds duplicate texts: within a split, and between training and validation.
 
-Texts are compared as they stand, and normalised: Unicode NFKC, without case, white space as one
+Texts are compared as they are, and normalised: Unicode NFKC, without case, white space as one
 space. Empty texts are never duplicates; they are counted as empty.
 """
 
@@ -17,11 +17,11 @@ from flaxbert.data.rows import Rows, Target
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """A row whose text stands in an earlier row too."""
+    """A row whose text also occurs in an earlier row."""
 
     row: int
-    earlier: int  # in the same rows, or in those that the rows are compared with
-    exact: bool  # else equal only when normalised
+    earlier: int  # in the same rows, or in those they are compared with
+    exact: bool  # False = equal only when normalised
     conflict: bool  # the two have different labels
 
 
@@ -38,7 +38,7 @@ def text_keys(rows: Rows) -> Iterator[bytes]:
 
 
 def repeats(rows: Rows, targets: Sequence[Target]) -> list[Repeat]:
-    """Returns the rows whose text, as it stands, stands in an earlier row of the same split."""
+    """Returns the rows whose exact text occurs in an earlier row of the same split."""
     first: dict[tuple[str, str], int] = {}
     found = []
     for row, both in enumerate(_both(rows)):
@@ -54,7 +54,7 @@ def leaks(
     validation: Rows,
     validation_targets: Sequence[Target],
 ) -> list[Repeat]:
-    """Returns the validation rows whose normalised text stands in training; `earlier` is there."""
+    """Returns the validation rows whose normalised text occurs in training, at row `earlier`."""
     keys = list(text_keys(validation))
     needed = set(keys) - {b""}
     first: dict[bytes, int] = {}

@@ -3,7 +3,7 @@
 Longest first, each into the first row with room (first-fit decreasing). A plan is made once from
 the lengths of all updates of the run: one row length and at most four row counts, because each
 (rows, row length) is one compiled program. Note: packing never changes which sequences make up an
-update, only where they stand.
+update, only where they are placed.
 
 Packed classification: Krell et al. 2021 (arXiv 2107.02027).
 """
@@ -11,7 +11,7 @@ Packed classification: Krell et al. 2021 (arXiv 2107.02027).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -23,20 +23,20 @@ MAX_ROW_COUNTS = 4
 # A further program must save this share of the computed tokens to be worth compiling.
 _WORTH_COMPILING = 0.01
 
-# Row lengths are compared on so many sequences, and on so many updates at least: enough to tell
-# shares of padding apart to a few tenths of a percent.
+# Row lengths are compared on at least this many sequences and updates: enough to measure shares of
+# padding to a few tenths of a percent.
 COMPARED_SEQUENCES, _COMPARED_UPDATES = 8192, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a row costs beside its tokens; one token's share of all linear layers is the unit."""
+    """The cost of a row; the unit is a token's cost in all linear layers."""
 
     key: float = 0.0  # a token attending to one key
-    slot: float = 0.0  # a place for a sequence: its first token's last layer, pooler and head
+    slot: float = 0.0  # a sequence: its first token's last layer, pooler and head
     tile: int = 8  # attention computes row lengths rounded up to a multiple of this
     kernel_lengths: tuple[int, ...] = ()  # row lengths with a kernel for attention
-    plain_key: float = 0.0  # what a key costs more in rows of other lengths
+    plain_key: float = 0.0  # the extra cost of a key in rows of other lengths
 
     def of_row(self, row_length: int, slots: int) -> float:
         keys = round_up(row_length, self.tile)
@@ -44,7 +44,7 @@ class Work:
         return row_length * (1 + key * keys) + self.slot * slots
 
     def padded_length(self, longest: int) -> int:
-        """Returns the cheapest row length for one sequence each."""
+        """Returns the cheapest row length for one sequence a row."""
         lengths = [length for length in self.kernel_lengths if length >= longest]
         return min((round_up(longest, 8), *lengths), key=lambda length: self.of_row(length, 1))
 
@@ -62,7 +62,7 @@ class RowPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where each sequence of an update stands."""
+    """Where each sequence of an update is placed."""
 
     rows: Int[np.ndarray, " n"]
     starts: Int[np.ndarray, " n"]  # position of the first token in its row
@@ -79,24 +79,24 @@ def pack(lengths: Int[np.ndarray, " n"], row_length: int, slots: int) -> Placeme
 def pack_kinds(
     lengths: Int[np.ndarray, " n"], kinds: Sequence[tuple[int, int]]
 ) -> list[tuple[Int[np.ndarray, " m"], Placement]]:
-    """Packs into rows of several lengths: each row is of the shortest kind that holds its longest.
+    """Packs into rows of several lengths: each has the shortest length for its longest sequence.
 
-    Filling one row after the other with the longest sequences that fit gives the rows of first-fit
-    decreasing, and equal lengths go in together: a few operations for each row, however many
-    sequences there are. So short sequences fill what long ones leave.
+    Filling one row after the other with the longest sequences that fit gives the same rows as
+    first-fit decreasing; equal lengths are placed together, so the time depends on the number of
+    rows and not of sequences.
 
     Args:
       lengths: tokens of each sequence.
       kinds: (row length, slots) of each kind of row, ascending; the last holds every sequence.
 
     Returns:
-      For each kind the places in `lengths` of its sequences, and where they stand.
+      For each kind the indices in `lengths` of its sequences, and their placement.
     """
     left = np.bincount(lengths, minlength=1).tolist() if len(lengths) else [0]
-    # Bit n is set where a sequence of n tokens is left: the longest that fits is a bit's number.
+    # Bit n is set if a sequence of n tokens is left: the longest that fits is the highest bit.
     present = sum(1 << length for length, count in enumerate(left) if count)
     counts = [0] * len(kinds)
-    # (kind, row, start, slot, length, sequences in a line) of what went in together
+    # (kind, row, start, slot, length, count) of equal sequences placed one after the other
     runs: list[tuple[int, int, int, int, int, int]] = []
     kind = len(kinds) - 1
     while present:
@@ -148,8 +148,8 @@ def make_plan(
     Args:
       lengths: tokens of every training sequence.
       updates: indices into `lengths` of each planned update, in order.
-      complete: whether `updates` are all of the run's; otherwise one row count is a bound that
-        every other update fits.
+      complete: whether `updates` are all of the run's; otherwise one row count is a bound for every
+        other update.
       packing: "pack", or "pad" for one sequence a row.
       batch_size: sequences per update.
       accumulate: micro-batches per update.
@@ -174,17 +174,26 @@ def make_plan(
         return RowPlan(length, (rows,), 1, accumulate, min(efficiency, 1.0))
     sample = [lengths[indices] for indices in updates]
     compared = sample[: max(_COMPARED_UPDATES, COMPARED_SEQUENCES // batch_size)]
-    best = _cheapest(compared, lengths, row_length, batch_size, accumulate, row_multiple, work)
-    needed = _Needed(sample, best.row_length, best.slots, accumulate, row_multiple)
+
+    def needed(updates: list[np.ndarray], row_length: int, slots: int) -> np.ndarray:
+        """Returns the rows of one micro-batch that each update needs."""
+        rows = np.array([pack(update, row_length, slots).count for update in updates])
+        return -(-rows // step) * row_multiple
+
+    def cost(row_length: int, slots: int) -> float:
+        rows = choose_row_counts(needed(compared, row_length, slots), MAX_ROW_COUNTS)[1]
+        return rows * work.of_row(row_length, slots)
+
+    length, slots = _cheapest(cost, lengths, row_length, batch_size)
+    rows = needed(sample, length, slots)
     spare = []
     if not complete:
-        most = _most_rows(lengths, batch_size, best.row_length, best.slots)
-        worst = -(-most // step) * row_multiple
-        spare = [worst] if worst > needed.values[-1] else []
-    chosen, computed = needed.choose(MAX_ROW_COUNTS - len(spare))
+        worst = -(-_most_rows(lengths, batch_size, length, slots) // step) * row_multiple
+        spare = [worst] if worst > rows.max() else []
+    chosen, computed = choose_row_counts(rows, MAX_ROW_COUNTS - len(spare))
     real = sum(int(update.sum()) for update in sample)
-    efficiency = float(real / (computed * accumulate * best.row_length))
-    return dataclasses.replace(best, row_counts=(*chosen, *spare), efficiency=efficiency)
+    efficiency = float(real / (computed * accumulate * length))
+    return RowPlan(length, (*chosen, *spare), slots, accumulate, efficiency)
 
 
 def rows_for(plan: RowPlan, placement: Placement) -> int:
@@ -194,78 +203,53 @@ def rows_for(plan: RowPlan, placement: Placement) -> int:
 
 
 def _cheapest(
-    updates: list[np.ndarray],
-    lengths: np.ndarray,
-    row_length: int,
-    batch_size: int,
-    accumulate: int,
-    row_multiple: int,
-    work: Work,
-) -> RowPlan:
-    """Returns the row length and the slots with which these updates cost the least."""
-
-    def cost(length: int, slots: int) -> float:
-        needed = _Needed(updates, length, slots, accumulate, row_multiple)
-        return needed.choose(MAX_ROW_COUNTS)[1] * work.of_row(length, slots)
+    cost: Callable[[int, int], float], lengths: np.ndarray, row_length: int, batch_size: int
+) -> tuple[int, int]:
+    """Returns the row length and the slots with the least cost; `row_length` = 0 leaves it free."""
 
     def slots_for(length: int, times: float) -> int:
-        """`times` as many as the average row holds."""
+        """Returns `times` as many slots as the average row needs."""
         most = min(batch_size, length // int(lengths.min()))
         return max(1, min(most, int(times * length / float(lengths.mean())) + 1))
 
     candidates = [row_length] if row_length else _row_lengths(int(lengths.max()))
     # Ties go to the shortest.
     length = min(candidates, key=lambda length: cost(length, slots_for(length, 2)))
-    slots = min(
-        sorted({slots_for(length, times) for times in (1.25, 1.5, 2, 3, 4)}),
-        key=lambda slots: cost(length, slots),
-    )
-    return RowPlan(length, (), slots, accumulate)
+    slots = sorted({slots_for(length, times) for times in (1.25, 1.5, 2, 3, 4)})
+    return length, min(slots, key=lambda slots: cost(length, slots))
 
 
-class _Needed:
-    """How many updates need how many rows of one micro-batch."""
+def choose_row_counts(
+    needed: Int[np.ndarray, " updates"], limit: int
+) -> tuple[tuple[int, ...], int]:
+    """Returns at most `limit` row counts, the largest included, and the total rows computed.
 
-    def __init__(
-        self,
-        updates: list[np.ndarray],
-        row_length: int,
-        slots: int,
-        accumulate: int,
-        row_multiple: int,
-    ) -> None:
-        rows = np.array([pack(update, row_length, slots).count for update in updates])
-        needed = -(-rows // (accumulate * row_multiple)) * row_multiple
-        self.values, self.counts = np.unique(needed, return_counts=True)
-
-    def choose(self, limit: int) -> tuple[tuple[int, ...], int]:
-        """Returns at most `limit` row counts, the largest included, and the rows they compute.
-
-        The best choice of each size, by dynamic programming over the ascending distinct counts;
-        each further count must be worth compiling.
-        """
-        values, below = self.values, np.concatenate([[0], np.cumsum(self.counts)])
-        later = np.triu(np.ones((len(values), len(values)), bool), 1)
-        # cost[j]: fewest rows for the updates that need up to values[j], the largest count there.
-        cost, before = values * below[1:], []
-        costs = [float(cost[-1])]
-        for _ in range(1, min(limit, len(values))):
-            # options[i, j]: the next smaller count is values[i].
-            options = cost[:, None] + values * (below[None, 1:] - below[1:, None])
-            options = np.where(later, options, np.inf)
-            before.append(options.argmin(axis=0))
-            cost = options.min(axis=0)
-            costs.append(float(cost[-1]))
-        more = min(range(len(costs)), key=lambda n: costs[n] * (1 + n * _WORTH_COMPILING))
-        places = [len(values) - 1]
-        for came_from in reversed(before[:more]):
-            places.append(int(came_from[places[-1]]))
-        return tuple(int(values[place]) for place in reversed(places)), int(costs[more])
+    `needed` are the rows of each update. Finds the best choice of each size by dynamic programming
+    over the ascending distinct counts; each further count must be worth compiling.
+    """
+    values, counts = np.unique(needed, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    later = np.triu(np.ones((len(values), len(values)), bool), 1)
+    # cost[j]: fewest rows for the updates that need up to values[j], the largest count there.
+    cost, before = values * below[1:], []
+    costs = [float(cost[-1])]
+    for _ in range(1, min(limit, len(values))):
+        # options[i, j]: the cost if the next smaller count is values[i].
+        options = cost[:, None] + values * (below[None, 1:] - below[1:, None])
+        options = np.where(later, options, np.inf)
+        before.append(options.argmin(axis=0))
+        cost = options.min(axis=0)
+        costs.append(float(cost[-1]))
+    more = min(range(len(costs)), key=lambda n: costs[n] * (1 + n * _WORTH_COMPILING))
+    places = [len(values) - 1]
+    for came_from in reversed(before[:more]):
+        places.append(int(came_from[places[-1]]))
+    return tuple(int(values[place]) for place in reversed(places)), int(costs[more])
 
 
 def _most_rows(lengths: np.ndarray, batch_size: int, row_length: int, slots: int) -> int:
-    """A bound on the rows of any update: in first-fit all rows but one are more than half full or
-    have all slots taken."""
+    """Bounds the rows of any update: in first-fit all rows but one are more than half full or have
+    no free slot."""
     total = int(np.sort(lengths)[-batch_size:].sum())
     return min(batch_size, 2 * total // row_length + batch_size // slots + 1)
 

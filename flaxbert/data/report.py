@@ -1,7 +1,7 @@
-"""The data report: what a run is about to learn from, told before it starts.
+"""The data report: a summary of a run's data, shown before training starts.
 
-Pure: lines to print and a dict to write as JSON. Lengths are those before cutting, since they tell
-which max_length would do.
+Pure functions that return lines to print and a dict to write as JSON. Lengths are those before
+truncation, since they show which max_length would be enough.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from flaxbert.data.overlap import Repeat
 from flaxbert.data.rows import Rows, Target, list_lines
 from flaxbert.data.tokenize import Tokens
 
-# Above this share of unknown tokens the model was hardly made for these texts.
+About = tuple[list[str], dict[str, Any]]  # lines about the targets, and values for JSON
+
+# Above this share of unknown tokens the model is probably not made for these texts.
 UNKNOWN_SHARE = 0.2
 
 _LABELS = 20  # named in a line; the dict has all
@@ -27,7 +29,7 @@ _PAIRS = 3  # repeated rows that are named in a line
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What to print, and the same and more as a JSON-ready dict."""
+    """Lines to print, and the same and more as a JSON-ready dict."""
 
     lines: tuple[str, ...]
     values: dict[str, Any]
@@ -37,34 +39,20 @@ def describe_split(
     name: str,
     rows: Rows,
     targets: Sequence[Target],
-    labels: Labels,
-    tokens: Tokens,
-    max_length: int,
-) -> Report:
-    """Describes one split of texts that have been checked; `name` opens each line."""
-    values = _target_values(targets, labels)
-    lines = [f"{_rows(len(rows))}; {shares_line(values)}"]
-    empty = checks.empty_texts(rows)
-    return describe_rows(name, rows, targets, values, lines, empty, tokens, max_length)
-
-
-def describe_rows(
-    name: str,
-    rows: Rows,
-    targets: Sequence[Target],
-    target_values: dict[str, Any],
-    target_lines: Sequence[str],
+    about_targets: About,
     empty: Sequence[int],
     tokens: Tokens,
     max_length: int,
     cut: str = "cut to",
 ) -> Report:
-    """Describes one split, whatever its targets: what is said of them, lengths and repeated rows.
+    """Describes one split that has been checked: its targets, lengths and repeated rows.
 
     Args:
-      empty: which rows have nothing to read.
-      cut: what becomes of rows over max_length.
+      name: opens each line.
+      empty: which rows have no text.
+      cut: how rows over max_length are treated.
     """
+    target_lines, target_values = about_targets
     repeated = overlap.repeats(rows, targets)
     length = _lengths(tokens, max_length)
     values: dict[str, Any] = {
@@ -80,13 +68,13 @@ def describe_rows(
     }
     lines = [*target_lines, _length_line(length, cut)]
     for why, where in rows.skipped.items():
-        lines.append(f"WARNING: {_rows(len(where))} skipped: {why} ({list_lines(where, 5)})")
+        lines.append(f"WARNING: {count_rows(len(where))} skipped: {why} ({list_lines(where, 5)})")
     if empty:
         where = list_lines([rows.lines[i] for i in empty], 5)
-        lines.append(f"WARNING: {_rows(len(empty))} with an empty text ({where})")
+        lines.append(f"WARNING: {count_rows(len(empty))} with an empty text ({where})")
     if repeated:
         lines.append(
-            f"WARNING: {_rows(len(repeated))} with the text of an earlier row"
+            f"WARNING: {count_rows(len(repeated))} with the text of an earlier row"
             + _pairs_line(repeated, rows, rows)
         )
     if tokens.unknown_share > UNKNOWN_SHARE:
@@ -98,10 +86,9 @@ def describe_rows(
 
 
 def describe_labels(labels: Labels, counts: dict[str, dict[str, int]]) -> Report:
-    """Warns of labels that a split lacks or that differ hardly.
+    """Warns of labels that are missing in a split, or differ only in case or spacing.
 
-    Args:
-      counts: per split ("training", "validation") how often each label occurs.
+    `counts` says for each split ("training", "validation") how often each label occurs.
     """
     lines = []
     for split, of_split in counts.items():
@@ -128,7 +115,7 @@ def describe_labels(labels: Labels, counts: dict[str, dict[str, int]]) -> Report
 
 
 def describe_leaks(name: str, found: Sequence[Repeat], train: Rows, validation: Rows) -> Report:
-    """Tells of the texts of split `name` that also stand in training (see `overlap.leaks`)."""
+    """Reports the texts of split `name` that also occur in training (see `overlap.leaks`)."""
     exact = sum(repeat.exact for repeat in found)
     values = {
         "rows": len(found),
@@ -138,14 +125,15 @@ def describe_leaks(name: str, found: Sequence[Repeat], train: Rows, validation: 
     if not found:
         return Report((), values)
     line = (
-        f"{name}: WARNING: {len(found)} of {len(validation)} texts also stand in training, "
+        f"{name}: WARNING: {len(found)} of {len(validation)} texts also occur in training, "
         f"{exact} of them exactly{_pairs_line(found, validation, train)}; "
         "the metrics will be too optimistic"
     )
     return Report((line,), values)
 
 
-def _target_values(targets: Sequence[Target], labels: Labels) -> dict[str, Any]:
+def target_values(targets: Sequence[Target], labels: Labels) -> dict[str, Any]:
+    """Returns how often each label occurs, or the distribution of numbers."""
     if labels.problem == "regression":
         numbers = np.array(targets, np.float64)
         return {
@@ -191,14 +179,15 @@ def _lengths(tokens: Tokens, max_length: int) -> dict[str, Any]:
 
 def _length_line(length: dict[str, Any], cut: str) -> str:
     share = f"{100 * length['truncated_share']:.1f} %"
-    long = f"{_rows(length['truncated'])} ({share})" if length["truncated"] else "none"
+    long = f"{count_rows(length['truncated'])} ({share})" if length["truncated"] else "none"
     return (
         f"tokens a row: median {length['p50']}, 90 % up to {length['p90']}, 99 % up to "
         f"{length['p99']}, longest {length['max']}; {long} {cut} {length['max_length']}"
     )
 
 
-def _rows(count: int) -> str:
+def count_rows(count: int) -> str:
+    """Returns "1 row" or "7 rows"."""
     return f"{count} row{'' if count == 1 else 's'}"
 
 

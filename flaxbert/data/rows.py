@@ -1,4 +1,4 @@
-"""Rows: what every source of data gives and every check takes."""
+"""Rows: the form in which all sources return data and all checks take them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# What a row is to be answered with, after reading: a name or id, a list of names, or a number.
+# The target of a row, after reading: a name or id, a list of names, or a number.
 Target = Any
 
-# Offenders named in one message; the rest is counted.
+# Lines named in one message; the rest are counted.
 NAMED = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of one split as read, column by column; of a file only its format is checked.
+    """Rows of one split as read, by column; cells are not checked yet.
 
-    The key of a column says what it is for, as the fields of config.data do ("text", "text_pair",
-    "label"), whatever its name in the file. A cell that a JSON object lacks is None; cells of CSV
-    and TSV are always strings.
+    The keys of columns are fields of config.data ("text", "text_pair", "label"), whatever their
+    names in the file. A cell that a JSON object lacks is None; cells of CSV and TSV are strings.
     """
 
     source: str  # file or data set name, for messages
@@ -49,7 +48,7 @@ class Rows:
         return f"{self.source}:{self.lines[index]}"
 
     def take(self, indices: Sequence[int], name: str) -> Rows:
-        """Returns the rows at `indices`; `name` says in messages which part they are."""
+        """Returns the rows at `indices`; `name` is added to the source in messages."""
         return Rows(
             f"{self.source} ({name})" if name else self.source,
             {key: [cells[i] for i in indices] for key, cells in self.columns.items()},
@@ -58,7 +57,7 @@ class Rows:
         )
 
     def without(self, aside: Mapping[int, str]) -> Rows:
-        """Returns the rows but those of {index: why}, which `skipped` then counts."""
+        """Returns the rows without those of {index: why}, which are added to `skipped`."""
         kept = self.take([i for i in range(len(self)) if i not in aside], "")
         skipped = {why: list(lines) for why, lines in self.skipped.items()}
         for index in sorted(aside):

@@ -1,7 +1,7 @@
-"""The splits of a run: which rows they are, and what they have in common.
+"""The splits of a run: their rows, and what they have in common.
 
-`read_*` gives rows whose inputs the head has checked, once; `heads.Head.split` makes examples of
-them. Nothing is printed here: what a user should be told comes back as lines.
+`read_*` returns rows whose inputs the head has checked, once; `heads.Head.split` makes examples of
+them. Nothing is printed here: messages for the user are returned as lines.
 """
 
 from __future__ import annotations
@@ -21,20 +21,16 @@ from flaxbert.errors import ConfigError, DataError
 
 
 class Checks(Protocol):
-    """What a head says of rows (heads.Head)."""
+    """The checks of a head (heads.Head)."""
 
-    def usable(self, rows: Rows, config: Config) -> Rows:
-        """Returns the rows whose inputs can be used."""
-        ...
+    def usable(self, rows: Rows, config: Config) -> Rows: ...
 
-    def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
-        """Returns the usable rows whose targets can be used, and these targets."""
-        ...
+    def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples of one split, the rows they come from, and what to tell about them."""
+    """Examples of one split, the rows they come from, and the report about them."""
 
     examples: Examples
     rows: Rows  # without those that were skipped
@@ -48,7 +44,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a run trains and validates on, as read."""
+    """The training and validation rows of a run, as read."""
 
     train: Rows
     validation: dict[str, Rows]  # {suffix of its metrics: rows}, the main one ("") first
@@ -65,7 +61,7 @@ def read_training(config: Config, head: Checks, revision: str = "") -> Training:
       revision: of a hub data set, if one was resolved before; "" = data.dataset_revision.
 
     Raises:
-      ConfigError: no training file, or a split that the data set has not.
+      ConfigError: no training file, or a split that the data set does not have.
       DataError: see `files.read_rows` and the head's `usable`.
     """
     opened = sources.open_data(config.data, revision)
@@ -88,18 +84,10 @@ def columns_of(data: Data) -> dict[str, str]:
 def read_split(
     config: Config, head: Checks, labels: Labels, split: str, revision: str = ""
 ) -> dict[str, Rows]:
-    """Returns the rows of a split as training saw them: {suffix: rows}, for MNLI "" and "mm".
+    """Returns the rows of a split as in training: {suffix: rows}, for MNLI "" and "mm".
 
-    Args:
-      config: with data as `sources.with_task` returns it.
-      head: checks the rows.
-      labels: the run's.
-      split: train, validation or test; with a data set also the name of any split it has, and ax
-        with task mnli.
-      revision: of a hub data set, as the run recorded it.
-
-    Raises:
-      ConfigError: the run has no such split.
+    `split` is train, validation or test; with a data set also any split it has, and ax with task
+    mnli. `revision` is the one that the run recorded. Raises ConfigError if there is no such split.
     """
     opened = sources.open_data(config.data, revision)
     parts = opened.parts(split)
@@ -123,7 +111,7 @@ def _read(
 
 
 def hold_out(config: Config, head: Checks, train: Rows, labels: Labels) -> tuple[Rows, Rows]:
-    """Splits validation rows off the usable rows, as data.validation_fraction says."""
+    """Holds out validation rows as data.validation_fraction says; returns training rows first."""
     train, targets = head.labelled(train, labels, config)
     fraction, seed = config.data.validation_fraction, seed_for(config, "data")
     return holdout.split_validation(train, targets, labels.problem, fraction, seed)
@@ -132,11 +120,8 @@ def hold_out(config: Config, head: Checks, train: Rows, labels: Labels) -> tuple
 def report_on(data: Data, labels: Labels, train: Split, validation: dict[str, Split]) -> Report:
     """Reports on all data of a run, and on what its splits have in common.
 
-    Args:
-      validation: {name: split}, such as "validation" and "validation mm".
-
-    Raises:
-      DataError: validation texts stand in training and data.on_leak is "error".
+    `validation` is {name: split}, such as "validation" and "validation mm". Raises DataError if
+    validation texts occur in training and data.on_leak is "error".
     """
     splits = {"training": train, **validation}
     values = {_key(name): split.report.values for name, split in splits.items()}

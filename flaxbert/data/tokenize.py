@@ -1,7 +1,7 @@
-"""Texts -> token ids, once, by the tokenizer that will serve: transformers' own.
+"""Texts -> token ids, once, with the tokenizer that will serve: transformers' own.
 
-Note: transformers gives a folder without a vocabulary a silent 5-token tokenizer, and invents a
-special token that the files lack; so the files are looked at first.
+Note: for a folder without a vocabulary transformers silently makes a tokenizer of 5 tokens, and it
+adds special tokens that the files lack; so the files are checked first.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from flaxbert.data.tokenizer_files import (
 from flaxbert.errors import ConfigError, ModelFileError
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
-_HASHED = 2**20  # tokens that are widened at once
+_HASHED = 2**20  # tokens that are converted at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
     """Token ids of many sequences, end to end: sequence i is [offsets[i], offsets[i + 1]).
 
-    Ids and types have the smallest unsigned dtypes for the model's numbers of them.
+    Ids and types have the smallest unsigned dtypes that hold the model's.
     """
 
     input_ids: Integer[np.ndarray, " T"]
@@ -56,7 +56,7 @@ class Tokens:
         return np.diff(self.offsets)
 
     def lengths_of(self, sequences: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Returns what `lengths[sequences]` is, without computing all of them."""
+        """Returns `lengths[sequences]` without computing all lengths."""
         return self.offsets[1:][sequences] - self.offsets[:-1][sequences]
 
     def digest(self) -> str:
@@ -80,11 +80,10 @@ class Tokenizer:
         pad_token_id: int | None,
         type_vocab_size: int = 2,
     ) -> None:
-        """Reads tokenizer.json or vocab.txt; `warnings` tells what is odd but may be meant.
+        """Reads tokenizer.json or vocab.txt; `warnings` has lines about suspicious settings.
 
-        Raises:
-          ModelFileError: no vocabulary, more tokens than the model has embeddings, no [UNK],
-            [CLS] or [SEP], or another padding id than config.json says.
+        Raises ModelFileError if there is no vocabulary, it has more tokens than the model has
+        embeddings, no [UNK], [CLS] or [SEP], or another padding id than config.json.
         """
         self.directory = Path(directory)
         self._types = type_vocab_size
@@ -93,8 +92,11 @@ class Tokenizer:
         refuse_unusable(self.directory)
         written, parts = read_vocabulary(self.directory)
         self._tokenizer = load_tokenizer(self.directory)
+        self.cls_token_id: int = self._tokenizer.cls_token_id
+        self.sep_token_id: int = self._tokenizer.sep_token_id
+        self.unk_token_id: int = self._tokenizer.unk_token_id
         vocabulary = self._tokenizer.get_vocab()
-        # Not the number of tokens alone: a line that stands twice leaves a hole below the last id.
+        # The number of tokens is not enough: a duplicate line leaves a gap below the last id.
         size = max(len(self._tokenizer), 1 + max(vocabulary.values(), default=0))
         if size > vocab_size:
             raise ModelFileError(
@@ -103,7 +105,7 @@ class Tokenizer:
             )
         for name in ("cls", "sep", "unk"):
             token = getattr(self._tokenizer, f"{name}_token")
-            # transformers invents a token that the files lack, with an id nothing was trained for.
+            # transformers adds a token that the files lack, with an id that was never trained.
             if token is None or token not in written:
                 raise ModelFileError(
                     f"{self.directory}: the tokenizer has no {name} token. Copy all tokenizer "
@@ -131,8 +133,8 @@ class Tokenizer:
         max_length: int,
         cut: Cut = cut_end,
     ) -> Tokens:
-        """Encodes sentences or pairs; of one over `max_length`, `cut` says what stays of it."""
-        kept_ids, kept_types = bytearray(), bytearray()  # they grow in place, and are the arrays
+        """Encodes sentences or pairs; `cut` shortens those over `max_length`."""
+        kept_ids, kept_types = bytearray(), bytearray()  # grow in place and become the arrays
         lengths, whole, owners = array("i"), array("i"), array("q")
         truncated = unknown = ordinary = 0
         special_ids = np.asarray(self._tokenizer.all_special_ids)
@@ -159,7 +161,7 @@ class Tokenizer:
                     "tell the two texts of a pair apart. Join them in one column, or use another "
                     "model."
                 )
-            unknown += int(np.sum(flat == self._tokenizer.unk_token_id))
+            unknown += int(np.sum(flat == self.unk_token_id))
             ordinary += int(np.sum(~np.isin(flat, special_ids)))
             kept_ids += flat.astype(self.id_dtype).tobytes()
             kept_types += kinds.astype(self._kind_type).tobytes()
@@ -189,7 +191,7 @@ class Tokenizer:
         if not self._tokenizer.is_fast:
             raise ModelFileError(
                 f"{self.directory}: {type(self._tokenizer).__name__} does not tell where in a text "
-                "its tokens stand. Choose a model that has a tokenizer.json."
+                "its tokens are. Choose a model that has a tokenizer.json."
             )
         encode = self._tokenizer.backend_tokenizer.encode_batch
         rows = _encoded(encode, list(texts), add_special_tokens=False)
@@ -200,9 +202,9 @@ class Tokenizer:
     ) -> list[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]]:
         """Returns (ids, words) of each sentence that is split into words, without special tokens.
 
-        `words[i]` is the index of the word that piece i belongs to. The ids are those that the
-        tokenizer gives with `is_split_into_words=True`; a word of which nothing is left (such as
-        "", or a lone variation selector) becomes the unknown token, so that each word has a piece.
+        `words[i]` is the index of the word that piece i belongs to. The ids are those of
+        `is_split_into_words=True`; a word without any piece (such as "", or a lone variation
+        selector) becomes the unknown token, so that each word has a piece.
         """
         if self._tokenizer.is_fast:
             encode = self._tokenizer.backend_tokenizer.encode_batch
@@ -225,22 +227,6 @@ class Tokenizer:
         ids = self._tokenizer.convert_tokens_to_ids(list(itertools.chain(*pieces)))
         return ids, np.repeat(np.arange(len(pieces)), list(map(len, pieces)))
 
-    @property
-    def cls_token_id(self) -> int:
-        return self._tokenizer.cls_token_id
-
-    @property
-    def sep_token_id(self) -> int:
-        return self._tokenizer.sep_token_id
-
-    @property
-    def unk_token_id(self) -> int:
-        return self._tokenizer.unk_token_id
-
-    @property
-    def pad_token_id(self) -> int | None:
-        return self._tokenizer.pad_token_id
-
     def exported(self, max_length: int) -> dict[str, bytes]:
         """Returns the tokenizer files of a model trained with texts of at most `max_length`."""
         return exported_files(self._tokenizer, self.directory, max_length)
@@ -248,7 +234,7 @@ class Tokenizer:
     def _encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None
     ) -> list[tuple[list[int], list[int], list[int]]]:
-        """Returns of whole sequences the ids, the types, and 1 where the template put a token."""
+        """Returns ids, types and special-token mask (1 = from the template) of each sequence."""
         if self._tokenizer.is_fast:
             encode = self._tokenizer.backend_tokenizer.encode_batch_fast  # without offsets
             inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
@@ -266,10 +252,9 @@ class Tokenizer:
 
 
 def resolve_max_length(asked: int, model_maximum: int) -> int:
-    """Returns the tokens a sequence may have; 0 asks for the model's maximum.
+    """Returns the tokens a sequence may have; `asked` = 0 means the model's maximum.
 
-    Raises:
-      ConfigError: more than the model has positions, or too few for [CLS] x [SEP] y [SEP].
+    Raises ConfigError for more than the model has positions, or too few for [CLS] x [SEP] y [SEP].
     """
     if asked > model_maximum:
         raise ConfigError(
@@ -283,10 +268,9 @@ def resolve_max_length(asked: int, model_maximum: int) -> int:
 
 
 def _encoded(encode: Callable[..., Any], inputs: list[Any], **options: Any) -> Iterator[Any]:
-    """Yields the backend's encodings, which are large: a share of them is in memory at once.
+    """Yields the backend's encodings, which are large, in chunks.
 
-    Raises:
-      ValueError: a text that no UTF-8 can hold.
+    Raises ValueError for a text that UTF-8 cannot encode.
     """
     try:
         for start in range(0, len(inputs), _CHUNK):

@@ -1,8 +1,8 @@
-"""The files that make up a tokenizer: refused, read by transformers, and written for an export.
+"""The files of a tokenizer: checked, loaded by transformers, and written for an export.
 
-Note: transformers is shown a copy of a checkpoint's tokenizer files, never the folder itself. Its
-loaders open what the settings name (`gguf_file`, `vocab`, `fast_tokenizer_files`; in
-special_tokens_map.json also `tokenizer_file`), wherever that lies, and any chat template.
+Note: transformers gets a copy of a checkpoint's tokenizer files, never the folder itself. Its
+loaders open any file that the settings name (`gguf_file`, `vocab`, `fast_tokenizer_files`; in
+special_tokens_map.json also `tokenizer_file`), wherever it is, and any chat template.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from flaxbert.errors import ModelFileError
+from flaxbert.errors import ModelFileError, first_line
 from flaxbert.storage.plain import refuse_outside
 from flaxbert.storage.workdir import read_json, to_json, write_atomically
 
@@ -22,13 +22,13 @@ _SPECIAL = "special_tokens_map.json"
 
 FILES = ("tokenizer.json", "vocab.txt", _SETTINGS, _SPECIAL, "added_tokens.json")
 
-# A file becomes objects many times its size; the largest known has 20 MB.
+# Parsed files take many times their size in memory; the largest known file has 20 MB.
 _MAX_BYTES = 2**27
-# Settings that may be text, lists or objects: they hold tokens or name one of a few ways, never a
-# file, a program or its options.
+# Settings that may be strings, lists or objects: they hold tokens or choose one of a few options,
+# and never name a file or a program.
 _ENDINGS = ("_token", "_tokens", "_tokens_decoder", "_class", "_side", "_type")
 _DICTIONARIES = ("ipadic", "unidic_lite", "unidic")  # of MeCab, installed as Python packages
-# Left-overs of how this process loaded it, not of what the tokenizer is.
+# Settings of how this process loaded the tokenizer, not of the tokenizer itself.
 _NOT_EXPORTED = (
     *("is_local", "local_files_only", "backend"),
     *("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"),
@@ -41,11 +41,7 @@ def files_in(directory: Path) -> list[Path]:
 
 
 def refuse_unusable(directory: Path) -> None:
-    """Refuses a folder without a vocabulary, with a link out of it, or with a far too large file.
-
-    Raises:
-      ModelFileError: says which.
-    """
+    """Raises ModelFileError if it has no vocabulary, a link out of it, or a far too large file."""
     if not any((directory / name).is_file() for name in FILES[:2]):
         raise ModelFileError(
             f"{directory}: has neither tokenizer.json nor vocab.txt. Copy the tokenizer "
@@ -60,11 +56,10 @@ def refuse_unusable(directory: Path) -> None:
 
 
 def read_vocabulary(directory: Path) -> tuple[Container[str], Mapping[str, Any]]:
-    """Returns the tokens that stand in the files themselves, and tokenizer.json's other parts.
+    """Returns the tokens in the files themselves, and the parts of tokenizer.json.
 
-    Raises:
-      ModelFileError: the file cannot be read, or vocab.txt starts with a byte order mark, which
-        would become a part of its first token.
+    Raises ModelFileError if the file cannot be read, or vocab.txt starts with a byte order mark,
+    which would become a part of its first token.
     """
     path = next(p for name in FILES[:2] if (p := directory / name).is_file())
     try:
@@ -90,8 +85,7 @@ def read_vocabulary(directory: Path) -> tuple[Container[str], Mapping[str, Any]]
 def load_tokenizer(directory: Path) -> Any:
     """Returns the tokenizer that transformers' AutoTokenizer makes of a BERT folder.
 
-    Raises:
-      ModelFileError: the files cannot be read, or their tokenizer class cannot be used.
+    Raises ModelFileError if the files cannot be read, or their tokenizer class cannot be used.
     """
     # Imported here: it takes a second, and evaluation of token rows does not need it.
     from transformers.utils import logging as hf_logging
@@ -105,36 +99,36 @@ def load_tokenizer(directory: Path) -> Any:
         try:
             tokenizer = _class_named(name).from_pretrained(copy, local_files_only=True)
         except BaseException as error:
-            # The loader raises whatever its parsers do; a Rust one that panics, no Exception.
+            # Its parsers raise anything; a panic of the Rust one is not even an Exception.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             if FILES[0] not in contents and name not in ("BertTokenizer", "BertTokenizerFast"):
                 raise ModelFileError(
-                    f"{directory}: the tokenizer class {name} cannot be used: {_reason(error)}. A "
-                    "class that is not transformers' own is a program, which is not run: save a "
+                    f"{directory}: the tokenizer class {name} cannot be used: {first_line(error)}. "
+                    "A class that is not transformers' own is a program, which is not run: save a "
                     "tokenizer.json from it where it runs, and put that beside the model."
                 ) from error
             raise _unreadable(directory, error) from error
         finally:
             hf_logging.set_verbosity(verbosity)
-    if tokenizer.is_fast:  # all-MiniLM-L6-v2 cuts and pads to 128: the run decides
+    if tokenizer.is_fast:  # all-MiniLM-L6-v2 truncates and pads to 128; here the run decides
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
 def warnings_about(directory: Path, tokenizer: Any, parts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns what is odd about a tokenizer but may be meant; `parts` are tokenizer.json's."""
+    """Returns lines about suspicious settings; `parts` are those of tokenizer.json."""
     casing = _casing_warnings(directory, tokenizer)
     return (*casing, *_splitting_warnings(directory, tokenizer, parts))
 
 
 def exported_files(tokenizer: Any, directory: Path, max_length: int) -> dict[str, bytes]:
-    """Returns the tokenizer files of an exported model by name; they make the very same tokenizer.
+    """Returns the tokenizer files of an exported model by name; they give the same tokenizer.
 
-    tokenizer.json is always there if the tokenizer is one of the tokenizers library, without
-    limits of its own; `max_length` is told as model_max_length. A vocab.txt of `directory` comes
-    along, for programs that read nothing else.
+    They have a tokenizer.json, without truncation and padding, if the tokenizer is one of the
+    tokenizers library; `max_length` becomes model_max_length. A vocab.txt of `directory` is kept,
+    for programs that read nothing else.
     """
     with tempfile.TemporaryDirectory(prefix="flaxbert-tokenizer-") as folder:
         tokenizer.save_pretrained(folder)
@@ -158,8 +152,8 @@ def write_files(files: Mapping[str, bytes], directory: PurePath) -> None:
 def _class_named(name: str) -> Any:
     """Returns the tokenizer class that AutoTokenizer takes for BERT with this `tokenizer_class`.
 
-    Not asked for itself: importing it imports PyTorch wherever that is installed, which takes as
-    long as all the rest of a start.
+    AutoTokenizer itself would import PyTorch where it is installed, which takes as long as the rest
+    of a start.
     """
     import transformers
 
@@ -172,7 +166,7 @@ def _class_named(name: str) -> Any:
 
 
 def _visible(directory: Path) -> tuple[dict[str, bytes], str]:
-    """Returns the files that transformers gets to see, and the name of the tokenizer's class."""
+    """Returns the files to show to transformers, and the name of the tokenizer's class."""
     contents, name = {}, ""
     try:
         for path in files_in(directory):
@@ -194,8 +188,7 @@ def _visible(directory: Path) -> tuple[dict[str, bytes], str]:
 def _plain_settings(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings without those that could name a file or a program.
 
-    Raises:
-      ModelFileError: options for another program, without which there would be other tokens.
+    Raises ModelFileError for options of another program, without which tokens would differ.
     """
     plain = {}
     for name, value in settings.items():
@@ -214,7 +207,7 @@ def _plain_settings(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _casing_warnings(directory: Path, tokenizer: Any) -> tuple[str, ...]:
-    """Tells of a cased vocabulary under a tokenizer that lower-cases, or the reverse: transformers
+    """Warns of a cased vocabulary with a tokenizer that lower-cases, or the reverse: transformers
     lower-cases unless the files say otherwise, also for cased models."""
     words = [
         word for token in tokenizer.get_vocab() if (word := token.removeprefix("##"))[:1].isalpha()
@@ -241,14 +234,14 @@ def _casing_warnings(directory: Path, tokenizer: Any) -> tuple[str, ...]:
 def _splitting_warnings(
     directory: Path, tokenizer: Any, parts: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Tells of a tokenizer.json whose way to split texts into words transformers does not take:
-    its BertTokenizer has its own, and servers that read the file itself have the file's."""
+    """Warns of a tokenizer.json that splits texts differently from transformers' BertTokenizer:
+    servers that read the file itself use the file's rules."""
     for name in ("normalizer", "pre_tokenizer"):
         used = getattr(tokenizer.backend_tokenizer, name) if tokenizer.is_fast and parts else None
         used = json.loads(used.__getstate__()) if used is not None else None
         if parts and used != parts.get(name):
             return (
-                f"tokenizer: WARNING: tokenizer.json has another {name} than transformers makes "
+                f"tokenizer: WARNING: tokenizer.json has another {name} than transformers uses "
                 f"for {type(tokenizer).__name__}. The latter is used, and exported; to use the "
                 f'file as it is, set "tokenizer_class": "PreTrainedTokenizerFast" in '
                 f"{directory / 'tokenizer_config.json'}",
@@ -260,9 +253,5 @@ def _unreadable(directory: Path, error: BaseException) -> ModelFileError:
     """Returns one readable line for whatever a parser raised."""
     return ModelFileError(
         f"{directory}: the tokenizer files cannot be read: {type(error).__name__}: "
-        f"{_reason(error)}. Copy those of the checkpoint again."
+        f"{first_line(error)}. Copy those of the checkpoint again."
     )
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")

@@ -1,1 +1,1 @@
-"""What `python -m flaxbert.doctor` looks at: one file per subject, nothing is ever changed."""
+"""The checks of `python -m flaxbert.doctor`: one file per subject; nothing is ever changed."""

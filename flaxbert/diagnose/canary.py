@@ -1,9 +1,9 @@
-"""python -m flaxbert.diagnose.canary: what JAX sees, and whether it computes the right numbers.
+"""python -m flaxbert.diagnose.canary: the devices that JAX sees, and whether they compute right.
 
-Prints one JSON object. A process of its own, because a device that somebody else holds can make
-JAX wait for ever, and the doctor must not.
-Note: it never joins other processes. JAX would take it for one of a run that is going on, started
-again, and end that run; what connects processes is compared whenever they start training.
+Prints one JSON object. It is a separate process, because a device that another process holds can
+make JAX wait for ever.
+Note: it never joins other processes. JAX would take it for a restarted process of an active run,
+and end that run; communication between processes is checked whenever training starts.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import signal
 import sys
 from typing import Any
 
-# The doctor has given up long before. Should it have been killed, nobody else ends this process.
+# The doctor's own limit is shorter; this one is for a doctor that was killed.
 _LAST_SECONDS = 600
 
 
 def main() -> None:
-    """Looks at the devices and prints {"devices": [...], "wrong": [...], "error": ""}."""
+    """Checks the devices and prints {"devices": [...], "wrong": [...], "error": ""}."""
     signal.alarm(_LAST_SECONDS)
     found: dict[str, Any] = {"devices": [], "wrong": [], "error": ""}
     try:
         look(found)
-    except Exception as error:  # the finding is that it cannot be used
+    except Exception as error:  # JAX cannot be used: that is the finding
         lines = str(error).strip().splitlines() or [""]
         found["error"] = f"{type(error).__name__}: {lines[0][:300]}"
     json.dump(found, sys.stdout)
 
 
 def look(found: dict[str, Any]) -> None:
-    """Fills in what there is and what is wrong with it."""
+    """Adds the devices and what is wrong with them to `found`."""
     import jax
 
     from flaxbert.hosts.collectives import wrong_collectives
@@ -46,10 +46,10 @@ def look(found: dict[str, Any]) -> None:
 
 
 def describe(device: Any) -> dict[str, Any]:
-    """Returns kind and memory of a device, in bytes where it tells."""
+    """Returns kind and memory (bytes, or None) of a device."""
     try:
         memory = (device.memory_stats() or {}).get("bytes_limit")
-    except Exception:  # CPUs and some plugins have no such statistics
+    except Exception:  # CPUs and some plugins have no memory statistics
         memory = None
     return {"kind": device.device_kind, "platform": device.platform, "memory": memory}
 
@@ -60,8 +60,8 @@ def wrong_products() -> list[str]:
     import numpy as np
 
     random = np.random.default_rng(0)
-    # Integers up to 7: sums of 256 products are exact in float32, whatever the order; and each
-    # factor is exact in bfloat16, which accelerators multiply in.
+    # Integers up to 7: sums of 256 products are exact in float32 in any order, and each factor is
+    # exact in bfloat16.
     a, b = random.integers(-7, 8, (2, 256, 256)).astype(np.float32)
     wrong = []
     for dtype in ("float32", "bfloat16"):
@@ -74,7 +74,7 @@ def wrong_products() -> list[str]:
 
 
 def kernels_here() -> Any:
-    """Returns the kernels written for the first device alone, right or wrong; None = none are."""
+    """Returns the kernels written for the first device; None = there are none."""
     import jax
     import numpy as np
     from jax.sharding import Mesh

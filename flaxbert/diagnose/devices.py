@@ -1,7 +1,7 @@
-"""Devices: what JAX sees, what the machine has, and whether sums over all devices are right.
+"""Devices: those that JAX sees, those of the machine, and whether they compute right.
 
-JAX runs in a child process with a time limit: a TPU that another process holds can make it wait,
-and a broken driver can end the process.
+JAX runs in a child process with a time limit: a TPU that another process holds can block it, and a
+broken driver can end the process.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _CANARY = (sys.executable, "-m", "flaxbert.diagnose.canary")
 
 
 def has_nvidia() -> bool:
-    """Whether the machine has an NVIDIA GPU, asked without JAX."""
+    """Whether the machine has an NVIDIA GPU, without asking JAX."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def has_tpu() -> bool:
-    """Whether the machine has a TPU, asked without JAX: VFIO alone may be any other device."""
+    """Whether the machine has a TPU, without asking JAX; VFIO devices need not be TPUs."""
     if any(Path("/dev").glob("accel[0-9]*")):
         return True
     vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
@@ -40,7 +40,7 @@ def has_tpu() -> bool:
 def check(
     *, gpu: bool, tpu: bool, command: tuple[str, ...] = _CANARY, seconds: float = SECONDS
 ) -> Iterator[Finding]:
-    """Yields what the canary found; `gpu` and `tpu` say what the machine has."""
+    """Yields the canary's findings; `gpu` and `tpu` say what the machine has."""
     found = look(command, seconds)
     if found["error"]:
         holder = "Another process may hold the TPU: `sudo lsof -w /dev/accel* /dev/vfio/*`."
@@ -57,7 +57,11 @@ def check(
         facts={"devices": devices},
     )
     if first["platform"] == "cpu" and (gpu or tpu):
-        yield _unused("cuda12" if gpu else "tpu", "an NVIDIA GPU" if gpu else "a TPU")
+        what, extra = ("an NVIDIA GPU", "cuda12") if gpu else ("a TPU", "tpu")
+        said, do = f"JAX sees only a CPU, but there is {what}", f'pip install -U "jax[{extra}]"'
+        if asked := os.environ.get("JAX_PLATFORMS", ""):
+            said, do = f"JAX_PLATFORMS={asked} hides {what}", "Unset JAX_PLATFORMS to use it."
+        yield Finding(SUBJECT, WARNING, said, do)
     if found["wrong"]:
         said = f"wrong numbers: {', '.join(found['wrong'])}"
         advice = "Do not train here. Install another version of jax, and run this again."
@@ -68,25 +72,16 @@ def check(
 
 
 def look(command: tuple[str, ...], seconds: float) -> dict[str, Any]:
-    """Runs the canary; returns what it printed, {"error": why} if it did not come to that."""
+    """Runs the canary; returns what it printed, or {"error": why}."""
     try:
         done = subprocesses.run(command, seconds)
-        # The last line: a plugin may print others.
+        # The last line: a plugin may print other lines.
         return {"error": "", **json.loads(done.stdout.strip().rpartition("\n")[2])}
     except subprocess.TimeoutExpired:
-        return {"error": f"it gave no answer in {seconds:.0f} s"}
+        return {"error": f"no answer within {seconds:.0f} s"}
     except ValueError:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return {"error": f"its process ended: {last[0][:300]}"}
-
-
-def _unused(extra: str, what: str) -> Finding:
-    asked = os.environ.get("JAX_PLATFORMS", "")
-    if asked:
-        said, do = f"JAX_PLATFORMS={asked} hides {what}", "Unset JAX_PLATFORMS to use it."
-    else:
-        said, do = f"JAX sees only a CPU, but there is {what}", f'pip install -U "jax[{extra}]"'
-    return Finding(SUBJECT, WARNING, said, do)
 
 
 def _read(path: Path) -> str:

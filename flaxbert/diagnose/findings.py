@@ -1,7 +1,7 @@
-"""One finding, and the page that all of them make: for people, or as JSON for an issue report.
+"""Findings, and the report that they make: for people, or as JSON for an issue report.
 
-Note: what identifies a person is taken out here, once, of everything that leaves:
-the home directory is ~, a URL's user and password are gone, and tokens are only "set".
+Note: personal information is removed here from all output: the home directory becomes ~, and users
+and passwords in URLs and tokens are replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\b(?i:bearer)\s+\S+")
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a check saw. `code` is the exit code that a failure asks for (cli.py lists them)."""
+    """The result of a check. `code` is the exit code of a failure (see cli.py)."""
 
     subject: str  # "versions", "devices", ...
     status: str  # OK, WARNING or FAILURE
@@ -34,13 +34,13 @@ class Finding:
 
 
 def guarded(subject: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Runs a check; one that breaks is a finding, so that the others are still seen."""
+    """Runs a check; an exception becomes a finding, so that the other checks still run."""
     found: list[Finding] = []
     try:
         found.extend(check())
     except Exception as error:  # a broken installation can break anything
         line = str(error).strip().splitlines()[:1]
-        said = f"this could not be looked at: {type(error).__name__}: {''.join(line)}"
+        said = f"this check failed: {type(error).__name__}: {''.join(line)}"
         found.append(Finding(subject, FAILURE, said, "Please report it, with --json.", code=70))
     return found
 
@@ -51,7 +51,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def as_lines(findings: list[Finding]) -> list[str]:
-    """Returns the page: a line per finding under its subject, and below it what to do."""
+    """Returns the report: a line per finding under its subject, and below it what to do."""
     lines: list[str] = []
     subject = ""
     for finding in findings:
@@ -67,7 +67,7 @@ def as_lines(findings: list[Finding]) -> list[str]:
 
 
 def as_json(findings: list[Finding]) -> str:
-    """Returns {"exit_code", "findings": [...]} with nothing that identifies a person."""
+    """Returns {"exit_code", "findings": [...]} without personal information."""
     values = [dataclasses.asdict(finding) for finding in findings]
     for value, finding in zip(values, findings, strict=True):
         if finding.status != FAILURE:

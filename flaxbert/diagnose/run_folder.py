@@ -1,7 +1,7 @@
-"""A run's folder: who writes to it, what its checkpoints are worth, and what a resume would do.
+"""A run's folder: who writes to it, whether its checkpoints are valid, what a resume would do.
 
-Note: a run may be going on in it. Nothing is written, set aside or locked, and what vanishes while
-it is looked at was the run's to delete.
+Note: a run may be active. Nothing is written, set aside or locked, and files that the run deletes
+meanwhile are no error.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from flaxbert.storage.valid_checkpoints import (
 from flaxbert.storage.workdir import Workdir, existing_workdir, read_json
 
 SUBJECT = "workdir"
-_NO_COPY = "Bring one back from a copy, or start again in another workdir."
+_NO_COPY = "Restore one from a copy, or start again in another workdir."
 
 
 def check(path: str) -> Iterator[Finding]:
-    """Yields what is to be known about the run in a folder."""
+    """Yields the findings about the run in a folder."""
     try:
         workdir = existing_workdir(path)
         config = make_config(read_json(workdir.config))
@@ -39,13 +39,16 @@ def check(path: str) -> Iterator[Finding]:
         yield Finding(SUBJECT, FAILURE, str(error), code=error.exit_code)
         return
     yield Finding(SUBJECT, OK, f"{workdir.root}: config.json is that of a run")
-    yield _lock(workdir.lock) if isinstance(workdir.lock, Path) else _lease(workdir)
+    yield _writer(workdir)
     examined = examine(workdir.checkpoints)
     for checkpoint in examined:
         yield _checkpoint(checkpoint)
-    yield from _left_over(workdir)
+    store, folder = workdir.store, workdir.checkpoints
+    names = store.names(folder) if store.is_directory(folder) else []
+    yield from _left_over(workdir, names)
     valid = [checkpoint.step for checkpoint in examined if not checkpoint.damage]
-    yield _resume(workdir, config, valid, [c.step for c in examined if c.damage])
+    had_some = len(examined) > len(valid) or any(map(_is_set_aside, names))
+    yield _resume(workdir, config, valid, had_some)
     run: dict[str, Any] = {}
     if valid:
         try:
@@ -59,84 +62,69 @@ def check(path: str) -> Iterator[Finding]:
     yield _metrics(workdir, run.get("step", 0))
 
 
-def _lock(path: Path) -> Finding:
+def _writer(workdir: Workdir) -> Finding:
+    """Returns who writes to the run, from its lock on disk or its lease in a bucket."""
     try:
-        who = lock.holder(path)
-    except OSError as error:
-        return _untold(error)
-    return _used_by(who)
-
-
-def _lease(workdir: Workdir) -> Finding:
-    try:
+        if isinstance(workdir.lock, Path):
+            who = lock.holder(workdir.lock)
+            said = f"in use by {who}" if who else "no process writes to it"
+            return Finding(SUBJECT, OK, said, facts={"in_use": who is not None})
         holder = lease.holder_in(workdir.store.read(workdir.lock))
-    except FileNotFoundError:
-        return _used_by(None)
-    except StorageError as error:
-        return _untold(error)
+    except (OSError, StorageError) as error:
+        no_lease = isinstance(error, FileNotFoundError) and not isinstance(workdir.lock, Path)
+        said = "no process writes to it"
+        said = said if no_lease else f"whether it is in use is unknown ({error})"
+        return Finding(SUBJECT, OK, said, facts={"in_use": False if no_lease else None})
     who = lease.name_of(holder)
     said = f"{who} has its lease, renewed at {holder.get('renewed', '?')}"
-    advice = f"If that is over, the next start waits {lease.SECONDS:.0f} s and takes it over."
+    advice = (
+        f"If that process has ended, the next start waits {lease.SECONDS:.0f} s, then takes over."
+    )
     return Finding(SUBJECT, OK, said, advice, facts={"in_use": None, "holder": who})
-
-
-def _used_by(who: str | None) -> Finding:
-    said = f"in use by {who}" if who else "nobody writes to it"
-    return Finding(SUBJECT, OK, said, facts={"in_use": who is not None})
-
-
-def _untold(error: Exception) -> Finding:
-    said = f"whether it is in use cannot be told from here ({error})"
-    return Finding(SUBJECT, OK, said, facts={"in_use": None})
 
 
 def _checkpoint(checkpoint: Examined) -> Finding:
     facts = {"step": checkpoint.step, "size": checkpoint.size, "seconds": checkpoint.seconds}
     name = f"checkpoint {checkpoint.step}"
     if checkpoint.damage:
-        advice = "A resume sets it aside and goes on from an older one."
+        advice = "A resume sets it aside and uses an older one."
         said = f"{name} is damaged: {checkpoint.damage}"
         return Finding(SUBJECT, FAILURE, said, advice, code=4, facts=facts)
     said = f"{name} is valid ({checkpoint.size / 1e6:.1f} MB, {checkpoint.seconds:.1f} s)"
     return Finding(SUBJECT, OK, said, facts=facts)
 
 
-def _left_over(workdir: Workdir) -> Iterator[Finding]:
-    names = [*workdir.store.names(workdir.root), *_checkpoint_names(workdir)]
-    litter = [name for name in names if name.endswith(TEMPORARY)]
-    if litter:
-        said = f"kept beside, being written, or left by a kill: {', '.join(litter)}"
-        yield Finding(SUBJECT, OK, said, "The next start clears up what is left.")
-    for name in _set_aside(workdir):
+def _left_over(workdir: Workdir, checkpoints: list[str]) -> Iterator[Finding]:
+    names = [*workdir.store.names(workdir.root), *checkpoints]
+    temporary = [name for name in names if name.endswith(TEMPORARY)]
+    if temporary:
+        said = f"backups, files being written, or left by a kill: {', '.join(temporary)}"
+        yield Finding(SUBJECT, OK, said, "The next start removes what is not needed.")
+    for name in filter(_is_set_aside, checkpoints):
         said = f"{workdir.checkpoints / name} was set aside"
-        yield Finding(SUBJECT, WARNING, said, "Delete it when it is of no more use.")
+        yield Finding(SUBJECT, WARNING, said, "Delete it when you no longer need it.")
 
 
-def _set_aside(workdir: Workdir) -> list[str]:
-    return [name for name in _checkpoint_names(workdir) if name.startswith("damaged-")]
+def _is_set_aside(name: str) -> bool:
+    return name.startswith("damaged-")
 
 
-def _checkpoint_names(workdir: Workdir) -> list[str]:
-    store, folder = workdir.store, workdir.checkpoints
-    return store.names(folder) if store.is_directory(folder) else []
-
-
-def _resume(workdir: Workdir, config: Config, valid: list[int], damaged: list[int]) -> Finding:
+def _resume(workdir: Workdir, config: Config, valid: list[int], had_some: bool) -> Finding:
     if workdir.finished:
         return Finding(SUBJECT, OK, "the run is finished: the same command exits 0 at once")
     if valid:
         total = _total(workdir, config)
         of = f" of {total}" if total else ""
-        said = f"the same command goes on after update {valid[-1]}{of}"
+        said = f"the same command resumes after update {valid[-1]}{of}"
         return Finding(SUBJECT, OK, said, facts={"step": valid[-1], "total": total})
-    if damaged or _set_aside(workdir):
+    if had_some:
         said = "no checkpoint is valid: the same command ends with exit code 4"
         return Finding(SUBJECT, FAILURE, said, _NO_COPY, code=4)
     return Finding(SUBJECT, OK, "no checkpoint yet: the same command starts from the beginning")
 
 
 def _total(workdir: Workdir, config: Config) -> int:
-    """Returns the updates of the run, 0 where its data report does not say how many rows it has."""
+    """Returns the updates of the run; 0 if its data report does not say how many rows it has."""
     if config.train.steps:
         return config.train.steps
     try:
@@ -157,14 +145,14 @@ def _model(workdir: Workdir, run: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(SUBJECT, OK, f"model/ is the best model, of update {best.get('step')}")
         return
     said = f"model/ is not the best model that the newest checkpoint names (update {best['step']})"
-    advice = "A newer best was exported after the checkpoint: a resume puts it right."
+    advice = "A newer best model was exported after the checkpoint: a resume restores the old one."
     if not _kept(workdir, best.get("weights")):
-        advice = "It cannot be brought back: at the next start the next evaluation counts as best."
+        advice = "It cannot be restored: after the next start the next evaluation counts as best."
     yield Finding(SUBJECT, WARNING, said, advice)
 
 
 def _kept(workdir: Workdir, digest: Any) -> bool:
-    """Whether a model folder that was kept beside model/ is the one asked for."""
+    """Whether a backup of model/ has these weights."""
     store = workdir.store
     for name in store.names(workdir.root):
         weights = workdir.root / name / WEIGHTS
@@ -187,8 +175,8 @@ def _metrics(workdir: Workdir, step: int) -> Finding:
             broken += 1
     said = f"metrics.jsonl: {lines} lines, the last of update {last}"
     if later and not workdir.finished:
-        said += f"; a resume cuts the {later} lines after update {step}, which come again"
+        said += f"; a resume removes the {later} lines after update {step}, to write them again"
     if broken > (not text.endswith("\n")):  # the last line of a killed run may be half of one
-        advice = "The other lines are read as they are."
-        return Finding(SUBJECT, WARNING, f"{said}; {broken} are no metrics", advice)
+        advice = "The other lines can be used."
+        return Finding(SUBJECT, WARNING, f"{said}; {broken} cannot be read", advice)
     return Finding(SUBJECT, OK, said)

@@ -1,18 +1,17 @@
-"""Versions: what is installed, whether the packages agree, and pairs that are known to go wrong;
-and the environment variables that matter.
+"""Versions: installed packages, whether they fit together, and pairs with known defects; and the
+environment variables that matter.
 
-Ranges are read from the installed packages' own metadata, so no range stands here a second time.
-Note: a pair that pip accepts can still be a bad one; those are the table.
+Ranges are read from the metadata of installed packages, so no range is repeated here. Note: pip
+accepts some pairs that do not work; these are in a table.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -30,75 +29,59 @@ _SHOWN = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What the conditions of the table look at."""
+def bad_pairs(versions: dict[str, Version], gpu: bool) -> Iterator[Finding]:
+    """Yields the combinations of versions that can be installed but have a defect.
 
-    versions: dict[str, Version]
-    python: Version
-    gpu: bool  # an NVIDIA GPU is in the machine
+    Sources: the release notes and issues of jax, jaxlib, XLA and flax.
+    """
 
-    def between(self, name: str, low: str, high: str) -> bool:
-        """Whether low <= version < high; False for what is not installed."""
-        found = self.versions.get(name)
+    def between(name: str, low: str, high: str) -> bool:
+        found = versions.get(name)
         return found is not None and Version(low) <= found < Version(high)
 
-
-@dataclasses.dataclass(frozen=True)
-class BadPair:
-    """A combination that installs and goes wrong."""
-
-    is_here: Callable[[Machine], bool]
-    status: str
-    said: str
-    do: str
-
-
-def _other_plugin(machine: Machine, name: str) -> bool:
-    plugin, jaxlib = machine.versions.get(name), machine.versions.get("jaxlib")
-    return plugin is not None and jaxlib is not None and plugin.release[:3] != jaxlib.release[:3]
-
-
-# Sources: the release notes and issues of jax, jaxlib, XLA and flax.
-BAD_PAIRS = (
-    BadPair(
-        lambda m: m.between("jax", "0.11.1", "99") and m.between("flax", "0", "0.12.9"),
-        FAILURE,
-        "flax before 0.12.9 does not import with jax 0.11.1 and later",
-        'pip install "flax>=0.12.9,<0.13" (Python 3.12 or later), or "jax<0.11"',
-    ),
-    BadPair(
-        lambda m: m.gpu and m.between("jaxlib", "0.10.2", "0.11.1"),
-        WARNING,
-        "on GPUs jaxlib 0.10.2 to 0.11.0 compiles the embedding's gradient to a loop that is 450 "
-        "to 2000 times slower (XLA issue 46225)",
-        'with Python 3.12 or later: pip install -U "jax[cuda12]>=0.11.2,<0.13"',
-    ),
-    BadPair(
-        lambda m: m.between("jaxlib", "0.11.1", "0.11.2"),
-        WARNING,
-        "jaxlib 0.11.1 copies whole buffers for small updates in loops (slow on CPUs)",
-        'pip install -U "jax>=0.11.2,<0.13"',
-    ),
-    BadPair(
-        lambda m: _other_plugin(m, "jax-cuda12-plugin") or _other_plugin(m, "jax-cuda13-plugin"),
-        FAILURE,
-        "the CUDA plugin has another version than jaxlib: JAX leaves it out and computes on the "
-        "CPU",
-        'install both together: pip install -U "jax[cuda12]"',
-    ),
-    BadPair(
-        lambda m: any(n in m.versions and m.versions[n].is_prerelease for n in ("jax", "jaxlib")),
-        WARNING,
-        "a development version of jax: wrong sums over devices were seen in some of them (jax "
-        "issue 40830)",
-        'pip install -U "jax<0.13", without --pre',
-    ),
-)
+    jaxlib = versions.get("jaxlib")
+    plugins = [versions.get(name) for name in ("jax-cuda12-plugin", "jax-cuda13-plugin")]
+    for is_here, status, said, do in (
+        (
+            between("jax", "0.11.1", "99") and between("flax", "0", "0.12.9"),
+            FAILURE,
+            "flax before 0.12.9 does not import with jax 0.11.1 and later",
+            'pip install "flax>=0.12.9,<0.13" (Python 3.12 or later), or "jax<0.11"',
+        ),
+        (
+            gpu and between("jaxlib", "0.10.2", "0.11.1"),
+            WARNING,
+            "on GPUs jaxlib 0.10.2 to 0.11.0 compiles the embedding's gradient to a loop that is "
+            "450 to 2000 times slower (XLA issue 46225)",
+            'with Python 3.12 or later: pip install -U "jax[cuda12]>=0.11.2,<0.13"',
+        ),
+        (
+            between("jaxlib", "0.11.1", "0.11.2"),
+            WARNING,
+            "jaxlib 0.11.1 copies whole buffers for small updates in loops (slow on CPUs)",
+            'pip install -U "jax>=0.11.2,<0.13"',
+        ),
+        (
+            jaxlib and any(p and p.release[:3] != jaxlib.release[:3] for p in plugins),
+            FAILURE,
+            "the CUDA plugin has another version than jaxlib: JAX ignores it and computes on the "
+            "CPU",
+            'install both together: pip install -U "jax[cuda12]"',
+        ),
+        (
+            any(n in versions and versions[n].is_prerelease for n in ("jax", "jaxlib")),
+            WARNING,
+            "a development version of jax: wrong sums over devices were seen in some of them (jax "
+            "issue 40830)",
+            'pip install -U "jax<0.13", without --pre',
+        ),
+    ):
+        if is_here:
+            yield Finding(SUBJECT, status, said, do)
 
 
 def check(gpu: bool) -> Iterator[Finding]:
-    """Yields the versions, and every disagreement; `gpu` says that an NVIDIA GPU is here."""
+    """Yields the versions, and every conflict; `gpu` says whether there is an NVIDIA GPU."""
     versions = _installed()
     shown = {"python": platform.python_version(), "flaxbert": flaxbert.__version__}
     shown |= {name: str(versions[name]) for name in _SHOWN if name in versions}
@@ -107,13 +90,10 @@ def check(gpu: bool) -> Iterator[Finding]:
     )
     wrong = list(disagreements(versions))
     for said in wrong:
-        yield Finding(SUBJECT, FAILURE, said, "pip install -U flaxbert puts its packages right")
+        yield Finding(SUBJECT, FAILURE, said, "pip install -U flaxbert installs matching versions")
     if not wrong:
         yield Finding(SUBJECT, OK, "every package is in the range that flaxbert was tested with")
-    machine = Machine(versions, Version(platform.python_version()), gpu)
-    for pair in BAD_PAIRS:
-        if pair.is_here(machine):
-            yield Finding(SUBJECT, pair.status, pair.said, pair.do)
+    yield from bad_pairs(versions, gpu)
 
 
 _MATTERS = re.compile(
@@ -124,7 +104,7 @@ _SECRET = re.compile(r"(?i)token|key|secret|password|credential|proxy|auth")
 
 
 def check_environment() -> Iterator[Finding]:
-    """Yields the variables that matter; of secrets only that they are set."""
+    """Yields the variables that matter; for secrets only that they are set."""
     values = {
         name: "set" if _SECRET.search(name) else value
         for name, value in sorted(os.environ.items())

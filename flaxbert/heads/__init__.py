@@ -3,13 +3,14 @@
 A member defines `HEADS`, {name: Head}, a head for each kind of target that it knows. The files
 of the folder are the registry; nothing else lists them. The training loop never asks which head it
 trains: it calls what `Head` declares. Note: `sequence` is three heads (one label, several labels,
-a number) on one module, told apart by the labels.
+a number) on one module, chosen by the labels.
 """
 
 from __future__ import annotations
 
 import abc
 import functools
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,15 +21,18 @@ from flaxbert.config import Config
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import LONG, Cut
-from flaxbert.data.report import Report
+from flaxbert.data.report import About, describe_split
 from flaxbert.data.rows import Rows
 from flaxbert.data.splits import Split
 from flaxbert.data.tokenize import Tokenizer
+from flaxbert.metrics.classification import report_lines
 from flaxbert.model import binding
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.binding import Params
 from flaxbert.model.kernels import Kernels
 from flaxbert.registry import member, members
+
+Names = Sequence[str]  # of labels, in id order
 
 # Metrics where less is better, whatever the head; every other one is better when greater.
 _LOWER_IS_BETTER = frozenset({"loss", "mse", "mae"})
@@ -45,10 +49,10 @@ class Head(abc.ABC):
     name: str  # names the kind of target: "single_label", "token"
     architecture: str  # transformers' class
     problem_type: str | None = None  # transformers' name in config.json, where it has one
-    prefix: str = "classifier"  # under which its own parameters stand
+    prefix: str = "classifier"  # of the paths of its own parameters
     module: Any  # called as module(config, dtype, rngs=...)
     layout: Literal["slot", "token"] = "slot"  # what has a target: a sequence, or a token
-    long: tuple[str, ...] = LONG  # what may become of long inputs, the default first
+    long: tuple[str, ...] = LONG  # how long inputs may be treated, the default first
 
     # Data
 
@@ -56,13 +60,12 @@ class Head(abc.ABC):
     def usable(self, rows: Rows, config: Config) -> Rows:
         """Returns the rows whose inputs can be used.
 
-        Raises:
-          DataError: an input that cannot be used, unless the config has such rows left out.
+        Raises DataError for others, unless the config says to skip them.
         """
 
-    def empty(self, rows: Rows) -> int:
-        """Returns how many usable rows have nothing to read."""
-        return 0
+    @abc.abstractmethod
+    def empty(self, rows: Rows) -> list[int]:
+        """Returns which usable rows have no text."""
 
     @abc.abstractmethod
     def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
@@ -79,25 +82,15 @@ class Head(abc.ABC):
     def encode(
         self, rows: Rows, tokenizer: Tokenizer, max_length: int, cut: Cut | None = None
     ) -> Examples:
-        """Returns the rows' sequences without labels; `cut` says what stays of long texts."""
+        """Returns the rows' sequences without labels; `cut` shortens long texts."""
 
     @abc.abstractmethod
-    def with_targets(
-        self, examples: Examples, targets: Sequence[Any], names: Sequence[str]
-    ) -> Examples:
+    def with_targets(self, examples: Examples, targets: Sequence[Any], names: Names) -> Examples:
         """Returns the examples with the labels that `labelled` has accepted."""
 
     @abc.abstractmethod
-    def describe(
-        self,
-        name: str,
-        rows: Rows,
-        targets: Sequence[Any],
-        labels: Labels,
-        examples: Examples,
-        max_length: int,
-    ) -> Report:
-        """Returns the data report of a split; `name` opens each line."""
+    def describe_targets(self, rows: Rows, targets: Sequence[Any], labels: Labels) -> About:
+        """Returns the data report's part about the targets."""
 
     def split(
         self,
@@ -108,15 +101,20 @@ class Head(abc.ABC):
         max_length: int,
         config: Config,
     ) -> Split:
-        """Checks the targets of usable rows, and tokenizes them.
-
-        Raises:
-          DataError: targets that are not the model's.
-        """
+        """Checks the targets of usable rows, and tokenizes them; DataError for unknown targets."""
         rows, targets = self.labelled(rows, labels, config)
         examples = self.encode(rows, tokenizer, max_length)
         examples = self.with_targets(examples, targets, labels.names)
-        told = self.describe(name, rows, targets, labels, examples, max_length)
+        told = describe_split(
+            name,
+            rows,
+            targets,
+            self.describe_targets(rows, targets, labels),
+            self.empty(rows),
+            examples.tokens,
+            max_length,
+            "read in windows of" if self.long[0] == "window" else "cut to",
+        )
         return Split(examples, rows, targets, told)
 
     @abc.abstractmethod
@@ -148,48 +146,61 @@ class Head(abc.ABC):
         """Returns the labels of the answers."""
 
     @abc.abstractmethod
-    def main_metric(self, names: Sequence[str]) -> str:
+    def main_metric(self, names: Names) -> str:
         """Returns the metric that picks the best model unless the config names another."""
 
     @abc.abstractmethod
-    def metrics(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, float]:
+    def metrics(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, float]:
         """Returns the metrics of one whole split, in float64."""
 
     @abc.abstractmethod
-    def report(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, Any]:
+    def report(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, Any]:
         """Returns scores in more detail, ready for JSON: per label, or about the errors."""
 
-    @abc.abstractmethod
     def report_lines(self, report: dict[str, Any]) -> list[str]:
         """Returns a report as aligned lines for people."""
+        return report_lines(report)
 
     @abc.abstractmethod
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
     ) -> list[dict[str, Any]]:
         """Returns one prediction record per row."""
 
     @abc.abstractmethod
-    def csv_header(self, names: Sequence[str]) -> list[str]:
-        """Returns the columns of a CSV file of predictions."""
+    def csv_columns(self, names: Names) -> Sequence[str]:
+        """Returns the fields of a record that a CSV file has, the most important one first."""
 
-    @abc.abstractmethod
-    def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
-        """Returns a record's cells."""
+    def csv_header(self, names: Names) -> list[str]:
+        """Returns the columns of a CSV file of predictions; probabilities have one per label."""
+        header = []
+        for column in self.csv_columns(names):
+            each = column == "probabilities"
+            header += [f"probability_{name}" for name in names] if each else [column]
+        return header
 
-    @abc.abstractmethod
-    def summary(self, record: dict[str, Any]) -> str:
+    def csv_row(self, record: dict[str, Any], names: Names) -> list[Any]:
+        """Returns a record's cells; lists are written as JSON."""
+        cells = []
+        for column in self.csv_columns(names):
+            value = record[column]
+            cells += [value[name] for name in names] if isinstance(value, dict) else [value]
+        return [json.dumps(c, ensure_ascii=False) if isinstance(c, list) else c for c in cells]
+
+    def summary(self, record: dict[str, Any], names: Names) -> str:
         """Returns a record in a few words: one cell of a numbered file of predictions."""
+        value = record[self.csv_columns(names)[0]]
+        if isinstance(value, float):
+            return f"{value:3.3f}"  # as transformers' run_glue writes numbers
+        if isinstance(value, list):
+            return json.dumps(value, ensure_ascii=False)
+        # A label with a tab or a line break is escaped, so that a record stays one line.
+        return value if value.isprintable() else json.dumps(value, ensure_ascii=False)[1:-1]
 
-    def metric_names(self, examples: Examples, names: Sequence[str]) -> list[str]:
+    def metric_names(self, examples: Examples, names: Names) -> list[str]:
         """Returns the names of the metrics of a split like this one."""
-        gold = self.gold(examples)
-        answers = np.zeros((len(gold), len(names)), np.float32)
-        return list(self.metrics(answers, gold, examples, names))
+        answers = np.zeros((len(self.gold(examples)), len(names)), np.float32)
+        return list(self.metrics(answers, examples, names))
 
 
 @functools.cache
@@ -217,8 +228,8 @@ def head_named(problem: str) -> Head:
 def head_of(config: BertConfig) -> Head:
     """Returns the head that a model's config.json states.
 
-    Without a problem type a single output means regression, as in transformers. A class that is no
-    head's (BertModel, the pre-training heads) stands for the sequence classifier.
+    Without a problem type a single output means regression, as in transformers. Classes
+    without a head (BertModel, the pre-training ones) count as sequence classifiers.
     """
     own = [head for head in all_heads().values() if head.architecture == config.architecture]
     if not own:

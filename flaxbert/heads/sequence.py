@@ -7,7 +7,6 @@ problem types; `config.data.problem` names one, or the labels decide.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -22,10 +21,10 @@ from flaxbert.data import checks, report
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import Cut, cut_end
-from flaxbert.data.report import Report
+from flaxbert.data.report import About
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer
-from flaxbert.heads import Head
+from flaxbert.heads import Head, Names
 from flaxbert.heads.targets import multi_label, regression, single_label
 from flaxbert.model import dropout as drop
 from flaxbert.model.bert import Linear, Places
@@ -60,21 +59,16 @@ class SequenceHead(Head):
         self.name, self.problem_type, self.kind = name, problem_type, kind
 
     def usable(self, rows: Rows, config: Config) -> Rows:
-        return checks.usable_texts(rows, config.data.on_bad_row, config.data.on_empty)
+        return checks.usable_texts(rows, config.data)
 
-    def empty(self, rows: Rows) -> int:
-        return len(checks.empty_texts(rows))
+    def empty(self, rows: Rows) -> list[int]:
+        return checks.empty_texts(rows)
 
     def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
-        data = config.data
-        return checks.learn_labels(
-            rows, data.problem, data.label_separator, known, data.on_bad_row, data.on_single_class
-        )
+        return checks.learn_labels(rows, config.data, known)
 
     def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
-        return checks.usable_labels(
-            rows, labels, config.data.label_separator, config.data.on_bad_row
-        )
+        return checks.usable_labels(rows, labels, config.data)
 
     def check_options(self, labels: Labels, config: Config) -> None:
         checks.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
@@ -85,22 +79,13 @@ class SequenceHead(Head):
         tokens = tokenizer.encode(rows.texts, rows.pairs, max_length=max_length, cut=cut or cut_end)
         return Examples(tokens, np.zeros(len(tokens), np.int32))
 
-    def with_targets(
-        self, examples: Examples, targets: Sequence[Any], names: Sequence[str]
-    ) -> Examples:
+    def with_targets(self, examples: Examples, targets: Sequence[Any], names: Names) -> Examples:
         labels, owners = self.kind.encode(targets, names), examples.tokens.owners
         return dataclasses.replace(examples, labels=labels if owners is None else labels[owners])
 
-    def describe(
-        self,
-        name: str,
-        rows: Rows,
-        targets: Sequence[Any],
-        labels: Labels,
-        examples: Examples,
-        max_length: int,
-    ) -> Report:
-        return report.describe_split(name, rows, targets, labels, examples.tokens, max_length)
+    def describe_targets(self, rows: Rows, targets: Sequence[Any], labels: Labels) -> About:
+        values = report.target_values(targets, labels)
+        return [f"{report.count_rows(len(rows))}; {report.shares_line(values)}"], values
 
     def loss_sums(self, *arguments: Any, **options: Any) -> tuple[Any, Any]:
         return self.kind.loss_sums(*arguments, **options)
@@ -121,40 +106,22 @@ class SequenceHead(Head):
             return examples.labels
         return examples.labels[np.unique(owners, return_index=True)[1]]
 
-    def main_metric(self, names: Sequence[str]) -> str:
+    def main_metric(self, names: Names) -> str:
         return self.kind.MAIN_METRIC
 
-    def metrics(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, float]:
-        return self.kind.metrics(answers, gold)
+    def metrics(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, float]:
+        return self.kind.metrics(answers, self.gold(examples))
 
-    def report(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, Any]:
-        return self.kind.report(answers, gold, names)
-
-    def report_lines(self, report: dict[str, Any]) -> list[str]:
-        return self.kind.report_lines(report)
+    def report(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, Any]:
+        return self.kind.report(answers, self.gold(examples), names)
 
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
     ) -> list[dict[str, Any]]:
         return self.kind.readable(answers, names)
 
-    def csv_header(self, names: Sequence[str]) -> list[str]:
-        return [*self.kind.CSV_COLUMNS, *(f"probability_{name}" for name in self._classes(names))]
-
-    def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
-        values = [record[column] for column in self.kind.CSV_COLUMNS]
-        values = [json.dumps(v, ensure_ascii=False) if type(v) is list else v for v in values]
-        return [*values, *(record["probabilities"][name] for name in self._classes(names))]
-
-    def summary(self, record: dict[str, Any]) -> str:
-        return self.kind.summary(record)
-
-    def _classes(self, names: Sequence[str]) -> Sequence[str]:
-        return () if self.name == "regression" else names
+    def csv_columns(self, names: Names) -> Sequence[str]:
+        return self.kind.CSV_COLUMNS
 
 
 HEADS: dict[str, Head] = {

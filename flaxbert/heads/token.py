@@ -1,14 +1,13 @@
 """Token classification (BertForTokenClassification): a tag for each word, entities from tags.
 
-A row is a list of words and a list of tags. A word's label stands at its first piece; its other
-pieces and the special tokens have none. Exactly one tag comes out for each word: long rows are read
-in overlapping windows, and a word is trained on and answered where it has the most context.
+A row is a list of words and a list of tags. A word's label is at its first piece; its other pieces
+and the special tokens have none. Each word gets exactly one tag: long rows are read in overlapping
+windows, and a word is trained and predicted where it has the most context.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from array import array
 from collections import Counter
@@ -23,15 +22,15 @@ from jaxtyping import Array, Float, Int
 
 from flaxbert.config import Config
 from flaxbert.data import cells, checks, report
-from flaxbert.data.bad_rows import Sieve, shown
+from flaxbert.data.bad_rows import Sieve, shown, where
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import Cut, cut_for
-from flaxbert.data.report import Report
+from flaxbert.data.report import About
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer, Tokens
 from flaxbert.errors import DataError
-from flaxbert.heads import Head
+from flaxbert.heads import Head, Names
 from flaxbert.heads.targets import single_label
 from flaxbert.metrics import classification, entities, tag_schemes
 from flaxbert.metrics.tag_schemes import PLAIN, TagSet
@@ -40,7 +39,7 @@ from flaxbert.model.bert import Linear, Places
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.bert_model import BertModel, BertWithHead
 
-# Punctuation around a word of a plain text is a word of its own; that inside of one is not.
+# Punctuation around a word of a plain text is a separate word; punctuation inside a word is not.
 _WORD = re.compile(r"\S+")
 _INSIDE = re.compile(r"(?:\w+\.){2,}|\w(?:\S*\w)?|[^\w\s]")
 
@@ -50,7 +49,7 @@ CHOICES = {"scheme": ("auto", "IOB1", "IOB2", "BIOES", "BILOU", "BMES", "IO", "p
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    scheme: str = "auto"  # of the tags in the data; auto = told by the training tags
+    scheme: str = "auto"  # of the tags in the data; auto = detected from the training tags
 
 
 class BertForTokenClassification(BertWithHead):
@@ -75,7 +74,7 @@ class TokenHead(Head):
     architecture = "BertForTokenClassification"
     module = BertForTokenClassification
     layout = "token"
-    long = ("window",)  # no word is left without a tag
+    long = ("window",)  # so that every word gets a tag
 
     # Data
 
@@ -83,38 +82,29 @@ class TokenHead(Head):
         data = config.data
         sieve = Sieve(rows, data.on_bad_row)
         fix = 'Expected a list of words, as in {"tokens": ["EU", "rejects"], ...}.'
-        sieve.refuse(
-            [i for i, words in enumerate(rows.texts) if not isinstance(words, (str, list))],
-            "the words are missing",
-            fix,
-        )
-        sieve.refuse(
-            [
-                i
-                for i in sieve.kept()
-                if not all(isinstance(w, str) and cells.is_encodable(w) for w in rows.texts[i])
-            ],
-            "a word is no string, or has half of a surrogate pair",
-            fix,
-        )
+        missing = where(not isinstance(words, (str, list)) for words in rows.texts)
+        sieve.refuse(missing, "the words are missing", fix)
+        broken = [
+            i
+            for i in sieve.kept()
+            if not all(isinstance(w, str) and cells.is_encodable(w) for w in rows.texts[i])
+        ]
+        sieve.refuse(broken, "a word is no string, or has half of a surrogate pair", fix)
         rows = sieve.left()
         if data.on_empty != "keep":
             sieve = Sieve(rows, data.on_empty)
-            sieve.refuse(self._empty(rows), "there is no word", "Remove the row.")
+            sieve.refuse(self.empty(rows), "there is no word", "Remove the row.")
             rows = sieve.left()
         if not len(rows):
             raise DataError(f"{rows.source}: has no rows that can be used. Expected at least one.")
         return rows
 
-    def empty(self, rows: Rows) -> int:
-        return len(self._empty(rows))
-
-    def _empty(self, rows: Rows) -> list[int]:
+    def empty(self, rows: Rows) -> list[int]:
         return [i for i, words in enumerate(rows.texts) if not _words(words)]
 
     def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
-        """The checkpoint's tags if they are the data's; plain tags in the order of numbers or code
-        points; else O, B- and I- of every type."""
+        """Takes the checkpoint's tags if they are the data's, sorts plain tags by number or code
+        point, and else takes O, and B- and I- of every type."""
         rows, tags = self._tags(rows, config)
         scheme = tag_schemes.scheme_for(tags, self._scheme(config))
         if scheme == PLAIN:
@@ -130,7 +120,7 @@ class TokenHead(Head):
     def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
         rows, tags = self._tags(rows, config)
         scheme = self._scheme(config)
-        outside = all(tag in ("O", "o") for row in tags for tag in row)  # no scheme shows
+        outside = all(tag in ("O", "o") for row in tags for tag in row)  # in any scheme
         if scheme_of(labels.names) == "IOB2" and scheme != PLAIN and not outside:
             tags = tag_schemes.to_iob2(tags, tag_schemes.scheme_for(tags, scheme))
         names = set(labels.names)
@@ -149,20 +139,14 @@ class TokenHead(Head):
         return vars(config.head)[self.name].scheme
 
     def _tags(self, rows: Rows, config: Config) -> tuple[Rows, list[list[str]]]:
-        """Returns the rows that have a tag for each word, and these tags as they stand."""
+        """Returns the rows that have a tag for each word, and these tags as they are."""
         if rows.targets is None:
             raise DataError(f"{rows.source}: has no tag column. Name it by data.label.")
         sieve = Sieve(rows, config.data.on_bad_row)
         fix = "Expected two lists of one length: words and their tags."
-        sieve.refuse(
-            [
-                i
-                for i, (words, tags) in enumerate(zip(rows.texts, rows.targets, strict=True))
-                if not isinstance(tags, list) or isinstance(words, str)
-            ],
-            "the words or the tags are no list",
-            fix,
-        )
+        both = zip(rows.texts, rows.targets, strict=True)
+        other = where(not isinstance(tags, list) or isinstance(words, str) for words, tags in both)
+        sieve.refuse(other, "the words or the tags are no list", fix)
         wrong = [i for i in sieve.kept() if len(rows.texts[i]) != len(rows.targets[i])]
         sizes = next(((len(rows.texts[i]), len(rows.targets[i])) for i in wrong), (0, 0))
         sieve.refuse(wrong, f"there are {sizes[0]} words and {sizes[1]} tags", fix)
@@ -179,8 +163,8 @@ class TokenHead(Head):
     def encode(
         self, rows: Rows, tokenizer: Tokenizer, max_length: int, cut: Cut | None = None
     ) -> Examples:
-        """Returns the rows' sequences; extra has "word_tokens", for each word the token that
-        answers for it, and "word_bounds": row i has the words [bounds[i], bounds[i + 1])."""
+        """Returns the rows' sequences; extra has "word_tokens", the token that predicts each word,
+        and "word_bounds": row i has the words [bounds[i], bounds[i + 1])."""
         cut = cut or cut_for("window", max_length // 4)
         ids, first, context = bytearray(), bytearray(), bytearray()
         lengths, whole, owners, bounds = array("i"), array("i"), array("q"), array("q", [0])
@@ -193,7 +177,7 @@ class TokenHead(Head):
                 [[tokenizer.cls_token_id], row_ids, [tokenizer.sep_token_id]], dtype=np.int32
             )
             begins = np.diff(row_words, prepend=-1) > 0
-            # Of a word's first piece the word's number in the split, else -1.
+            # The word's number in the split at its first piece, else -1.
             number = np.where(begins, bounds[-1] + row_words, -1)
             number = np.concatenate([[-1], number, [-1]]).astype(np.int64)
             special = np.zeros(len(row_ids), np.bool_)
@@ -224,23 +208,13 @@ class TokenHead(Head):
         extra = {"word_tokens": answering, "word_bounds": np.array(bounds)}
         return Examples(tokens, np.full(len(flat), -1, np.int32), "token", extra)
 
-    def with_targets(
-        self, examples: Examples, targets: Sequence[Any], names: Sequence[str]
-    ) -> Examples:
+    def with_targets(self, examples: Examples, targets: Sequence[Any], names: Names) -> Examples:
         ids = {name: index for index, name in enumerate(names)}
         labels = np.full(len(examples.labels), -1, np.int32)
         labels[examples.extra["word_tokens"]] = [ids[tag] for row in targets for tag in row]
         return dataclasses.replace(examples, labels=labels)
 
-    def describe(
-        self,
-        name: str,
-        rows: Rows,
-        targets: Sequence[Any],
-        labels: Labels,
-        examples: Examples,
-        max_length: int,
-    ) -> Report:
+    def describe_targets(self, rows: Rows, targets: Sequence[Any], labels: Labels) -> About:
         counts = Counter(tag for row in targets for tag in row)
         words = max(1, sum(counts.values()))
         values = {
@@ -262,16 +236,12 @@ class TokenHead(Head):
                     f"WARNING: {len(irregular)} entities begin with an I- tag ({where}); they are "
                     "entities in training and in the default scores, not in the strict ones"
                 )
-        empty, tokens = self._empty(rows), examples.tokens
-        how = "read in windows of"
-        return report.describe_rows(
-            name, rows, targets, values, lines, empty, tokens, max_length, how
-        )
+        return lines, values
 
     # Training
 
     def loss_sums(self, *arguments: Any, **options: Any) -> tuple[Any, Any]:
-        """The two sums of torch.nn.CrossEntropyLoss over the words, whatever rows they stand in."""
+        """Returns the two sums of torch.nn.CrossEntropyLoss over all words."""
         return single_label.loss_sums(*arguments, **options)
 
     # Results
@@ -282,38 +252,31 @@ class TokenHead(Head):
     def gold(self, examples: Examples) -> Int[np.ndarray, " W"]:
         return examples.labels[examples.extra["word_tokens"]]
 
-    def main_metric(self, names: Sequence[str]) -> str:
+    def main_metric(self, names: Names) -> str:
         return "accuracy" if scheme_of(names) == PLAIN else "f1"
 
-    def metrics(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, float]:
-        """Of entities those of seqeval's default mode, micro-averaged, and the strict F1; accuracy
-        counts words. Of plain tags the accuracy, and F1 as the mean over tags."""
-        told = self.report(answers, gold, examples, names)
+    def metrics(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, float]:
+        """Returns scores of entities as seqeval's default mode, micro-averaged, the strict F1, and
+        the accuracy of words; for plain tags the accuracy, and F1 as the mean over tags."""
+        told = self.report(answers, examples, names)
         if "strict" not in told:
             return {"accuracy": told["accuracy"], "f1_macro": told["macro"]["f1"]}
         micro = {name: told["micro"][name] for name in ("precision", "recall", "f1")}
         return micro | {"f1_strict": told["strict"]["micro"]["f1"], "accuracy": told["accuracy"]}
 
-    def report(
-        self, answers: np.ndarray, gold: np.ndarray, examples: Examples, names: Sequence[str]
-    ) -> dict[str, Any]:
+    def report(self, answers: np.ndarray, examples: Examples, names: Names) -> dict[str, Any]:
         bounds = examples.extra["word_bounds"]
         sentences = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-        predicted = np.argmax(answers, axis=-1)
+        gold, predicted = self.gold(examples), np.argmax(answers, axis=-1)
         return entities.report(gold, predicted, sentences, names, scheme_of(names))
 
-    def report_lines(self, report: dict[str, Any]) -> list[str]:
-        return entities.report_lines(report)
-
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Sequence[str]
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
     ) -> list[dict[str, Any]]:
         """Returns {"words", "tags", "scores"} and, unless tags are plain, "entities" of each row.
 
-        An entity is {"type", "text", "start", "end" (words, the end exclusive), "score"}; of a row
-        that was a text and no list also {"start_char", "end_char"}, places in that text.
+        An entity is {"type", "text", "start", "end" (words, the end exclusive), "score"}; if the
+        row was a text, not a list, also {"start_char", "end_char"}, positions in that text.
         """
         probabilities = classification.softmax(answers.astype(np.float64))
         scheme = scheme_of(names)
@@ -343,19 +306,15 @@ class TokenHead(Head):
             records.append(record)
         return records
 
-    def csv_header(self, names: Sequence[str]) -> list[str]:
-        return ["words", "tags", *(["entities"] if scheme_of(names) != PLAIN else [])]
+    def csv_columns(self, names: Names) -> Sequence[str]:
+        return ("words", "tags") if scheme_of(names) == PLAIN else ("words", "tags", "entities")
 
-    def csv_row(self, record: dict[str, Any], names: Sequence[str]) -> list[Any]:
-        columns = self.csv_header(names)
-        return [json.dumps(record[column], ensure_ascii=False) for column in columns]
-
-    def summary(self, record: dict[str, Any]) -> str:
+    def summary(self, record: dict[str, Any], names: Names) -> str:
         return " ".join(record["tags"])
 
 
-def scheme_of(names: Sequence[str]) -> str:
-    """Returns the scheme of a model's labels: IOB2 where this project trained it, or another's."""
+def scheme_of(names: Names) -> str:
+    """Returns the scheme of a model's labels: IOB2 if trained here, else the one they show."""
     if all(name == "O" or re.fullmatch(r"[BI]-.+", name) for name in names):
         return "IOB2"
     try:
@@ -365,8 +324,8 @@ def scheme_of(names: Sequence[str]) -> str:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Returns where the words of a plain text stand: split at white space, punctuation around a
-    word apart ("U.N." and "New-York" stay whole), as tagged corpora are."""
+    """Returns the (start, end) of each word of a plain text: split at white space, with punctuation
+    around a word apart ("U.N." and "New-York" stay whole), as in tagged corpora."""
     return [
         (chunk.start() + part.start(), chunk.start() + part.end())
         for chunk in _WORD.finditer(text)
@@ -387,8 +346,8 @@ def _natural(tag: str) -> tuple[int, int, str]:
 def _most_context(
     words: Int[np.ndarray, " T"], context: Int[np.ndarray, " T"]
 ) -> Int[np.ndarray, " W"]:
-    """Returns for each word the token, among the copies of its first piece in the windows, that
-    stands farthest from the ends of its window; the first of equals."""
+    """Returns for each word the token, among the copies of its first piece in the windows, that is
+    farthest from the ends of its window; the first one if several are."""
     places = np.flatnonzero(words >= 0)
     order = places[np.lexsort((-context[places], words[places]))]
     new = np.diff(words[order], prepend=-1) > 0

@@ -1,4 +1,4 @@
-"""Predictions as files: JSON lines, CSV, and the numbered lines of transformers' run_glue.
+"""Predictions as files: JSON lines, CSV, CoNLL, and the numbered lines of transformers' run_glue.
 
 What goes to a file appears only when it is whole. Standard output cannot wait for that: it gets
 each part as it is ready.
@@ -10,6 +10,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from flaxbert.storage.store import is_url
 
 Answer = dict[str, Any]
 
-SUFFIXES = (".jsonl", ".csv")
+_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where a reader may split lines
 
 
 class JsonLines:
@@ -50,25 +51,49 @@ class Csv:
         self._writer.writerows(self._head.csv_row(answer, self._names) for answer in answers)
 
 
+class Conll:
+    """word<TAB>tag, a blank line after each row: for models that tag words.
+
+    A tab or a line break in a word becomes a space, and an empty word "_".
+    """
+
+    def __init__(self, file: TextIO, labels: Labels) -> None:
+        if "tags" not in head_named(labels.problem).csv_columns(labels.names):
+            raise ConfigError(
+                "--output: .conll is for models that tag words, and this one does not. Name a file "
+                "that ends in .jsonl or .csv."
+            )
+        self._file = file
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            for word, tag in zip(answer["words"], answer["tags"], strict=True):
+                self._file.write(f"{_BREAKS.sub(' ', word).strip() or '_'}\t{tag}\n")
+            self._file.write("\n")
+
+
 class Numbered:
     """index<TAB>prediction with a header, as transformers' run_glue writes it."""
 
     def __init__(self, file: TextIO, labels: Labels) -> None:
-        self._file, self._head = file, head_named(labels.problem)
-        self._count = 0
+        self._file, self._count = file, 0
+        self._head, self._names = head_named(labels.problem), labels.names
         file.write("index\tprediction\n")
 
     def write(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
-            self._file.write(f"{self._count}\t{self._head.summary(answer)}\n")
+            self._file.write(f"{self._count}\t{self._head.summary(answer, self._names)}\n")
             self._count += 1
+
+
+_WRITERS = {".jsonl": JsonLines, ".csv": Csv, ".conll": Conll}
 
 
 def check_output(path: str, source: str = "") -> None:
     """Refuses a name that no file can be written to, or that is the input's.
 
     Raises:
-      ConfigError: another ending than .jsonl or .csv, no such directory, or the input itself.
+      ConfigError: an ending that no writer has, no such directory, or the input itself.
     """
     if is_url(path):
         raise ConfigError(f"--output: {path}: name a local file, then copy it.")
@@ -78,9 +103,9 @@ def check_output(path: str, source: str = "") -> None:
             raise ValueError("a NUL")
     except ValueError as error:
         raise ConfigError(f"--output: {path!a} is no name of a file.") from error
-    if output.suffix.lower() not in SUFFIXES:
+    if output.suffix.lower() not in _WRITERS:
         raise ConfigError(
-            f"--output: expected a name ending in {' or '.join(SUFFIXES)}, or - for JSON lines on "
+            f"--output: expected a name ending in {', '.join(_WRITERS)}, or - for JSON lines on "
             f"standard output; got {path!r}."
         )
     if output.is_dir() or not output.parent.is_dir():
@@ -90,8 +115,8 @@ def check_output(path: str, source: str = "") -> None:
         raise ConfigError(f"--output: {path} is the input itself. Name another file.")
 
 
-def writer_for(path: str) -> type[JsonLines] | type[Csv]:
-    return Csv if path.lower().endswith(".csv") else JsonLines
+def writer_for(path: str) -> type[JsonLines] | type[Csv] | type[Conll]:
+    return _WRITERS[Path(path).suffix.lower()]
 
 
 @contextlib.contextmanager

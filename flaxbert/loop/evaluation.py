@@ -77,5 +77,5 @@ def scores(
             class_weights=loss.class_weights,
         )
     )
-    metrics = head.metrics(answers, gold, examples, names)
+    metrics = head.metrics(answers, examples, names)
     return {"loss": float(total) / float(normalizer), **metrics}

@@ -60,19 +60,22 @@ def label_scores(hits: int, predicted: int, actual: int) -> dict[str, float]:
     }
 
 
-def averages(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Macro (each label alike) and weighted (by support) means of label scores; 0 of no label."""
-    supports = [values["support"] for values in scores.values()]
-    total = sum(supports)
+def count_report(names: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Returns {"labels": {name: scores}, "macro", "weighted"}; the means are 0 without labels.
+
+    `counts` are hits, predictions and occurrences of each label. The macro mean gives each label
+    the same weight, the weighted mean its support.
+    """
+    each = {name: label_scores(*three) for name, *three in zip(names, *counts, strict=True)}
+
+    def mean(score: str, weights: Sequence[int]) -> float:
+        values = [scores[score] for scores in each.values()]
+        return ratio(sum(v * w for v, w in zip(values, weights, strict=True)), sum(weights))
+
     return {
-        "macro": {
-            name: ratio(sum(values[name] for values in scores.values()), len(scores))
-            for name in _SCORES
-        },
-        "weighted": {
-            name: ratio(sum(values[name] * values["support"] for values in scores.values()), total)
-            for name in _SCORES
-        },
+        "labels": each,
+        "macro": {score: mean(score, [1] * len(each)) for score in _SCORES},
+        "weighted": {score: mean(score, counts[2]) for score in _SCORES},
     }
 
 
@@ -89,37 +92,42 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     ]
 
 
-def scores_table(report: dict[str, Any], means: Sequence[str]) -> list[str]:
-    """Returns the table of a report's "labels" and of the named means."""
-    rows = [[name, *values.values()] for name, values in report["labels"].items()]
-    rows += [[f"({name})", *(report[name][score] for score in _SCORES), ""] for name in means]
-    return table(["label", *_SCORES, "support"], rows)
-
-
 def label_report(confusion: Int[np.ndarray, "C C"], names: Sequence[str]) -> dict[str, Any]:
     """Returns {"labels": {name: scores}, "macro", "weighted", "confusion_matrix": {"labels",
     "counts"}}; counts[actual][predicted] in the order of the names."""
-    hits, predicted, actual = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
-    each = {
-        name: label_scores(int(hits[i]), int(predicted[i]), int(actual[i]))
-        for i, name in enumerate(names)
-    }
+    counts = (np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1))
     return {
-        "labels": each,
-        **averages(each),
+        **count_report(names, [column.tolist() for column in counts]),
         "confusion_matrix": {"labels": list(names), "counts": confusion.tolist()},
     }
 
 
-def label_report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns the table of scores, and the confusion matrix below it."""
-    matrix = report["confusion_matrix"]
-    rows = [[name, *row] for name, row in zip(matrix["labels"], matrix["counts"], strict=True)]
-    return [
-        *scores_table(report, ("macro", "weighted")),
-        "",
-        *table(["actual \\ predicted", *matrix["labels"]], rows),
-    ]
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """Returns a head's report as aligned lines for people, a table for each kind of its entries.
+
+    They are scores of labels and their means ("labels", "micro", ...), a confusion matrix, the
+    accuracy of tokens, and distributions of numbers.
+    """
+    lines = []
+    if "labels" in report:
+        rows = [[name, *values.values()] for name, values in report["labels"].items()]
+        means = {name: report[name] for name in ("micro", "macro", "weighted") if name in report}
+        if "strict" in report:
+            means["micro, strict"] = report["strict"]["micro"]
+        rows += [[f"({name})", *(mean[s] for s in _SCORES), ""] for name, mean in means.items()]
+        lines += table(["label", *_SCORES, "support"], rows)
+    if "confusion_matrix" in report:
+        matrix = report["confusion_matrix"]
+        rows = [[name, *row] for name, row in zip(matrix["labels"], matrix["counts"], strict=True)]
+        lines += ["", *table(["actual \\ predicted", *matrix["labels"]], rows)]
+    if "accuracy" in report:
+        lines += ["", f"token accuracy: {report['accuracy']:.4f}"]
+    if "r2" in report:
+        summaries = {name: values for name, values in report.items() if name != "r2"}
+        rows = [[name, *values.values()] for name, values in summaries.items()]
+        lines += table(["", *next(iter(summaries.values()))], rows)
+        lines.append(f"r2 {report['r2']:.4f}")
+    return lines
 
 
 def mean_of_present(per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarray, "C C"]) -> float:

@@ -1,8 +1,8 @@
 """Scores of token classification, equal to seqeval's, and entities with their probabilities.
 
-Note: there are two F1 of one prediction. The report's is conlleval's and seqeval's default, where
-an entity also begins at an I- tag after O or after another type; "strict" (seqeval's mode="strict"
-with the scheme) leaves out every entity that does not follow the scheme.
+Note: there are two kinds of F1. The default is that of conlleval and seqeval, where an entity also
+begins at an I- tag after O or after another type; "strict" (seqeval's mode="strict" with
+the scheme) ignores every entity that does not follow the scheme.
 """
 
 from __future__ import annotations
@@ -43,24 +43,15 @@ def report(
     }
 
 
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns a report as aligned lines for people."""
-    accuracy = ["", f"token accuracy: {report['accuracy']:.4f}"]
-    if "strict" not in report:
-        return scores.label_report_lines(report) + accuracy
-    rows = {**report, "micro, strict": report["strict"]["micro"]}
-    return scores.scores_table(rows, ("micro", "macro", "weighted", "micro, strict")) + accuracy
-
-
 def scored_entities(
     probabilities: Float[np.ndarray, "W C"],
     tag_set: TagSet,
     characters: Sequence[tuple[int, int]] = (),
 ) -> list[dict[str, Any]]:
-    """Returns {"type", "start", "end", "score"} of each entity that the words W of a text show.
+    """Returns {"type", "start", "end", "score"} of each entity in the words W of a text.
 
-    start and end are words, the end exclusive; the score is the mean of its words' probabilities of
-    their predicted tags. With the character span of each word also "start_char" and "end_char".
+    start and end are words, the end exclusive; the score is the mean probability of the predicted
+    tags of its words. With the character span of each word also "start_char" and "end_char".
     """
     best = np.append(probabilities.max(axis=-1).astype(np.float64), 0)  # the last end is an index
     sentences = np.zeros(len(probabilities), np.int64)
@@ -79,7 +70,7 @@ def scored_entities(
 
 
 def _entity_scores(actual: Entities, predicted: Entities, types: Sequence[str]) -> dict[str, Any]:
-    """Scores of exact matches: an entity is right with its type, first and last word."""
+    """Returns scores of exact matches: type, first and last word must be right."""
     behind = max(actual.end.max(initial=0), predicted.end.max(initial=0)) + 1
     keys = [
         (each.start * behind + each.end) * len(types) + each.types for each in (actual, predicted)
@@ -89,13 +80,9 @@ def _entity_scores(actual: Entities, predicted: Entities, types: Sequence[str]) 
         np.bincount(of, minlength=len(types)).tolist()
         for of in (common % len(types), predicted.types, actual.types)
     ]
-    each = {
-        name: scores.label_scores(*three)
-        for name, *three in zip(types, *counts, strict=True)
-        if any(three)
-    }
+    present = [i for i in range(len(types)) if any(column[i] for column in counts)]
+    of_present = [[column[i] for i in present] for column in counts]
     return {
-        "labels": each,
+        **scores.count_report([types[i] for i in present], of_present),
         "micro": scores.label_scores(*map(sum, counts)),
-        **scores.averages(each),
     }

@@ -1,12 +1,12 @@
-"""Tag schemes of token classification: which one a data set uses, its entities, its tags in IOB2.
+"""Tag schemes of token classification: detection, entities, and conversion to IOB2.
 
-Files are read in any of them; models are trained in IOB2 and leave so, because the pipeline of
-transformers joins B- and I- tags only and shows E- and S- tags as groups of their own. Tags without
-a scheme, such as parts of speech, are "plain": each is a label, and there are no entities.
+Files may use any scheme; models are trained and exported in IOB2, because the pipeline of
+transformers joins B- and I- tags only and shows E- and S- tags as separate groups. Tags without a
+scheme, such as parts of speech, are "plain": each is a label, and there are no entities.
 
 Note: an entity also begins at an I- tag after O or after another type, as in conlleval and in
-seqeval's default mode. Read so, IOB1 and IOB2 are one language, and no entity of an annotator who
-forgot a B- is lost; `irregular_words` tells where that was so.
+seqeval's default mode. So IOB1 and IOB2 are read alike, and an entity with a forgotten B- is not
+lost; `irregular_words` finds these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flaxbert.errors import ConfigError, DataError
 
 PLAIN = "plain"
 
-# How each scheme writes the prefixes of BIOES. IO may also leave them out: PER, O.
+# The prefixes of each scheme, in terms of BIOES. IO may also omit them: PER, O.
 _PREFIXES = {
     "IOB1": {"B": "B", "I": "I"},
     "IOB2": {"B": "B", "I": "I"},
@@ -36,11 +36,11 @@ _PREFIXES = {
 }
 SCHEMES = (*_PREFIXES, PLAIN)
 
-# The same letters in another order name the same scheme: IOBES, BILUO, BIO2.
+# Other names of the same schemes have the same letters: IOBES, BILUO, BIO2.
 _NAMES = {"".join(sorted(name.upper())): name for name in SCHEMES}
 _NAMES |= {"BIO": "IOB2", "BEMOS": "BMES"}
 
-# Tags that are a prefix alone are entities of one type without a name (biomedical sets: B, I, O).
+# The type of tags that are only a prefix (B, I, O in biomedical data).
 UNNAMED = "entity"
 
 _ADVICE = f"correct them, or name their scheme ({PLAIN}: each tag is a label of its own)"
@@ -56,7 +56,7 @@ class Entities(NamedTuple):
     types: Int[np.ndarray, " E"]  # numbers in TagSet.types
     start: Int[np.ndarray, " E"]
     end: Int[np.ndarray, " E"]
-    regular: Bool[np.ndarray, " E"]  # each of its tags is the one that the scheme demands
+    regular: Bool[np.ndarray, " E"]  # all of its tags follow the scheme
 
     def strict(self) -> Entities:
         """Returns those that follow the scheme."""
@@ -65,16 +65,16 @@ class Entities(NamedTuple):
 
 @dataclass(frozen=True)
 class TagSet:
-    """The meaning of each tag of a set of names, whose numbers are the ids of words W."""
+    """The meaning of each of a list of tag names; the ids of words W are indices in it."""
 
     scheme: str
     types: tuple[str, ...]  # in code-point order
-    prefix_of: np.ndarray  # of each name: B, I, E, S or O, however the scheme writes it
+    prefix_of: np.ndarray  # of each name: B, I, E, S or O, in terms of BIOES
     type_of: Int[np.ndarray, " C"]  # of each name; -1 for O
 
     @classmethod
     def make(cls, names: Sequence[str], scheme: str) -> TagSet:
-        """Refuses names that the scheme does not have."""
+        """Raises DataError for names that the scheme does not have."""
         parts = [_split(name, scheme) for name in names]
         types = tuple(sorted({kind for _, kind in parts} - {""}))
         numbers = {kind: number for number, kind in enumerate(types)} | {"": -1}
@@ -86,7 +86,7 @@ class TagSet:
         )
 
     def entities(self, ids: Int[np.ndarray, " W"], sentences: Int[np.ndarray, " W"]) -> Entities:
-        """Returns the entities of words; none reaches from one sentence number to the next."""
+        """Returns the entities of words; none spans two sentence numbers."""
         starts, ends, irregular = self._read(ids, sentences)
         start, end = np.flatnonzero(starts), np.flatnonzero(ends) + 1
         before = np.concatenate([[0], np.cumsum(irregular)])
@@ -95,7 +95,7 @@ class TagSet:
     def irregular(
         self, ids: Int[np.ndarray, " W"], sentences: Int[np.ndarray, " W"]
     ) -> Bool[np.ndarray, " W"]:
-        """Whether a word's tag is another than the scheme demands for the entities as read."""
+        """Whether a word's tag differs from the scheme's tag for the entities as read."""
         return self._read(ids, sentences)[2]
 
     def _read(self, ids, sentences):
@@ -118,10 +118,10 @@ class TagSet:
 
 
 def scheme_for(sequences: Sequence[Sequence[str]], choice: str = "auto") -> str:
-    """Returns the scheme that training rows are tagged in: the user's choice, or what they show.
+    """Returns the scheme of training rows: the user's choice, or the one detected.
 
-    Whether B and I tags are IOB1 or IOB2 is told by where B stands; the one that fewer words
-    contradict is named. The choice may spell a scheme in other ways: BIO, IOBES, BILUO.
+    IOB1 and IOB2 differ in the use of B; the one with fewer irregular words is chosen. The choice
+    may use other names: BIO, IOBES, BILUO.
     """
     names, ids, sentences = flatten(sequences)
     if choice != "auto":
@@ -164,17 +164,6 @@ def irregular_words(sequences: Sequence[Sequence[str]], scheme: str) -> list[tup
     return list(zip(sentences[words].tolist(), (words - first).tolist(), strict=True))
 
 
-def entity_spans(tags: Sequence[str], scheme: str = "IOB2") -> list[tuple[str, int, int]]:
-    """Returns (type, first word, word after the last) of each entity of one sentence."""
-    names, ids, sentences = flatten([tags])
-    tag_set = TagSet.make(names, scheme)
-    found = tag_set.entities(ids, sentences)
-    return [
-        (tag_set.types[kind], start, end)
-        for kind, start, end in zip(*(column.tolist() for column in found[:3]), strict=True)
-    ]
-
-
 def to_iob2(sequences: Sequence[Sequence[str]], scheme: str) -> list[list[str]]:
     """Returns the tags of the same entities in IOB2."""
     names, ids, sentences = flatten(sequences)
@@ -192,8 +181,8 @@ def to_iob2(sequences: Sequence[Sequence[str]], scheme: str) -> list[list[str]]:
 def iob2_labels(types: Iterable[str]) -> list[str]:
     """Returns the label set of entity types, in code-point order.
 
-    It is complete: a type that training rows show in single words only still has its I- label, so
-    that a longer entity of another split can be told and scored.
+    It is complete: a type with only single words in training still has its I- label, so that longer
+    entities of other splits can be labelled and scored.
     """
     return sorted({"O"} | {f"{prefix}-{kind}" for kind in types for prefix in "BI"})
 
@@ -201,7 +190,7 @@ def iob2_labels(types: Iterable[str]) -> list[str]:
 def flatten(
     sequences: Sequence[Sequence[str]],
 ) -> tuple[list[str], Int[np.ndarray, " W"], Int[np.ndarray, " W"]]:
-    """Returns the different tags, and of each word its tag's number there and its sentence's."""
+    """Returns the distinct tags, and for each word the index of its tag and its sentence."""
     numbers: dict[str, int] = {}
     ids = [numbers.setdefault(tag, len(numbers)) for tags in sequences for tag in tags]
     lengths = np.array([len(tags) for tags in sequences], np.int64)
@@ -209,7 +198,7 @@ def flatten(
 
 
 def _split(tag: str, scheme: str) -> tuple[str, str]:
-    """Returns prefix and type of a tag, the prefix as BIOES writes it; the type of O is ""."""
+    """Returns prefix (in terms of BIOES) and type of a tag; the type of O is ""."""
     if tag in _OUTSIDE:
         return "O", ""
     match = _TAG.fullmatch(tag)
@@ -227,7 +216,7 @@ def _form(tag: str) -> str:
 
 
 def _named(choice: str, names: Sequence[str]) -> str:
-    """Returns the scheme that the user names, once the tags are found to be of it."""
+    """Returns the scheme that the user names; DataError if the tags do not have it."""
     scheme = _NAMES.get("".join(sorted(choice.upper())))
     if scheme is None:
         raise ConfigError(f"tag scheme: expected auto or {', '.join(SCHEMES)}, got {choice!r}")
@@ -237,7 +226,7 @@ def _named(choice: str, names: Sequence[str]) -> str:
 
 
 def _without_prefixes(tags: Sequence[str], counts: Counter[str]) -> str:
-    """Tells types of entities among words of O from labels of their own (parts of speech)."""
+    """Distinguishes IO without prefixes (mostly O) from plain labels (parts of speech)."""
     if all(map(_PREFIX_LAST.fullmatch, tags)):
         raise DataError(
             f"tags: expected the prefix first (B-PER), found {', '.join(tags[:5])}; {_ADVICE}"

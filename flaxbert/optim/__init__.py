@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from flaxbert.config import Optim
+from flaxbert.errors import ConfigError
 from flaxbert.optim.schedules import Schedule, make_schedule
 from flaxbert.optim.shared.norms import clip_factor
 from flaxbert.registry import member, options_for
@@ -106,7 +107,11 @@ def _as_dict(state: Any) -> Tree:
         for name in parents:
             node = node.setdefault(name, {})
         if last in node:
-            raise ValueError(f"two arrays of the state are called {'/'.join((*parents, last))}")
+            name = "/".join((*parents, last))
+            raise ConfigError(
+                f"config.optim.name: this optimizer has two arrays called {name} in its state, "
+                "which a checkpoint cannot tell apart. Name another optimizer."
+            )
         node[last] = leaf
     return nested
 

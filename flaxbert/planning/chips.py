@@ -1,4 +1,4 @@
-"""What the makers state of the chips that a run can be planned for.
+"""Published figures of the chips that a run can be planned for.
 
 Figures: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of each chip;
 links, and v4's network, as in https://jax-ml.github.io/scaling-book/tpus; memory is what the
@@ -45,11 +45,7 @@ _FORM = re.compile(r"(?P<chip>v\d+\w*):(?P<shape>\d+(x\d+){1,2})")
 
 
 def chip_of(topology: str) -> tuple[Chip, str]:
-    """Returns the chip and the shape of a name like "v5e:2x4".
-
-    Raises:
-      ConfigError: no such name.
-    """
+    """Returns the chip and the shape of a name like "v5e:2x4"; ConfigError for any other name."""
     found = _FORM.fullmatch(topology)
     chip = CHIPS.get(found["chip"]) if found else None
     if found is None or chip is None or len(found["shape"].split("x")) != chip.dimensions:
@@ -61,10 +57,10 @@ def chip_of(topology: str) -> tuple[Chip, str]:
 
 
 def links_of(chip: Chip, shape: str) -> int:
-    """Returns the links that a chip at a corner of a slice has: all exchanges go at its pace.
+    """Returns the links of a chip at a corner of a slice, which limits all exchanges.
 
-    An axis of two has one link between the chips, a longer one two where its ends are joined: in
-    two dimensions those of 16, in three dimensions all, if each is a multiple of 4.
+    An axis has one link, or two if its ends are joined (wrap-around): in two dimensions axes of 16,
+    in three dimensions all axes longer than 1 if each is a multiple of 4.
     """
     sizes = [int(size) for size in shape.split("x")]
     cubes = chip.dimensions == 3 and all(size % 4 == 0 for size in sizes)

@@ -1,4 +1,4 @@
-"""The same run on several TPU slices and meshes, and which of them to take."""
+"""Compares the same run on several TPU slices and meshes, and recommends one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flaxbert.planning.footprint import Planned, plan_run
 from flaxbert.planning.topology import Target
 from flaxbert.run.inputs import Inputs
 
-# A slice that needs no more chip hours than this times the least is as good: then the faster one.
+# Slices within this factor of the fewest chip hours count as equal: then the fastest is chosen.
 _AS_GOOD = 1.05
 
 
@@ -31,7 +31,7 @@ class Choice:
 
     @property
     def seconds(self) -> float:
-        """Of the run, nothing computed while devices exchange: so slow it should not be."""
+        """Seconds of the run if computation and exchanges do not overlap: an upper estimate."""
         planned = self.planned
         return planned.seconds + planned.updates * planned.exchange_seconds if planned else 0.0
 
@@ -41,10 +41,8 @@ class Choice:
 
 
 def meshes_for(asked: MeshConfig, devices: int) -> list[MeshConfig]:
-    """Returns the meshes worth comparing: all rows apart, parameters apart too, heads in two.
-
-    A mesh that was asked for is the only one.
-    """
+    """Returns the meshes to compare: data parallel, fsdp, and model parallel by 2; or the mesh that
+    the config asks for."""
     if asked != MeshConfig() or devices == 1:
         return [asked]
     meshes = [MeshConfig(devices, 1, 1), MeshConfig(1, devices, 1)]
@@ -66,7 +64,7 @@ def compare(config: Config, inputs: Inputs, targets: Sequence[Target]) -> Iterat
 
 
 def recommended(choices: Sequence[Choice]) -> Choice | None:
-    """Returns the fastest of those that fit and need the fewest chip hours, or nearly so."""
+    """Returns the fastest of those that fit and need (nearly) the fewest chip hours."""
     fitting = [choice for choice in choices if choice.fits]
     if not fitting:
         return None

@@ -1,9 +1,9 @@
-"""What a compiled program takes on each device, by the compiler's own account.
+"""Time, memory, FLOPs and exchanges of a compiled program on each device, from the compiler.
 
-Note: the time is the sum of the cycles that the TPU's compiler gives each fusion. It gives none to
-exchanges between chips, to copies between memories that go on beside them, nor to kernels: ours are
-counted in kernel_cycles.py, others are named here. Other compilers give no cycles: then there is no
-time.
+Note: the time is the sum of the cycles that the TPU's compiler estimates for each fusion. It has no
+estimate for exchanges between chips, for asynchronous copies between memories, nor for kernels:
+ours are counted in kernel_cycles.py, others are listed. Other compilers estimate no cycles: then
+there is no time.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Exchange:
     """Exchanges of one kind along the same axes of the mesh, together."""
 
     kind: str  # all-reduce, all-gather, ...
-    axes: tuple[str, ...]  # along which devices exchange; () = not understood
+    axes: tuple[str, ...]  # along which devices exchange; () = unknown
     count: int
     bytes: int  # of the results on each device
-    slices: int  # between so many, over their network; 1 = within each, over links
-    received: int  # bytes that a device gets from others, at least; 0 = not understood
+    slices: int  # over the network of so many slices; 1 = within each slice, over links
+    received: int  # bytes that a device gets from others, at least; 0 = unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +66,22 @@ class Program:
     """One call of a program on each device."""
 
     flops: float
-    bytes_accessed: float  # as XLA counts them, on-chip memory too; 0 = unknown
-    main_memory: int  # bytes to and from HBM, at most; 0 = not told apart
-    cycles: int  # the compiler's estimate; 0 = it gives none
+    bytes_accessed: float  # as counted by XLA, including on-chip memory; 0 = unknown
+    main_memory: int  # bytes to and from HBM, at most; 0 = unknown
+    cycles: int  # the compiler's estimate; 0 = none
     parts: dict[str, int]  # {part of the model: cycles}
     exchanges: tuple[Exchange, ...]
-    copied: int  # bytes between memories while something else computes, without cycles
-    kernels: tuple[Counted, ...]  # ours; in the parts' cycles, flops and bytes as well
+    copied: int  # bytes of asynchronous copies between memories, without cycles
+    kernels: tuple[Counted, ...]  # ours; also in the parts' cycles, flops and bytes
     without_cycles: dict[str, int]  # {kernel: calls}; of programs that have cycles
     memory: Memory
 
     def seconds(self, chip: Chip | None) -> float:
-        """Returns the compiler's estimate; 0 where it gives none."""
+        """Returns the compiler's estimate; 0 if it has none."""
         return self.cycles / chip.clock if chip else 0.0
 
     def exchange_seconds(self, chip: Chip, links: int) -> float:
-        """Returns what exchanges take at least: all of a chip's links and its network in use."""
+        """Returns the least time of exchanges: all of a chip's links and its network in use."""
         within = sum(each.received for each in self.exchanges if each.slices == 1)
         between = sum(each.received for each in self.exchanges if each.slices > 1)
         return max(within / (links * chip.link) if links else 0.0, between / chip.network)
@@ -95,16 +95,16 @@ def describe(
     accumulate: int = 1,
     kernel_cycles: KernelCycles | None = None,
 ) -> Program:
-    """Reads what a compiled program takes.
+    """Reads the costs of a compiled program.
 
     Args:
       compiled: as `jit(...).lower(...).compile()` returns it.
       mesh: what it was compiled for.
-      state: abstract or real parameters, and moments if they are there meanwhile.
-      limit: bytes that programs may take on a device; 0 = unknown.
+      state: abstract or real parameters, and moments if they are in memory meanwhile.
+      limit: bytes that programs may use on a device; 0 = unknown.
       accumulate: micro-batches. XLA counts the loop over them once: FLOPs are multiplied, since
         nearly all are in it, and bytes are unknown.
-      kernel_cycles: counts those of our kernels; None = they are named as without cycles.
+      kernel_cycles: counts those of our kernels; None = they are listed as without cycles.
     """
     cost = compiled.cost_analysis() or {}
     parts: collections.Counter[str] = collections.Counter()
@@ -164,7 +164,7 @@ def axes_of(groups: hlo.Groups | None, mesh: Mesh) -> tuple[str, ...]:
 
 
 def _group(instruction: hlo.Instruction, mesh: Mesh) -> tuple[str, tuple[str, ...], int, int]:
-    """Returns the kind, the axes, the members of a group (1 = not known), and between slices."""
+    """Returns kind, axes, members of a group (1 = unknown), and the number of slices between."""
     if instruction.between_slices:
         places = np.vectorize(lambda device: device.slice_index)(mesh.devices)
         slices = len(np.unique(places))
@@ -180,7 +180,7 @@ def _group(instruction: hlo.Instruction, mesh: Mesh) -> tuple[str, tuple[str, ..
 
 
 def _received(kind: str, members: int, size: int) -> int:
-    """Bytes that have to come from others, for results of that size on each member."""
+    """Returns the bytes to receive from others, for results of that size on each member."""
     share = (members - 1) / members
     times = {
         "all-reduce": 2 * share,
@@ -191,9 +191,9 @@ def _received(kind: str, members: int, size: int) -> int:
 
 
 def _traffic(instruction: hlo.Instruction, hbm: dict[str, int]) -> int:
-    """Bytes that it reads from HBM and writes there: of an operand all, though it may need a part.
+    """Returns the bytes read from and written to HBM, counting whole operands.
 
-    What copies is counted once: its other side is on the chip.
+    Copies are counted once: their other side is on the chip.
     """
     if instruction.opcode in _NO_TRAFFIC or instruction.opcode.endswith("-done"):
         return 0
@@ -201,7 +201,7 @@ def _traffic(instruction: hlo.Instruction, hbm: dict[str, int]) -> int:
         return instruction.size
     if instruction.target in _FREE:
         return 0
-    if instruction.opcode.endswith("-start"):  # whose result holds the operands too
+    if instruction.opcode.endswith("-start"):  # its result includes the operands
         return instruction.hbm
     return instruction.hbm + sum(hbm.get(operand, 0) for operand in instruction.operands)
 
@@ -218,16 +218,16 @@ def _part(path: str) -> str:
     found = _PARTS.search(path)
     if not found:
         return _OTHER
-    # JAX writes transpose(...) around what a backward pass computes.
+    # JAX names the operations of a backward pass transpose(...).
     return found[1] + (" backward" if "transpose(" in path else "")
 
 
 def memory_in(compiled: Any, state: Any, limit: int) -> Memory:
-    """Returns what a compiled program needs of each device, with a state that stays there."""
+    """Returns the memory of each device that a program needs, with a state that stays there."""
     found = compiled.memory_analysis()
     parameters = bytes_of(params_of(state))
     moments = bytes_of(state.get("optimizer", {}))
-    # Moments stay where they are while an evaluation, which does not take them, runs.
+    # Moments stay in memory during an evaluation, which does not use them.
     beside = max(0, parameters + moments - found.argument_size_in_bytes)
     results = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
     return Memory(

@@ -1,7 +1,7 @@
-"""Compiles what a run would run, for a mesh whose devices may not be here, and counts it up.
+"""Compiles the programs of a run, for a mesh whose devices need not be here, and adds up costs.
 
-Note: only the fullest update is compiled. The smaller ones of the run differ in
-their rows, so their time is the optimizer's, and of the rest a share.
+Note: only the fullest update is compiled. Smaller ones have fewer rows: their time is that of the
+optimizer, and a share of the rest.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Update:
     flops_of_model: float  # of the fullest update's computed tokens, all devices
     flops_of_real_tokens: float  # of the average update, all devices
     largest: Largest | None  # None = the limit is unknown
-    seconds: float  # of the average update by the compiler's estimate; 0 = it gives none
+    seconds: float  # of the average update by the compiler's estimate; 0 = none
     compile_seconds: float
 
 
@@ -65,12 +65,12 @@ class Evaluation:
     batches: int
     shapes: tuple[tuple[int, int], ...]  # rows, row length
     programs: tuple[Program, ...]
-    seconds: float  # by the compiler's estimate; 0 = it gives none
+    seconds: float  # by the compiler's estimate; 0 = none
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """What a run would take."""
+    """The costs of a run."""
 
     devices: int
     hosts: int
@@ -92,7 +92,7 @@ class Planned:
 
     @property
     def slowest_seconds(self) -> float:
-        """Of an update, if nothing is computed while devices exchange."""
+        """Seconds of an update if computation and exchanges do not overlap."""
         return self.update.seconds + self.exchange_seconds
 
     @property
@@ -101,14 +101,14 @@ class Planned:
 
     @property
     def mfu(self) -> float | None:
-        """Of the average update, on real tokens; None where time or peak are unknown."""
+        """MFU of the average update, on real tokens; None if time or peak are unknown."""
         if not self.update.seconds or not self.peak_flops:
             return None
         return self.update.flops_of_real_tokens / self.update.seconds / self.peak_flops
 
     @property
     def seconds(self) -> float:
-        """Of the run: updates and evaluations, without what the estimate leaves out and saves."""
+        """Seconds of the run: updates and evaluations, without saves."""
         evaluation = self.evaluation.seconds if self.evaluation else 0.0
         return self.updates * self.update.seconds + self.evaluations * evaluation
 
@@ -116,12 +116,10 @@ class Planned:
 def plan_run(
     config: Config, inputs: Inputs, target: Target, *, find_largest: bool = False
 ) -> Planned:
-    """Compiles the run's fullest update and its evaluation for some devices.
+    """Compiles the run's fullest update and its evaluation for the target's devices.
 
-    `find_largest` compiles updates of more rows as well, until they do not fit.
-
-    Raises:
-      ConfigError: a mesh or an update that does not fit the devices.
+    `find_largest` compiles updates of more rows as well, until they do not fit. Raises ConfigError
+    if the mesh or the update does not fit the devices.
     """
     bert, devices, chip = inputs.bert, target.devices, target.chip
     mesh = make_mesh(config.mesh, bert, devices)
@@ -142,7 +140,7 @@ def plan_run(
         return program
 
     def memory_of(rows: int) -> Memory | None:
-        """Of an update without micro-batches."""
+        """Returns the memory of an update without micro-batches; None if it cannot compile."""
         try:
             return memory_in(compiled(run.in_one_micro_batch(), rows), state, limit)
         except Exception as error:
@@ -209,7 +207,7 @@ def _update(run: Run, program: Program, chip: Chip | None, compile_seconds: floa
 def _largest(
     update: Update, multiple: int, memory_of: Callable[[int], Memory | None] | None
 ) -> Largest:
-    """Returns what fits at most; by proportion where nothing is to be compiled."""
+    """Returns what fits at most; by proportion if nothing is to be compiled."""
     known = update.program.memory
     too_many, held = 0, None
     if memory_of is not None:

@@ -1,9 +1,9 @@
-"""Reads a compiled program's text: what runs how often, what it costs, what is exchanged.
+"""Reads a compiled program's text: how often instructions run, their costs and exchanges.
 
-The text is the optimised HLO that `compiled.as_text()` returns. Note: a loop's body stands there
-once, so it is walked with the number of its trips, which not every compiler writes down; one
-exchange may stand in many fusions that go on while it does; and what slices exchange over their
-network is no exchange there, but a host's sending and receiving.
+The text is the optimised HLO that `compiled.as_text()` returns. Note: a loop's body is written
+once, so it is counted with its number of trips, which not every compiler writes; one exchange may
+be part of many fusions that overlap it; and exchanges between slices, over their network, appear as
+send and receive of a host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BODY = re.compile(r"\b(?:body|to_apply|true_computation|false_computation)=%?([
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _CALLS = re.compile(r"\bcalls=%?([\w.\-]+)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-# Not channel_id, which layers traced once have in common.
+# Not channel_id, which layers that were traced once share.
 _CHAIN = re.compile(r'chain_id="(\d+)')
 _NETWORK = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _CONSTRAINTS = re.compile(r"operand_layout_constraints=\{(.*?)\}\}")
@@ -44,7 +44,7 @@ _OF_AXES = re.compile(
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _CONTAINERS = ("while", "call", "conditional")
 
-# How the TPU's compiler calls what it computes as an all-reduce of which each device keeps a part.
+# The TPU compiler's name for an all-reduce of which each device keeps a part.
 _SCATTERED = "all-reduce-scatter"
 
 Groups = tuple[tuple[int, ...], ...]
@@ -59,33 +59,33 @@ class Instruction:
     size: int  # bytes of its result
     hbm: int  # of them in the device's main memory, not on the chip
     operands: tuple[str, ...]
-    cycles: int  # the compiler's estimate; 0 where it gives none
-    path: str  # where in the source it comes from, as JAX names it
-    trips: int  # how often its bodies run; 0 = not written down
+    cycles: int  # the compiler's estimate; 0 = none
+    path: str  # its origin in the source, as named by JAX
+    trips: int  # how often its bodies run; 0 = not written
     bodies: tuple[str, ...]  # computations that it runs
     calls: str  # the computation that was fused into it
     target: str  # the kernel, of a custom call
     shapes: tuple[tuple[int, ...], ...]  # of a custom call's results and operands
-    chain: tuple[str, ...]  # by which parts of one exchange are known
-    groups: Groups | None  # of devices that exchange; () = all of them, None = not understood
-    between_slices: str  # what it receives of an exchange over their network: all-gather, ...
+    chain: tuple[str, ...]  # identifies the parts of one exchange
+    groups: Groups | None  # of devices that exchange; () = all of them, None = unknown
+    between_slices: str  # the exchange over their network that it receives: all-gather, ...
 
     @property
     def kind(self) -> str:
-        """The opcode, without saying that this only starts it."""
+        """The opcode without "-start"."""
         return self.opcode.removesuffix("-start")
 
     @property
     def exchanges(self) -> bool:
-        """Whether it is nothing but an exchange that was fused."""
+        """Whether it is only a fused exchange."""
         return _SCATTERED in self.name + self.calls or self.name.startswith("async-collective")
 
 
 def walk(text: str, trips: int = 1) -> Iterator[tuple[Instruction, int]]:
-    """Yields the instructions that run, and how often each does in one call of the program.
+    """Yields the instructions that run, and how often each runs in one call of the program.
 
-    Of what is fused into others only exchanges between devices are among them, each once. `trips`
-    are those of a loop whose number is not written down.
+    Of fused instructions only exchanges between devices are included, each once. `trips` is used
+    for loops whose number of trips is not written.
     """
     computations, entry = parse(text)
     seen: set[tuple[str, ...]] = set()
@@ -111,14 +111,14 @@ def walk(text: str, trips: int = 1) -> Iterator[tuple[Instruction, int]]:
                 seen.add((inner.kind, *inner.chain))
             if _SCATTERED in outer.name + outer.calls:
                 inner = dataclasses.replace(inner, opcode="reduce-scatter", size=outer.size)
-            # What it reads and writes is the outer one's.
+            # Its memory traffic is counted for the outer one.
             yield dataclasses.replace(inner, hbm=0, operands=())
 
     yield from of(entry, 1)
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Returns {computation: instructions} and the name of the one that the program starts in."""
+    """Returns {computation: instructions} and the name of the entry computation."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", ""
     for line in text.splitlines():
@@ -171,7 +171,7 @@ def _first(found: re.Match[str] | None) -> str:
 
 
 def _end_of_shape(rest: str) -> int:
-    """Returns where the result's shape ends: a tuple's has spaces and brackets in it."""
+    """Returns the end of the result's shape; a tuple's shape contains spaces and brackets."""
     if not rest.startswith("("):
         return rest.find(" ")
     depth = 0
@@ -183,7 +183,7 @@ def _end_of_shape(rest: str) -> int:
 
 
 def _inside(text: str) -> str:
-    """Returns what stands in the first brackets."""
+    """Returns the text up to the end of the first brackets."""
     start = text.find("(")
     return text[start : start + _end_of_shape(text[start:])] if start >= 0 else ""
 
@@ -195,11 +195,11 @@ def _bytes(array: tuple[str, str]) -> int:
 
 
 def _groups(rest: str) -> Groups | None:
-    """Reads each form in which groups are written.
+    """Reads groups of devices in any of their forms.
 
-    {{0,1},{2,3}} lists them. [2,2]<=[4] is 0, 1, 2, ... in that shape, after T(1,0) of [2,2] with
-    its axes in another order. mesh['a'=2,'b'=2] {'b'} are the devices along b of such a mesh, whose
-    devices may stand in another order, device_ids=([2,2]T(1,0)). {} is all devices.
+    {{0,1},{2,3}} lists them. [2,2]<=[4] is 0, 1, 2, ... in that shape, [2,2]<=[2,2]T(1,0) with
+    transposed axes. mesh['a'=2,'b'=2] {'b'} are the devices along b of such a mesh, perhaps in
+    another order, device_ids=([2,2]T(1,0)). {} is all devices.
     """
     if listed := _LISTED.search(rest):
         return tuple(_numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1]))
@@ -222,7 +222,7 @@ def _groups(rest: str) -> Groups | None:
 
 
 def _iota(shape: str, order: str | None) -> np.ndarray:
-    """Returns 0, 1, 2, ... in a shape, its axes in some order."""
+    """Returns 0, 1, 2, ... in a shape, with its axes transposed to `order`."""
     dimensions = _numbers(shape)
     ids = np.arange(math.prod(dimensions)).reshape(dimensions)
     return ids.transpose(_numbers(order)) if order else ids

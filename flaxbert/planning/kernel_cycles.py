@@ -1,11 +1,11 @@
-"""Cycles of the Pallas kernels for TPUs, of which the compiler says nothing within a program.
+"""Cycles of the Pallas kernels for TPUs, for which the compiler has no estimate in a program.
 
-Of one that it compiles alone, told to by a flag, it writes a static profile: the instructions as it
-has scheduled them, with the time that copies take.
+When it compiles a kernel alone, with a flag, it writes a static profile: the scheduled
+instructions, with the time of copies.
 
-Note: that needs a process of its own. The flag must be there when the compiler is loaded, and where
-it cannot count (it has no such model of v4) it ends the process; then a formula stands in, within a
-third of what it counts.
+Note: that needs a separate process. The flag must be set when the compiler is loaded, and where it
+cannot count (it has no such model of v4) it ends the process; then a formula is used, which is
+within a third of the count.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _SECONDS = 600  # for all kernels of a program
 _NAME = re.compile(r"(attention_(?:forward|backward)(?:_dropout)?)(?:\.\d+)?")
 _CYCLES = re.compile(r"estimated_cycles: (\d+)")
 
-# For the formula: vector operations of each logit, and how many a core does in a cycle.
+# For the formula: vector operations per logit, and vector operations of a core per cycle.
 _OPERATIONS, _A_CYCLE = 40, 4 * 8 * 128
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Kernel:
-    """One call of model/kernels/tpu_attention.py's."""
+    """A call of a kernel of model/kernels/tpu_attention.py."""
 
     name: str
     rows: int
@@ -61,14 +61,14 @@ def kernel_of(instruction: Instruction) -> Kernel | None:
         return None
     tokens = next((shape for shape in instruction.shapes if len(shape) == 3), None)
     statistic = next((shape for shape in instruction.shapes if len(shape) == 4), None)
-    if tokens is None or statistic is None:  # written in a way not known here
+    if tokens is None or statistic is None:  # an unknown form
         return None
     (rows, length, features), (_, groups, together, _) = tokens, statistic
     return Kernel(found[1], rows, length, features, groups * together)
 
 
 class KernelCycles:
-    """Asks the compiler for a chip, once for each kernel."""
+    """Cycles of kernels on a chip; the compiler is asked once for each kernel."""
 
     def __init__(self, topology: str, chip: Chip) -> None:
         self._topology, self._chip = topology, chip
@@ -87,7 +87,7 @@ class KernelCycles:
 
 
 def by_formula(kernel: Kernel, chip: Chip) -> int:
-    """Returns the cycles of what takes longer, its vector operations or its traffic to HBM."""
+    """Returns the cycles of vector operations or of HBM traffic, whichever is more."""
     logits = kernel.rows * kernel.heads * kernel.length**2
     arrays = 4 if "forward" in kernel.name else 7
     traffic = arrays * 2 * kernel.rows * kernel.length * kernel.features
@@ -107,7 +107,7 @@ def _compiled_alone(kernels: Iterable[Kernel], topology: str) -> dict[Kernel, in
     found = {}
     for line in out.splitlines():
         if not line.startswith('{"kernel"'):
-            continue  # said by the compiler
+            continue  # output of the compiler
         answer = json.loads(line)
         found[Kernel(**answer["kernel"])] = answer["cycles"]
     return found

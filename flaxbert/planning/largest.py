@@ -1,8 +1,8 @@
 """The most rows that fit a device at once: found by compiling, not by proportion.
 
-Memory does not grow with the rows alone: gradients stay, small arrays of a TPU lie on the chip and
-not in its memory, and its compiler computes again what it cannot keep. Note: so each guess is
-compiled, and the answer is a program that fits.
+Memory is not proportional to rows: gradients do not grow, small arrays of a TPU are on the chip and
+not in its memory, and its compiler rematerialises. Note: so each guess is compiled, and the answer
+is a program that fits.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from collections.abc import Callable
 from flaxbert.planning.estimate import Memory
 
 _COMPILED = 6  # programs at most
-_CLOSE = 0.03  # of the rows: nearer is not worth another compilation
-_GROWTH = 8  # times the rows that fit, at most: a line drawn from few of them says little
-# What grows with the rows tells something about more of them from this share of the limit on.
+_CLOSE = 0.03  # of the rows: closer is not worth another compilation
+_GROWTH = 8  # times the rows that fit, at most: extrapolation from few rows is unreliable
+# Extrapolation is used if what grows with the rows takes at least this share of the limit.
 _TELLING = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Largest:
-    """What all devices compute at once, without micro-batches, at most."""
+    """The most that all devices compute at once, without micro-batches."""
 
     rows: int  # 0 = not even the planned ones fit
-    sequences: int  # that stand in so many rows, as in the planned update
+    sequences: int  # in so many rows, as in the planned update
     too_many: int  # rows that do not fit; 0 = none were tried
     memory: Memory | None  # of `rows`; None = by proportion, nothing was compiled
 
 
 def by_proportion(memory: Memory, rows: int, multiple: int) -> int:
-    """Returns about how many rows fit if all but parameters and moments grows with them.
+    """Returns about how many rows fit if everything but parameters and moments grows with them.
 
-    That is rather too few, since gradients do not grow. 0 where so little grows that it says
-    nothing, or the limit is unknown.
+    That is rather too few, since gradients do not grow. 0 if too little grows to extrapolate, or
+    the limit is unknown.
     """
     fixed = memory.parameters + memory.moments + memory.code
     grows = memory.needed - fixed
@@ -45,14 +45,11 @@ def by_proportion(memory: Memory, rows: int, multiple: int) -> int:
 def largest_rows(
     memory_of: Callable[[int], Memory | None], rows: int, multiple: int
 ) -> tuple[int, int, Memory | None]:
-    """Returns the most rows that fit, nearly, some that do not, and the memory of the former.
+    """Returns nearly the most rows that fit, a number that does not, and the memory of the former.
 
-    Both may be 0: none that was tried fits, or all of them do.
-
-    Args:
-      memory_of: compiles an update of so many rows; None where the compiler refuses.
-      rows: where to begin.
-      multiple: of which rows are one.
+    Both may be 0: nothing that was tried fits, or all of it does. `memory_of` compiles an update of
+    so many rows, a multiple of `multiple`; it returns None if the compiler refuses. `rows` is where
+    to begin.
     """
     best = too_many = 0
     known: dict[int, Memory] = {}
@@ -72,10 +69,11 @@ def largest_rows(
 
 
 def _next(known: dict[int, Memory], best: int, too_many: int, multiple: int) -> int:
-    """Returns where a line through the two programs next to the limit meets it.
+    """Returns the next rows to try: where a line through the two programs closest to the limit
+    reaches it.
 
-    Between what fits and what does not: in the middle where the line leads elsewhere. Nothing does
-    not fit yet: beyond what does, by no more than `_GROWTH`, and by that where memory did not grow.
+    If that is not between what fits and what does not, their middle. While everything fits, at most
+    `_GROWTH` times the rows, and exactly that if memory did not grow.
     """
     sizes = sorted(known, key=lambda rows: abs(known[rows].margin))[:2]
     guess = 0

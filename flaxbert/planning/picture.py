@@ -1,4 +1,4 @@
-"""A picture of a plan: what fills a device's memory, and what takes an update's time."""
+"""A picture of a plan: a device's memory and an update's time, by parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def check(file: Path) -> None:
-    """Raises ConfigError: a kind of file that is not drawn, or nothing is there to draw with."""
+    """Raises ConfigError for an unknown kind of file, or if matplotlib is missing."""
     if file.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--picture={file}: expected a name that ends in {', '.join(_SUFFIXES)}.")
     if not importlib.util.find_spec("matplotlib"):
@@ -27,7 +27,7 @@ def check(file: Path) -> None:
 
 
 def save(file: Path, planned: Planned, target: Target) -> None:
-    """Draws memory beside time; memory alone where the compiler gives no estimate of time."""
+    """Draws memory, and time if the compiler estimates it."""
     from matplotlib.figure import Figure
 
     has_time = bool(target.chip and planned.update.program.cycles)
@@ -69,7 +69,7 @@ def _time(axes: Any, planned: Planned, target: Target) -> None:
     parts = {part: 1e3 * cycles / chip.clock for part, cycles in program.parts.items()}
     colours = ["C4" if "backward" in part else "C0" for part in parts]
     if planned.exchange_seconds:
-        parts["exchanges, at least;\nbeside it or after it"] = 1e3 * planned.exchange_seconds
+        parts["exchanges, at least;\noverlapping or not"] = 1e3 * planned.exchange_seconds
         colours.append("C3")
     axes.barh(list(parts), list(parts.values()), color=colours)
     axes.invert_yaxis()

@@ -1,9 +1,9 @@
-"""What is told of a plan: lines for people, and the same and more for programs."""
+"""The report of a plan: lines for people, and the same and more as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flaxbert.loop.memory import MIB
@@ -41,7 +41,7 @@ def lines(planned: Planned, model: str, target: Target) -> list[str]:
     if program.main_memory:
         told.append(f"bytes to and from HBM, at most: {_size(program.main_memory)}")
     for found in program.exchanges:
-        along = " and ".join(found.axes) or "axes that are not understood"
+        along = " and ".join(found.axes) or "unknown axes"
         between = f" between {found.slices} slices" if found.slices > 1 else ""
         told.append(
             f"exchange: {found.count} {found.kind} over {along}{between}, {_size(found.bytes)}"
@@ -59,7 +59,7 @@ def lines(planned: Planned, model: str, target: Target) -> list[str]:
 def _largest(update: Update) -> str:
     largest = update.largest
     if largest is None:
-        return "unknown: this device does not say what it has"
+        return "unknown: this device does not report its memory"
     told = f"{_count(largest.sequences, 'sequence')}, {largest.rows:,} x {update.row_length} tokens"
     if largest.too_many:
         beyond = f"{largest.too_many:,} x {update.row_length} do not"
@@ -67,8 +67,8 @@ def _largest(update: Update) -> str:
     if largest.memory is not None:
         return f"at least {told}, of which {_fit(largest.memory)}"
     if largest.rows:
-        return f"by proportion about {told}, or some more; --largest compiles it"
-    return "not to be told from these rows; --largest compiles more"
+        return f"by proportion about {told}, or somewhat more; --largest compiles it"
+    return "cannot be estimated from these rows; --largest compiles more"
 
 
 def _time(planned: Planned, chip: Chip | None) -> list[str]:
@@ -93,13 +93,13 @@ def _time(planned: Planned, chip: Chip | None) -> list[str]:
     if planned.exchange_seconds:
         told.append(
             f"  exchanges are not in it: at least {1e3 * planned.exchange_seconds:.1f} ms by "
-            "links and network, beside it or after it"
+            "links and network, overlapping or not"
         )
     elif program.exchanges:
         told.append("  exchanges are not in it")
     if program.copied:
         told.append(
-            f"  copies beside it are not in it: {_size(program.copied)}, "
+            f"  overlapping copies are not in it: {_size(program.copied)}, "
             f"{1e3 * program.copied / chip.bandwidth:.1f} ms if nothing else ran"
         )
     if program.without_cycles:
@@ -127,20 +127,38 @@ _COLUMNS = {
 
 
 def compared_head() -> str:
-    return _columns(tuple(_COLUMNS))
+    return _columns(_COLUMNS)
 
 
 def compared(choice: Choice) -> str:
-    """A row of the table below `compared_head`."""
-    return _columns(_row(choice))
+    """Returns a row of the table below `compared_head`."""
+    planned = choice.planned
+    if planned is None:
+        return _columns((str(choice.target), _mesh(choice.mesh), "refused", *[""] * 6))
+    margin = planned.update.program.memory.margin
+    sequences = planned.update.sequences / planned.slowest_seconds
+    mfu = planned.update.flops_of_real_tokens / planned.slowest_seconds / planned.peak_flops
+    return _columns(
+        (
+            str(choice.target),
+            _mesh(choice.mesh),
+            _size(margin) if margin >= 0 else f"NO: {_size(-margin)} short",
+            f"{1e3 * planned.update.seconds:.1f} ms",
+            f"{1e3 * planned.exchange_seconds:.1f} ms",
+            f"{sequences:,.0f}",
+            f"{100 * mfu:.1f} %",
+            _duration(choice.seconds),
+            f"{choice.chip_hours:.3f}",
+        )
+    )
 
 
-def _columns(texts: tuple[str, ...]) -> str:
+def _columns(texts: Iterable[str]) -> str:
     return "  ".join(map(str.ljust, texts, _COLUMNS.values())).rstrip()
 
 
 def recommendation(choices: Sequence[Choice]) -> list[str]:
-    """Which slice and mesh to take of those that were compared."""
+    """Returns lines that say which slice and mesh to use of those compared."""
     told = [
         f"{choice.target}, mesh {_mesh(choice.mesh)}: {choice.refused}"
         for choice in choices
@@ -156,30 +174,10 @@ def recommendation(choices: Sequence[Choice]) -> list[str]:
     if fastest is not best:
         told.append(f"fastest: {fastest.target}, mesh {_mesh(fastest.mesh)}")
     told.append(
-        "Time is the TPU compiler's estimate; exchanges are what they take at least, not hidden "
-        "behind anything."
+        "Time is the TPU compiler's estimate; exchanges are lower bounds, without overlap with "
+        "computation."
     )
     return told
-
-
-def _row(choice: Choice) -> tuple[str, ...]:
-    planned = choice.planned
-    if planned is None:
-        return (str(choice.target), _mesh(choice.mesh), "refused", *[""] * 6)
-    margin = planned.update.program.memory.margin
-    sequences = planned.update.sequences / planned.slowest_seconds
-    mfu = planned.update.flops_of_real_tokens / planned.slowest_seconds / planned.peak_flops
-    return (
-        str(choice.target),
-        _mesh(choice.mesh),
-        _size(margin) if margin >= 0 else f"NO: {_size(-margin)} short",
-        f"{1e3 * planned.update.seconds:.1f} ms",
-        f"{1e3 * planned.exchange_seconds:.1f} ms",
-        f"{sequences:,.0f}",
-        f"{100 * mfu:.1f} %",
-        _duration(choice.seconds),
-        f"{choice.chip_hours:.3f}",
-    )
 
 
 def _mesh(mesh: Any) -> str:
@@ -188,7 +186,7 @@ def _mesh(mesh: Any) -> str:
 
 
 def as_json(planned: Planned, target: Target) -> dict[str, Any]:
-    """Returns everything; sizes in bytes, times in seconds."""
+    """Returns all values; sizes in bytes, times in seconds."""
     chip = target.chip
     return {
         "topology": target.topology,

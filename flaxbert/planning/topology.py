@@ -1,4 +1,4 @@
-"""What a run is planned for: devices that are here, or descriptions of TPUs that are not."""
+"""The target of a plan: the devices here, or descriptions of TPUs that are not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flaxbert.planning.tpu_devices import devices_of
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices, and what is known of TPUs among them; only the devices of those that are here."""
+    """Devices; for described TPUs also their properties."""
 
     devices: list[Any]
     topology: str = ""
@@ -26,11 +26,7 @@ class Target:
 
 
 def target_of(topology: str, slices: int) -> Target:
-    """Returns some slices of TPUs.
-
-    Raises:
-      ConfigError: no libtpu, or a shape that there is not.
-    """
+    """Returns the target of some slices; ConfigError without libtpu, or for an unknown shape."""
     chip, shape = chip_of(topology)
     devices = devices_of(topology, slices)
     cycles = KernelCycles(topology, chip)

@@ -1,7 +1,7 @@
 """Descriptions of TPUs that are not here, for the compiler to compile for.
 
-Note: no TPU is asked and none is needed, only its compiler (libtpu), which runs on any Linux
-machine. JAX is told to stay on the CPU, so that a TPU that is here is left alone.
+Note: no TPU is needed, only its compiler (libtpu), which runs on any Linux machine. JAX is set to
+use the CPU, so that a TPU that is here is not touched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from flaxbert.errors import ConfigError
+from flaxbert.errors import ConfigError, first_line
 from flaxbert.planning.chips import chip_of
 
 _NO_HOST = {
@@ -25,17 +25,16 @@ _NO_HOST = {
 
 
 def devices_of(topology: str, slices: int) -> list[Any]:
-    """Returns the devices of a slice (or of several), to compile for and for nothing else.
+    """Returns the devices of a slice (or of several), for compilation only.
 
-    Raises:
-      ConfigError: no libtpu, or a shape that there is not.
+    Raises ConfigError if there is no libtpu, or no such shape.
     """
     chip, shape = chip_of(topology)
     if not importlib.util.find_spec("libtpu") and not os.environ.get("TPU_LIBRARY_PATH"):
         raise ConfigError(
             f"--topology={topology} needs the TPU's compiler: python -m pip install 'flaxbert[tpu]'"
         )
-    # There is no TPU VM that could be asked about itself; without answers the compiler warns.
+    # There is no TPU VM to ask; without these answers the compiler warns.
     for name, value in _NO_HOST.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
@@ -53,8 +52,6 @@ def devices_of(topology: str, slices: int) -> list[Any]:
             platform="tpu", topology_name=f"{chip.compiler_name}:{shape}", **options
         )
     except RuntimeError as error:  # JaxRuntimeError and NotImplementedError are
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"--topology={topology}: the TPU's compiler refuses it: {said}"
-        ) from error
+        said = f"the TPU's compiler refuses it: {first_line(error)}"
+        raise ConfigError(f"--topology={topology}: {said}") from error
     return list(found.devices)

@@ -1,15 +1,15 @@
 """Checkpoints: Orbax writes the arrays, this file commits them, valid_checkpoints.py finds them.
 
 A save goes to `<step>.tmp/state`; once Orbax has finalised it, run.json and then manifest.json are
-written and the directory is renamed to `<step>`. Only after that are older ones deleted. What a
-method leaves as it is (`state["frozen"]`) is saved once, in the same way, as `frozen`; run.json of
-each checkpoint names the digest of its manifest.
+written and the directory is renamed to `<step>`. Only then are older ones deleted. Parameters that
+are not trained (`state["frozen"]`) are saved once, in the same way, as `frozen`; run.json of each
+checkpoint has the digest of its manifest.
 
-Note: Orbax's own CheckpointManager is not used. Its commit comes before our manifest could, and it
+Note: Orbax's own CheckpointManager is not used. It commits before our manifest can be written, and
 deletes older steps right after its own commit.
 
-Several processes write one checkpoint together: each its parts of the arrays, the first one all the
-rest. Whether a save went well is one answer for all, so that they try again together.
+Several processes write one checkpoint together: each its parts of the arrays, the first one the
+rest. They agree on whether a save succeeded, so that they try again together.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import orbax.checkpoint as ocp
 from flaxbert.errors import ModelFileError, StorageError
 from flaxbert.shell.console import say
 from flaxbert.shell.free_memory import give_back_memory
-from flaxbert.storage.declared import declared, unreadable
 from flaxbert.storage.manifest import NAME, write_manifest
+from flaxbert.storage.parameters import declared, unreadable
 from flaxbert.storage.store import location, store_for
 from flaxbert.storage.valid_checkpoints import (
     FROZEN,
@@ -45,7 +45,7 @@ from flaxbert.storage.workdir import write_json
 
 
 class Group(Protocol):
-    """What a checkpoint needs of the processes that write it together; this one writes alone."""
+    """What a checkpoint needs of the processes that write it together; here one process."""
 
     index: int = 0
     is_first: bool = True
@@ -78,28 +78,28 @@ class Checkpoints:
     """The `checkpoints/` directory of one run; one writer, one save under way at a time."""
 
     def __init__(self, directory: PurePath, keep: int, group: Group | None = None) -> None:
-        """`group` are the processes of the run, see `processes.group`: all call all methods."""
+        """`group`: the processes of the run (hosts/group.py); all of them call all methods."""
         self._group = group or _SingleProcess()
         self._directory = directory
         self._store = store_for(directory)
         self._keep = keep
-        # A directory that Orbax makes in the background and cannot is told to nobody: its threads
-        # wait twenty minutes for it, and a process does not end before they do.
+        # If Orbax makes a directory in the background and fails, nobody is told: its threads wait
+        # twenty minutes for it, and the process cannot end before.
         self._orbax = ocp.AsyncCheckpointer(
-            # Weights and moments are noise to a compressor, which takes its time from training on
-            # a machine of few cores.
+            # Weights and moments hardly compress, and compression would slow down training on
+            # machines with few cores.
             ocp.PyTreeCheckpointHandler(use_compression=False),
             async_options=ocp.options.AsyncOptions(
                 create_directories_asynchronously=False,
-                # Orbax's own waits twenty minutes for a process whose disk has failed.
+                # Orbax's own barrier waits twenty minutes for a process whose disk has failed.
                 barrier_sync_fn=self._meet if self._group.count > 1 else None,
             ),
         )
         self._saves = 0  # tries, as every process counts them
         self._commit: threading.Thread | None = None
-        self._outstanding = False  # a save of which nobody knows yet how it went
+        self._outstanding = False  # whether the result of a save is still unknown
         self._error: BaseException | None = None
-        self._litter = False  # whether something failed and may have left some
+        self._has_leftovers = False  # whether a failure may have left temporary files
         self._frozen = ""  # digest of the frozen part, once it is saved
         self.last_commit: Commit | None = None  # of this process
 
@@ -107,17 +107,16 @@ class Checkpoints:
         return self._directory / str(step)
 
     def newest_valid(self) -> int | None:
-        """`valid_checkpoints.newest_valid`, for the first process; removes what was cut off."""
+        """Returns `valid_checkpoints.newest_valid`, after removing unfinished saves."""
         self._store.make_directory(self._directory)
         self._store.sweep(self._directory)
         return newest_valid(self._directory)
 
     def restore(self, step: int, abstract_state: Any) -> Any:
-        """Returns the state, laid out as the abstract one says.
+        """Returns the state with the shardings of the abstract one.
 
-        Raises:
-          ModelFileError: the checkpoint holds other arrays, shapes or types than asked for, or its
-            frozen part is damaged.
+        Raises ModelFileError if the arrays, their shapes or types differ, or the frozen part is
+        damaged.
         """
         changing, frozen = _apart(abstract_state)
         state = self._restore(self._directory / str(step), changing)
@@ -144,26 +143,24 @@ class Checkpoints:
                 f"found {stored.get(name, 'none')})."
             )
         try:
-            return self._orbax.restore(path, args=_as(abstract_state))
+            how = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+            args = ocp.args.PyTreeRestore(abstract_state, restore_args=how)
+            return self._orbax.restore(path, args=args)
         except jax.errors.JaxRuntimeError:
-            raise  # the device's memory, or a process that has gone: nothing of the file's
+            raise  # the device's memory or a lost process, not the file
         except Exception as error:
             raise unreadable(directory, error) from error
 
     def read_run(self, step: int) -> dict[str, Any]:
-        """Returns what `save` was told about the run at that step."""
+        """Returns what `save` recorded about the run at that step."""
         return read_run(self._directory, step)
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> bool:
         """Starts a save; returns once the state is copied, so that it may be donated again.
 
-        What goes wrong, already here or later, is raised by the next `check` or `wait`.
-
-        Returns:
-          False if that step is committed already: a resumed run that has nothing left to do.
-
-        Raises:
-          what `wait` does, of the save before.
+        Returns False if that step is committed already, as when a resumed run has nothing left to
+        do. Errors of this save are raised by the next `check` or `wait`, those of the one before
+        here.
         """
         self.wait()
         self._saves += 1
@@ -177,7 +174,7 @@ class Checkpoints:
         if found is None:
             return False
         self._outstanding = True
-        if not found:  # the first process knows why
+        if not found:  # the error is in the first process
             return True
         begun = [location(each) for each in found]
         try:
@@ -188,8 +185,8 @@ class Checkpoints:
                     )
         except (OSError, StorageError) as error:
             if self._group.count > 1:
-                raise  # the others are in the middle of it: they end with this process
-            self._error, self._litter = error, True
+                raise  # the others are in the middle of the save: they end with this process
+            self._error, self._has_leftovers = error, True
             return True
         self._commit = threading.Thread(
             target=self._finish, args=(step, begun, run, started), name="checkpoint-commit"
@@ -198,19 +195,19 @@ class Checkpoints:
         return True
 
     def _begin(self, paths: list[PurePath]) -> list[str] | None:
-        """Returns the directories to save in; None = it is saved, [] = something went wrong."""
+        """Returns the directories to save in; None = already saved, [] = an error."""
         *before, path = paths
         try:
             with self._store.telling(f"saving {path}"):
                 if self._store.is_committed(path):
                     return None
-                self._sweep()  # on a full disk it is the room that is missing
+                self._sweep()  # makes room on a full disk
                 for left in before:  # by a start that was killed before its first checkpoint
                     if self._store.is_committed(left):
                         self._store.discard(left)
                 return [os.fspath(self._store.begin(path)) for path in paths]
         except (OSError, StorageError) as error:
-            self._error, self._litter = error, True
+            self._error, self._has_leftovers = error, True
             return []
 
     @property
@@ -219,19 +216,18 @@ class Checkpoints:
         return self._commit is not None and self._commit.is_alive()
 
     def check(self) -> bool:
-        """Raises what went wrong in the last save; returns False while it is under way.
+        """Raises the error of the last save; returns False while it is under way.
 
-        For a run of one process: several would not find the same.
+        Only for runs of one process: several could get different answers.
         """
         return False if self.under_way else self.wait()
 
     def wait(self) -> bool:
-        """Waits for a save under way and raises what went wrong in it, once; returns True.
+        """Waits for a save under way and raises its error, once; returns True.
 
         Raises:
-          ModelFileError: the disk failed, here or where another process is.
+          ModelFileError: the disk failed, here or in another process.
           StorageError: the object store failed.
-          others: a defect, ours or Orbax's.
         """
         if not self._outstanding:
             return True
@@ -253,12 +249,12 @@ class Checkpoints:
         return True
 
     def close(self) -> None:
-        """Waits for the last save; the run must not report success before this returns."""
+        """Waits for the last save; call it before reporting success."""
         try:
             self.wait()
         finally:
             self._orbax.close()
-            self._litter = True  # a thread of a save that failed may have written since
+            self._has_leftovers = True  # a thread of a failed save may have written since
             self._sweep()
 
     def _finish(
@@ -284,13 +280,13 @@ class Checkpoints:
             self._sweep()
             give_back_memory()
         except BaseException as error:  # raised again in the training thread, by wait()
-            self._error, self._litter = error, True
+            self._error, self._has_leftovers = error, True
             with contextlib.suppress(Exception):  # the first reason counts
                 reason = str(error) or repr(error)
                 self._group.put(self._broken, f"process {self._group.index}: {reason}")
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
-        """Waits for the other processes, in Orbax's thread; until a save that failed is told."""
+        """Waits for the other processes, in Orbax's thread, or until one reports a failed save."""
         self._group.barrier(f"save/{self._saves}/{key}", self._broken)
 
     @property
@@ -300,30 +296,22 @@ class Checkpoints:
     def _delete(self, step: int) -> None:
         try:
             self._store.discard(self._directory / str(step))
-        # The new one is committed: no reason to stop. It is tried again.
+        # The new one is committed, so go on; deleting is tried again at the next save.
         except (OSError, StorageError) as error:
-            self._litter = True
+            self._has_leftovers = True
             say(f"flaxbert: WARNING: the old checkpoint {step} could not be deleted: {error}")
 
     def _sweep(self) -> None:
-        """Removes what a failure has left. If that fails too, the next one does it, or start."""
-        if self._litter and self._group.is_first:
+        """Removes what a failure has left; if that fails too, the next save or start retries it."""
+        if self._has_leftovers and self._group.is_first:
             with contextlib.suppress(OSError, StorageError):
                 self._store.sweep(self._directory)
-                self._litter = False
+                self._has_leftovers = False
 
 
 def _apart(state: Any) -> tuple[Any, Any]:
-    """Returns what every checkpoint has, and what all have in common."""
+    """Returns the part of the state that changes, and the frozen part."""
     return {name: part for name, part in state.items() if name != FROZEN}, state.get(FROZEN)
-
-
-def _as(abstract_state: Any) -> ocp.args.PyTreeRestore:
-    """Returns what makes Orbax restore the arrays in these shapes, types and layouts."""
-    return ocp.args.PyTreeRestore(
-        abstract_state,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
-    )
 
 
 def _layout(tree: Any) -> dict[str, str]:

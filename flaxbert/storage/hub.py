@@ -1,8 +1,8 @@
 """The Hugging Face hub: a repository's data files -> a folder in the local cache.
 
 Cache, endpoint, token and offline switch are `huggingface_hub`'s own (HF_HOME, HF_HUB_CACHE,
-HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE). Note: a revision that was once resolved is asked for by its
-commit ever after, so a warm cache answers without the hub.
+HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE). Note: once a revision is resolved, later requests name its
+commit, so a warm cache answers without the hub.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from flaxbert.errors import first_line
 
 # NAME or OWNER/NAME, as the hub allows them.
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
@@ -39,7 +41,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
-    """Returns the cache's folder of a repository with the files that match; its name is the commit.
+    """Fetches files of a repository into the cache; returns their folder, named by the commit.
 
     Args:
       kind: "model" or "dataset".
@@ -65,11 +67,11 @@ def fetch(kind: str, name: str, revision: str, patterns: Sequence[str]) -> Path:
     verbosity = hub.logging.get_verbosity()
     hub.logging.set_verbosity_error()  # each retry twice on the screen; our message says it once
     try:
-        if _COMMIT.fullmatch(revision):  # never changes: what the cache has need not be asked for
+        if _COMMIT.fullmatch(revision):  # never changes: the cache needs no confirmation
             if _is_listed(kind, name, revision):
                 with contextlib.suppress(hub.LocalEntryNotFoundError):
                     return Path(snapshot_download(name, local_files_only=True, **wanted))
-            try:  # a hub that is not there says so here at once, not after every file's retries
+            try:  # a missing hub is noticed here at once, not after every file's retries
                 HfApi().repo_info(name, repo_type=kind, revision=revision)
             except (hub.RepositoryNotFoundError, hub.GatedRepoError, hub.RevisionNotFoundError):
                 raise
@@ -116,13 +118,13 @@ def card_header(folder: Path) -> dict[str, Any]:
         return {}
     try:
         return RepoCard.load(folder / CARD, ignore_metadata_errors=True).data.to_dict()
-    except Exception:  # free text: whatever stands there, it stops nobody
+    except Exception:  # free text: errors in it are ignored
         return {}
 
 
 def _is_listed(kind: str, name: str, commit: str) -> bool:
-    """Whether the cache has the list of a commit's files. Without it, what the cache has of the
-    commit may be a part that another program fetched, and nothing would tell."""
+    """Whether the cache has the list of a commit's files: without it, files that another program
+    has not fetched could be missing unnoticed."""
     from huggingface_hub import constants
 
     repository = f"{kind}s--{name.replace('/', '--')}"
@@ -130,7 +132,5 @@ def _is_listed(kind: str, name: str, commit: str) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what lies beneath: the outer message brings advice of its own."""
-    inner = error.__cause__ or error
-    text = str(inner).strip()
-    return (text.splitlines()[0] if text else type(inner).__name__).rstrip(".")
+    """Returns the first line of the cause: the outer message has advice of its own."""
+    return first_line(error.__cause__ or error)

@@ -1,8 +1,8 @@
-"""One writer at a time in a bucket: an object that its holder rewrites, and that runs out.
+"""One writer at a time in a bucket: a lease object that its holder must renew.
 
-It is only written on condition that its generation is the one last seen, so of two that try at once
-one fails. No clock is compared with another's: a lease has run out once a waiter has seen the same
-generation for as long as a lease lasts, by its own clock; the holder stops writing before that.
+It is only written if its generation is the one last seen, so of two processes that write at once
+one fails. Clocks of machines are not compared: a lease has expired once a waiter has seen the same
+generation for the lease's duration by its own clock; the holder stops writing before that.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from flaxbert.shell import signals
 from flaxbert.shell.console import printable, say
 from flaxbert.storage.bucket import configure_clients, reason_for
 
-# Long enough for a slow minute of the network or of the machine, short enough that a spot machine
-# that comes back after a SIGKILL waits no longer than it takes to compile.
+# Long enough for a slow network or machine, short enough that a spot machine that restarts after a
+# SIGKILL waits no longer than it takes to compile.
 SECONDS = 60.0
 _RENEWALS = 3  # in that time
-_SURE = 0.75  # of it; the holder stops writing then, for what is under way
+_SURE = 0.75  # of it; then the holder starts no more writes
 _RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}  # TensorStore's own
 _PATIENCE = 40.0  # seconds for one request and its retries
-_LEAVING_PATIENCE = 1.5  # where a signal ends the process: it has 3 seconds (shell/signals.py)
+_LEAVING_PATIENCE = 1.5  # when a signal ends the process, within 3 seconds (shell/signals.py)
 
 
 class Lease:
     """The lease `name` of a bucket, for this process."""
 
     def __init__(self, bucket: str, name: str) -> None:
-        """Raises StorageError if the store cannot be opened."""
+        """Raises StorageError if the bucket cannot be opened."""
         import tensorstore  # here: it is slow to import, and only runs in a bucket need it
 
         configure_clients()
@@ -56,8 +56,8 @@ class Lease:
         """Holds it while the block runs; a signal that ends the process releases it too.
 
         Raises:
-          ConfigError: another process holds it and is alive; names its pid and host.
-          StorageError: the store refuses or does not answer; or, at the end, somebody else has
+          ConfigError: another live process holds it; names its pid and host.
+          StorageError: the store refuses or does not answer; or, at the end, another process has
             taken it.
         """
         with signals.undoing(self._release):
@@ -74,33 +74,29 @@ class Lease:
             raise StorageError(self._lost)
 
     def check(self) -> None:
-        """Called before every write: returns if the lease is held for sure.
-
-        Raises:
-          StorageError: somebody else has it, or nobody can tell.
-        """
+        """Call before every write: raises StorageError unless the lease is certainly held."""
         if not self._lost and _now() - self._renewed > _SURE * SECONDS:
             self._renew()
         if self._lost:
             raise StorageError(self._lost)
 
     def _acquire(self) -> None:
-        """Takes the lease if there is none, or once it has run out."""
+        """Takes the lease if there is none, or once it has expired."""
         watched, since = b"", 0.0
         while True:
             holder, generation = self._look()
             ran_out = generation == watched and _now() - since > SECONDS
-            # It may be ours: taken, and the answer was lost.
+            # It may be our own, if the answer to the write was lost.
             if holder is None or ran_out or holder.get("token") == self._token:
-                with self._lock:  # a signal waits for it, to know what to release
+                with self._lock:  # so that a signal knows what to release
                     taken = self._write(generation)
                 if taken:
                     return
-                continue  # somebody was faster
+                continue  # another process was faster
             if not watched:
                 say(
-                    f"flaxbert: {self._where} is held by {name_of(holder)}; if it is not alive any "
-                    f"more, its lease runs out in {SECONDS:.0f} s: waiting"
+                    f"flaxbert: {self._where} is held by {name_of(holder)}; waiting {SECONDS:.0f} "
+                    "s for its lease to expire, in case it is no longer alive"
                 )
                 watched, since = generation, _now()
             elif generation != watched:
@@ -112,10 +108,10 @@ class Lease:
 
     def _renew_for_ever(self) -> None:
         while not self._lost and not self._stop.wait(SECONDS / _RENEWALS):
-            with contextlib.suppress(StorageError):  # it is tried again, and `check` tells
+            with contextlib.suppress(StorageError):  # is retried, and `check` reports it
                 self._renew()
         if self._lost and not self._stop.is_set():
-            # Threads of Orbax may be writing, and no exception reaches them.
+            # Orbax's threads may be writing, and an exception would not stop them.
             signals.leave(StorageError.exit_code, printable(f"error: {self._lost}"))
 
     def _renew(self) -> None:
@@ -123,29 +119,29 @@ class Lease:
         with self._lock:
             if self._lost or self._write(self._generation):
                 return
-            # The generation is another: one of our own, whose answer was lost, or somebody's.
+            # The generation has changed: by our own write whose answer was lost, or by another.
             holder, generation = self._look()
             if holder is None or holder.get("token") != self._token:
                 self._lost = (
-                    f"{self._where}: was taken over by {name_of(holder)}; this run has stopped, "
-                    "unsaved."
+                    f"{self._where}: was taken over by {name_of(holder)}; this run has stopped "
+                    "without saving."
                 )
             elif not self._write(generation):
-                raise StorageError(f"{self._where}: it changes while it is renewed.")
+                raise StorageError(f"{self._where}: changed while it was renewed.")
 
     def _release(self) -> None:
-        """Deletes it, if it is ours still."""
+        """Deletes it if it is still ours."""
         self._stop.set()
-        # The lock is never given back: nothing may be renewed, nor taken, any more.
+        # The lock is never released: nothing may be renewed or taken any more.
         if self._lock.acquire(timeout=_LEAVING_PATIENCE) and self._generation and not self._lost:
             deleting = self._store.write(self._name, None, if_equal=self._generation)
-            with contextlib.suppress(Exception):  # it runs out
+            with contextlib.suppress(Exception):  # it will expire
                 deleting.result(timeout=_LEAVING_PATIENCE)
 
     def _write(self, generation: bytes) -> bool:
-        """Writes the lease if it has this generation still; returns whether it had."""
+        """Writes the lease if it still has this generation; returns whether it had."""
         body = {"pid": os.getpid(), "host": socket.gethostname(), "token": self._token}
-        body["renewed"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # for people alone
+        body["renewed"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # for people only
         sent, data = _now(), json.dumps(body).encode()
         stamp = self._answer(self._store.write(self._name, data, if_equal=generation))
         if stamp.generation:
@@ -160,12 +156,12 @@ class Lease:
     def _answer(self, future: Any) -> Any:
         try:
             return future.result(timeout=_PATIENCE)
-        except Exception as error:  # of TensorStore, a ValueError for everything but a timeout
+        except Exception as error:  # TensorStore raises ValueError for all but timeouts
             raise StorageError(f"{self._where}: {reason_for(error)}") from error
 
 
 def holder_in(data: bytes) -> dict[str, Any]:
-    """Returns what a lease says of its holder; any content is a lease."""
+    """Returns what a lease says about its holder; {} for content that cannot be read."""
     with contextlib.suppress(ValueError):
         holder = json.loads(data)
         return holder if isinstance(holder, dict) else {}
@@ -179,5 +175,5 @@ def name_of(holder: dict[str, Any] | None) -> str:
 
 
 def _now() -> float:
-    """Seconds of a clock that also runs while the machine sleeps."""
+    """Returns the seconds of a clock that also runs while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

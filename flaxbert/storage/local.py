@@ -1,7 +1,7 @@
 """A run's files on a local disk: renames, syncs and a kernel lock.
 
-Note: a rename makes a new file visible, only syncing its directory makes the name
-survive a power cut. So every commit here is data, sync, rename, sync of the directory.
+Note: a rename makes a new file visible, but only syncing its directory makes the name survive a
+power cut. So every commit here is data, sync, rename, sync of the directory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import TextIO
 
 from flaxbert.errors import ModelFileError
 from flaxbert.shell import signals
-from flaxbert.storage.interface import TEMPORARY, DamagedError, Spool, Store, naming
+from flaxbert.storage.interface import TEMPORARY, DamagedError, Spool, beside, naming
 from flaxbert.storage.lock import locked
 from flaxbert.storage.plain import refuse_links
 
 
-class LocalDisk(Store):
-    """All that a run does with files, on disk."""
+class LocalDisk:
+    """A local disk; implements interface.Store."""
 
     def is_file(self, path: PurePath) -> bool:
         return Path(path).is_file()
@@ -102,7 +102,7 @@ class LocalDisk(Store):
 
     @contextlib.contextmanager
     def telling(self, what: str) -> Iterator[None]:
-        """TensorStore's errors come as a ValueError of a page with the number somewhere in it."""
+        """Note: TensorStore raises a long ValueError with the error number inside the text."""
         try:
             yield
         except Exception as error:
@@ -113,7 +113,7 @@ class LocalDisk(Store):
             name = getattr(error, "filename", None)
             raise ModelFileError(
                 f"{what}: {os.strerror(number)}{f' ({name})' if name else ''}. Checkpoints before "
-                "it are kept; once the disk is in order the same command goes on from the newest."
+                "it are kept; fix the disk, then run the same command to resume from the newest."
             ) from error
 
     def is_committed(self, path: PurePath) -> bool:
@@ -138,7 +138,7 @@ class LocalDisk(Store):
         sync_directory(Path(path).parent)
 
     def discard(self, path: PurePath) -> None:
-        """Takes its name away first: what is left then is litter of a save."""
+        """Renames it first: what an interruption leaves is then removed like a failed save."""
         left = Path(path).with_name(path.name + TEMPORARY)
         Path(path).rename(left)
         self.remove(left)
@@ -152,14 +152,14 @@ class LocalDisk(Store):
         Path(path).rename(target)
 
     def stage(self, target: PurePath) -> Path:
-        staged = _beside(Path(target), "new")
+        staged = beside(Path(target), "new")
         shutil.rmtree(staged, ignore_errors=True)
         return staged
 
     def replace_directory(self, new: Path, target: PurePath, *, committed: bool) -> None:
         target = Path(target)
         repair_directory(target)
-        previous, old = _beside(target, "previous"), _beside(target, "old")
+        previous, old = beside(target, "previous"), beside(target, "old")
         kept = previous if committed else old
         shutil.rmtree(kept, ignore_errors=True)
         if target.exists():
@@ -171,7 +171,7 @@ class LocalDisk(Store):
     def choose_directory(self, target: PurePath, is_right: Callable[[PurePath], bool]) -> bool:
         target = Path(target)
         repair_directory(target)
-        previous = _beside(target, "previous")
+        previous = beside(target, "previous")
         if target.is_dir() and is_right(target):
             return True
         if previous.is_dir() and is_right(previous):
@@ -182,17 +182,17 @@ class LocalDisk(Store):
         return False
 
     def forget_previous(self, target: PurePath) -> None:
-        previous = _beside(Path(target), "previous")
+        previous = beside(Path(target), "previous")
         shutil.rmtree(previous, ignore_errors=True)
-        if previous.exists():  # a disk that stumbled once; what goes wrong again is raised
+        if previous.exists():  # try once more, and raise this time
             shutil.rmtree(previous)
 
     def locked(self, path: PurePath) -> contextlib.AbstractContextManager[None]:
         return locked(Path(path))
 
 
-class _InPlace(Spool):
-    """Files that grow where they stand."""
+class _InPlace:
+    """Files that grow in place."""
 
     def __init__(self, path: Path) -> None:
         self.directory = path.parent
@@ -217,10 +217,9 @@ def sync_directory(path: Path) -> None:
 
 
 def files_in(directory: Path) -> dict[str, Path]:
-    """Returns relative name -> path of every file, looking at entries without following them.
+    """Returns relative name -> path of every file, without following links.
 
-    Raises:
-      DamagedError: a link, or anything else that is no plain file; the directory itself, too.
+    Raises DamagedError for anything that is not a plain file, and if `directory` is a link.
     """
     if not stat.S_ISDIR(directory.lstat().st_mode):
         raise DamagedError(f"{directory.name} is no directory, or a link to one")
@@ -240,13 +239,9 @@ def files_in(directory: Path) -> dict[str, Path]:
 
 
 def repair_directory(target: Path) -> None:
-    """Finishes a `replace_directory` that was cut off between two renames."""
-    old, previous = _beside(target, "old"), _beside(target, "previous")
+    """Completes a `replace_directory` that was interrupted between two renames."""
+    old, previous = beside(target, "old"), beside(target, "previous")
     for candidate in (old, previous):
         if candidate.exists() and not target.exists():
             candidate.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(target: Path, name: str) -> Path:
-    return target.with_name(f"{target.name}.{name}{TEMPORARY}")

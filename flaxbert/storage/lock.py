@@ -1,7 +1,7 @@
-"""One writer at a time: a kernel lock on the workdir that dies with its process.
+"""One writer at a time: a kernel lock on the workdir that ends with its process.
 
-Note: the file stays after the run. Only the lock on it counts, so a killed process
-leaves nothing to clean up and no stale pid can block a restart.
+Note: the file stays after the run. Only the lock on it counts, so a killed process leaves nothing
+to clean up, and no stale pid can block a restart.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from flaxbert.errors import ConfigError
 from flaxbert.storage.interface import naming
 
 _ON = " on "
-_LONGEST = 400  # characters of what stands in the file: others may have written it
+_LONGEST = 400  # characters to read of the file, which others may have written
 
-# What a file system without flock says: NFS, Lustre, and FUSE, each in its own way.
+# Errors of file systems without flock: NFS, Lustre and FUSE differ.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -28,9 +28,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock file at `path` while the block runs.
 
-    Raises:
-      ConfigError: another process holds it; names its pid and host. Or the file system has no
-        locks.
+    Raises ConfigError if another process holds it (names its pid and host), or the file system has
+    no locks.
     """
     file = path.open("a+", encoding="utf-8", errors="replace")
     try:
@@ -57,11 +56,11 @@ def locked(path: Path) -> Iterator[None]:
             file.truncate()
             file.write(f"pid {os.getpid()}{_ON}{socket.gethostname()}\n")
             file.flush()
-            os.fsync(file.fileno())  # NFS shows it to other machines half a minute later
+            os.fsync(file.fileno())  # NFS would show it to other machines only after half a minute
         yield
     finally:
-        # What it says was flushed, and the kernel drops the lock whatever a disk answers: nothing
-        # that may hide how the block ended.
+        # The content is flushed, and the kernel releases the lock whatever the disk answers: an
+        # error here must not hide how the block ended.
         with contextlib.suppress(OSError):
             file.close()
 
@@ -69,9 +68,8 @@ def locked(path: Path) -> Iterator[None]:
 def holder(path: Path) -> str | None:
     """Returns who holds the lock, None if nobody does; never takes it, not even for a moment.
 
-    Raises:
-      OSError: it cannot be told without taking it: no Linux, or another machine was the last to
-        hold it (the kernel knows of its own machine's locks only); names its pid and host.
+    Raises OSError if that is not known without taking it: outside Linux, or if another machine was
+    the last to hold it, since a kernel knows only the locks of its own machine.
     """
     if not path.exists():
         return None

@@ -1,8 +1,8 @@
 """The manifest: size and SHA-256 of every file of a checkpoint, written last.
 
 Orbax has no end-to-end checksum on array bytes, so a flipped bit would load as a wrong weight. A
-checkpoint is valid when its manifest verifies; the walk refuses symlinks and anything that is not a
-plain file before a byte is opened.
+checkpoint is valid if its files match its manifest. Links and special files are refused before any
+file is opened.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ def write_manifest(directory: PurePath) -> None:
 
 
 def verify_manifest(directory: PurePath) -> None:
-    """Reads every byte of the directory and compares it with the manifest.
+    """Compares every byte of the directory with the manifest.
 
-    Raises:
-      DamagedError: names the first difference.
+    Raises DamagedError, which names the first difference.
     """
     store = store_for(directory)
     present = store.sizes(directory)

@@ -1,10 +1,10 @@
 """A run's files in a bucket, gs://bucket/folder.
 
-A put is atomic and seen at once by everybody, but nothing can be renamed or appended to. So of a
-folder that must be whole one object vouches for all others: it is deleted first and written last.
-For a checkpoint that is its manifest, for model/ its weights. A `<step>/` without a manifest is
-therefore litter, never a damaged checkpoint, and is deleted at the next start. A damaged one is
-copied to `damaged-<step>/` before it is deleted.
+A put is atomic and visible to everybody at once, but nothing can be renamed or appended to. So in a
+folder that must be complete one object vouches for all others: it is deleted first and written
+last. For a checkpoint that is its manifest, for model/ its weights. A `<step>/` without a manifest
+is therefore an unfinished save, never a damaged checkpoint, and is deleted at the next start. A
+damaged checkpoint is copied to `damaged-<step>/` before it is deleted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from etils import epath
 
 from flaxbert.errors import FlaxbertError, ModelFileError, StorageError
 from flaxbert.shell import signals
+from flaxbert.shell.console import say
 from flaxbert.storage.bucket import (
     SCHEME,
     Bucket,
@@ -33,7 +34,7 @@ from flaxbert.storage.bucket import (
     reason_for,
     split_url,
 )
-from flaxbert.storage.interface import MANIFEST, TEMPORARY, WEIGHTS, Spool, Store, is_step
+from flaxbert.storage.interface import MANIFEST, WEIGHTS, Spool, beside, is_step
 from flaxbert.storage.lease import Lease
 
 _VOUCHING = (MANIFEST, WEIGHTS)
@@ -42,12 +43,12 @@ _ATTEMPTS = 3  # to copy a folder that is written meanwhile
 
 @functools.cache
 def object_store(bucket: str) -> ObjectStore:
-    """Returns the store of a bucket; one each, for it knows the lease that is held."""
+    """Returns the store of a bucket: always the same one, since it knows the lease held."""
     return ObjectStore(bucket)
 
 
-class ObjectStore(Store):
-    """All that a run does with files, in a bucket."""
+class ObjectStore:
+    """A bucket; implements interface.Store."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = Bucket(bucket)
@@ -91,7 +92,7 @@ class ObjectStore(Store):
     # Directories
 
     def make_directory(self, path: PurePath) -> None:
-        """There are none; but it shows now, not after an hour, that the bucket is not there."""
+        """A bucket has no directories; this only shows early that the bucket exists."""
         self._bucket.list(self._name(path))
 
     def is_directory(self, path: PurePath) -> bool:
@@ -103,22 +104,20 @@ class ObjectStore(Store):
     def sizes(self, path: PurePath) -> dict[str, int]:
         return {name: entry.size for name, entry in sorted(self._list(path).items())}
 
+    def refuse_links(self, path: PurePath) -> None:
+        """Does nothing: an object store has no links."""
+
     def remove(self, path: PurePath) -> None:
-        """Removes what vouches for the rest first: half a checkpoint is none."""
-        self._check()
-        names = list(self._list(path))
-        first = [name for name in names if name in _VOUCHING]
-        for some in (first, [name for name in names if name not in first]):
-            self._bucket.delete(self._name(path / name) for name in some)
+        self._delete_all_but(set(), path)
 
     def local_copy(self, path: PurePath) -> Path:
-        """Copies the folder, and what else of its run belongs to it, to a temporary folder.
+        """Copies the folder, and the files of its run that it is read with, to a temporary folder.
 
-        It is removed when the process ends, by a signal too. The listing before and after must be
-        the same, or it is copied once more: somebody may be switching it.
+        It is removed when the process ends, also by a signal. If the listing has changed during the
+        copy, it is copied again.
 
         Raises:
-          ModelFileError: there is no such folder, or it has names that lead out of it.
+          ModelFileError: there is no such folder, or it has names with `..`.
           StorageError: it does not stop changing, or the disk has no room.
         """
         folder = _temporary_folder()
@@ -162,15 +161,15 @@ class ObjectStore(Store):
         return self.is_file(path / MANIFEST)
 
     def begin(self, path: PurePath) -> PurePath:
-        """Returns the very path; what a failed save left there goes."""
+        """Returns the path itself, without what a failed save left there."""
         self.remove(path)
         return path
 
     def settle(self, path: PurePath) -> None:
-        """Every object is durable once it was put."""
+        """Does nothing: an object is durable once it is put."""
 
     def commit(self, begun: PurePath, path: PurePath) -> None:
-        """The manifest is there."""
+        """Does nothing: writing the manifest was the commit."""
 
     def discard(self, path: PurePath) -> None:
         self.remove(path)
@@ -194,9 +193,9 @@ class ObjectStore(Store):
 
     def replace_directory(self, new: Path, target: PurePath, *, committed: bool) -> None:
         if committed and WEIGHTS in self._list(target):
-            self._copy(target, _previous(target))
+            self._copy(target, beside(target, "previous"))
         files = {f.relative_to(new).as_posix(): f for f in new.rglob("*") if f.is_file()}
-        self._switch(target, set(files))
+        self._delete_all_but(set(files), target)
         for name in sorted(files, key=lambda name: (name in _VOUCHING, name)):
             self._check()
             self._bucket.upload(self._name(target / name), files[name])
@@ -205,7 +204,7 @@ class ObjectStore(Store):
     def choose_directory(self, target: PurePath, is_right: Callable[[PurePath], bool]) -> bool:
         if is_right(target):
             return True
-        previous = _previous(target)
+        previous = beside(target, "previous")
         if not is_right(previous):
             return False
         self._copy(previous, target)
@@ -213,7 +212,7 @@ class ObjectStore(Store):
         return True
 
     def forget_previous(self, target: PurePath) -> None:
-        self.remove(_previous(target))
+        self.remove(beside(target, "previous"))
 
     # One writer
 
@@ -227,7 +226,7 @@ class ObjectStore(Store):
                 self._lease = None
 
     def _check(self) -> None:
-        """Whoever lost the lease writes no more."""
+        """Raises StorageError if the lease is lost: then nothing more may be written."""
         if self._lease is not None:
             self._lease.check()
 
@@ -237,8 +236,11 @@ class ObjectStore(Store):
     def _list(self, path: PurePath) -> dict[str, Listed]:
         return self._bucket.list(self._name(path))
 
-    def _switch(self, target: PurePath, names: set[str]) -> None:
-        """Readies a folder to be written anew: without what vouches, without what goes."""
+    def _delete_all_but(self, names: set[str], target: PurePath) -> None:
+        """Empties a folder but for objects that will be overwritten; what vouches goes first.
+
+        So a folder that is half removed, or half written, is never taken for a whole one.
+        """
         self._check()
         present = self._list(target)
         first = [name for name in present if name in _VOUCHING]
@@ -247,9 +249,9 @@ class ObjectStore(Store):
             self._bucket.delete(self._name(target / name) for name in some)
 
     def _copy(self, path: PurePath, target: PurePath) -> None:
-        """Copies a folder over another; what vouches for the rest goes last."""
+        """Copies a folder over another; the object that vouches for the rest goes last."""
         files = self._list(path)
-        self._switch(target, set(files))
+        self._delete_all_but(set(files), target)
         for last in (False, True):
             names = [name for name in files if (name in _VOUCHING) is last]
             size = sum(files[name].size for name in names)
@@ -276,11 +278,14 @@ class ObjectStore(Store):
         self._bucket.fetch(self._name(path), target)
 
 
-class _Uploaded(Spool):
-    """Files that grow in a temporary folder; each push puts those that have changed."""
+class _Uploaded:
+    """Files that grow in a temporary folder; each push uploads those that have changed.
+
+    Only the run's own record has to arrive: other files are trackers', which never end a run.
+    """
 
     def __init__(self, store: ObjectStore, path: PurePath) -> None:
-        self._store, self._parent = store, path.parent
+        self._store, self._parent, self._record = store, path.parent, path.name
         self.directory = _temporary_folder()
         if store.is_file(path):
             (self.directory / path.name).write_bytes(store.read(path))
@@ -289,8 +294,15 @@ class _Uploaded(Spool):
     def push(self) -> None:
         states = self._states()
         for name, state in states.items():
-            if self._pushed.get(name) != state:
+            if self._pushed.get(name) == state:
+                continue
+            try:
                 self._store.write(self._parent / name, (self.directory / name).read_bytes())
+            except StorageError as error:
+                if name == self._record:
+                    raise
+                say(f"flaxbert: WARNING: {error} The run goes on; the next save tries again.")
+            else:
                 self._pushed[name] = state
 
     def close(self) -> None:
@@ -305,7 +317,7 @@ class _Uploaded(Spool):
 
 
 def _temporary_folder() -> Path:
-    """Returns an empty local folder that goes with the process at the latest."""
+    """Returns an empty local folder that is removed when the process ends, if not before."""
     return Path(tempfile.mkdtemp(dir=_temporary_root()))
 
 
@@ -318,12 +330,8 @@ def _temporary_root() -> Path:
     return root
 
 
-def _previous(target: PurePath) -> PurePath:
-    return target.with_name(f"{target.name}.previous{TEMPORARY}")
-
-
 def _belonging(path: PurePath) -> list[PurePath]:
-    """Returns what of a run its model/ or checkpoints/<step> is read with."""
+    """Returns the other files of a run that its model/ or checkpoints/<step> is read with."""
     name = PurePosixPath(split_url(os.fspath(path))[1])
     checkpoint = name.name.isdecimal()
     if len(name.parts) <= checkpoint:
@@ -335,10 +343,6 @@ def _belonging(path: PurePath) -> list[PurePath]:
 
 
 def url_path(url: str) -> PurePath:
-    """Returns the path of a gs:// URL.
-
-    Raises:
-      ConfigError: it is malformed.
-    """
+    """Returns the path of a gs:// URL; ConfigError if it is malformed."""
     bucket, name = split_url(url)
     return epath.Path(f"{SCHEME}{bucket}/{name}")

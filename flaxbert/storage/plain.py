@@ -1,8 +1,8 @@
-"""Folders that others made: which of their entries may be followed.
+"""Checks of folders from other people: which of their links may be followed.
 
-A link in a folder that was unpacked or cloned can lead to any file of its reader: to be read as a
-vocabulary and copied into an export, or to be written. Note: links are still common in one place,
-the hub's cache, whose folders consist of them.
+A link in a folder that was unpacked or cloned can point to any file of the user, which would then
+be read as a vocabulary and copied into an export, or overwritten. Note: folders in the hub's cache
+consist of links, and these must be followed.
 """
 
 from __future__ import annotations
@@ -10,39 +10,38 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from flaxbert.errors import ConfigError, ModelFileError
 
-_SUBFOLDERS = ("params", "state")  # the only ones of a model folder that are ever opened
-
 
 def refuse_links(root: Path) -> None:
-    """Refuses a workdir that holds a link, a pipe or a device anywhere: none is ours.
+    """Refuses a workdir that holds a link, a pipe or a device anywhere: flaxbert creates none.
 
-    The workdir itself may be a link: its user named it.
-
-    Raises:
-      ConfigError: names the entry.
+    Raises ConfigError, which names the entry. The workdir itself may be a link: the user named it.
     """
-    for path, mode in _walk(root):
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            what = "a link" if stat.S_ISLNK(mode) else "no plain file"
-            raise ConfigError(
-                f"--workdir: {path} is {what}. Nothing in a workdir may lead out of it: put the "
-                "files themselves there, or remove it."
-            )
+    for folder, folders, files in os.walk(root):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+                raise ConfigError(
+                    f"--workdir: {path} is {what}. Nothing in a workdir may lead out of it: put "
+                    "the files themselves there, or remove it."
+                )
 
 
-def refuse_outside(directory: Path) -> None:
+def refuse_outside(directory: Path, subfolders: Collection[str] = ()) -> None:
     """Refuses a model folder with a link to a file that is not in it.
 
-    The hub's cache is made of links from snapshots/COMMIT/ and the folders in it to blobs/ beside
-    snapshots/; these are followed.
+    Links to folders are refused under the names in `subfolders`, the ones that will be opened.
 
-    Raises:
-      ModelFileError: names the link.
+    The hub's cache is made of links from snapshots/COMMIT/ and the folders in it to blobs/ beside
+    snapshots/; these are followed. Raises ModelFileError, which names the link.
     """
     home = directory.resolve()
     inside = [home, *(folder.parent / "blobs" for folder in home.parents if _of_hub(folder))]
@@ -50,7 +49,7 @@ def refuse_outside(directory: Path) -> None:
         links = [entry for entry in entries if entry.is_symlink()]
     for entry in links:
         target = Path(os.path.realpath(entry.path))
-        if target.is_dir() and entry.name not in _SUBFOLDERS:
+        if target.is_dir() and entry.name not in subfolders:
             continue  # never opened
         if not any(target.is_relative_to(folder) for folder in inside):
             said = f"{directory}: {entry.name} is a link to {target}, outside of the folder."
@@ -66,14 +65,3 @@ def refuse_outside(directory: Path) -> None:
 def _of_hub(snapshots: Path) -> bool:
     """Whether this is the folder of snapshots of a model in the hub's cache."""
     return snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, int]]:
-    """Yields every entry below a folder and its mode, following none; one may vanish meanwhile."""
-    for folder, folders, files in os.walk(root):
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            try:
-                yield path, path.lstat().st_mode
-            except FileNotFoundError:
-                continue

@@ -1,4 +1,4 @@
-"""Where a path leads: to the local disk, or to an object store. Nothing else tells them apart."""
+"""Chooses the store of a path: the local disk, or an object store for gs:// URLs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from flaxbert.storage.local import LocalDisk
 
 
 def location(path: str | os.PathLike[str]) -> PurePath:
-    """Returns the path of a directory, on disk or of a gs:// URL.
-
-    Raises:
-      ConfigError: a malformed URL, or one of another kind.
-    """
+    """Returns the path of a local directory or a gs:// URL; ConfigError for any other URL."""
     text = os.fspath(path)
     if is_url(path):
         from flaxbert.storage.objects import url_path
@@ -27,10 +23,9 @@ def location(path: str | os.PathLike[str]) -> PurePath:
 
 
 def on_disk(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Returns a local folder with what a gs:// URL holds; anything else as it is.
+    """Returns a local copy of the folder at a gs:// URL; any other path as it is.
 
-    Raises:
-      ModelFileError: there is nothing at the URL.
+    Raises ModelFileError if there is nothing at the URL.
     """
     return store_for(path).local_copy(location(path)) if is_url(path) else path
 

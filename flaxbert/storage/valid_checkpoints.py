@@ -1,7 +1,7 @@
-"""Which checkpoints of a run stand, and which of them are valid: their manifest verifies.
+"""Finds the checkpoints of a run, and which of them are valid: their files match the manifest.
 
-Note: a disk that cannot be read for the moment is told and ends the start. It says nothing about a
-checkpoint, and to take it for damaged would throw training away.
+Note: a disk that cannot be read for the moment ends the start with an error. To take the checkpoint
+for damaged would throw training away.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from flaxbert.storage.manifest import verify_manifest
 from flaxbert.storage.store import store_for
 from flaxbert.storage.workdir import read_json
 
-# Beside the manifest, in each of them
+# In each checkpoint, beside the manifest
 STATE, RUN = "state", "run.json"
-# Beside the steps, once for all of them: the part of a state that no update changes
+# Beside the checkpoints, once for all of them: parameters that are not trained
 FROZEN = "frozen"
 
-# What a file system answers for files that are damaged or gone. Anything else (no permission, no
-# memory, no handle left, a server that does not answer) may be in order a minute later.
+# Error numbers of damaged or missing files. Any other error (no permission, no memory, no handle
+# left, a server that does not answer) may be gone a minute later.
 _DAMAGE = {
     errno.EIO,
     errno.EILSEQ,
@@ -46,13 +46,13 @@ class Examined:
     step: int
     size: int  # bytes
     damage: str  # "" = valid
-    seconds: float  # what reading it took
+    seconds: float  # that reading it took
 
 
 def examine(directory: PurePath) -> list[Examined]:
     """Verifies every checkpoint of a run, oldest first; changes nothing and takes no lock.
 
-    One that the run deletes meanwhile is left out.
+    A checkpoint that the run deletes meanwhile is left out.
     """
     store = store_for(directory)
     if not store.is_directory(directory):
@@ -88,28 +88,31 @@ def newest_valid(directory: PurePath) -> int | None:
     Sets damaged checkpoints aside as `damaged-<step>`, with a line on stderr.
 
     Raises:
-      ModelFileError: there are checkpoints and none is valid: never a silent restart. Or one
-        cannot be read for now, which does not make it damaged.
+      ModelFileError: there are checkpoints but none is valid, so training does not silently start
+        again; or one cannot be read for now, which does not make it damaged.
     """
     names = store_for(directory).names(directory)
     damaged = [name for name in names if name.startswith("damaged-")]
     for step in reversed(steps_in(directory)):
         try:
             verify_manifest(directory / str(step))
-            _check_number(directory, step)
+            run = read_run(directory, step)
+            held = run.get("step", step) if isinstance(run, dict) else None
+            if held != step:  # a copy of another checkpoint
+                raise DamagedError(f"it holds the state after update {held}")
             return step
         except (DamagedError, OSError) as error:
             if passing := _passing(error):
                 raise ModelFileError(
                     f"{passing.filename or directory / str(step)}: cannot be read: "
-                    f"{passing.strerror}. Nothing was changed; once that is in order the same "
-                    "command goes on."
+                    f"{passing.strerror}. Nothing was changed; once that is fixed run the same "
+                    "command again."
                 ) from error
             damaged.append(_set_aside(directory, step, error))
     if damaged:
         raise ModelFileError(
-            f"{directory}: no checkpoint is valid ({', '.join(sorted(damaged))}). Bring "
-            "one back from a copy, or start again in another workdir."
+            f"{directory}: no checkpoint is valid ({', '.join(sorted(damaged))}). Restore one from "
+            "a copy, or start again in another workdir."
         )
     return None
 
@@ -117,8 +120,7 @@ def newest_valid(directory: PurePath) -> int | None:
 def verify_frozen(directory: PurePath, step: int) -> str:
     """Returns the digest of the frozen part of a run's checkpoints.
 
-    Raises:
-      ModelFileError: it is damaged, or not the one of checkpoint `step`.
+    Raises ModelFileError if it is damaged, or not the one of checkpoint `step`.
     """
     path = directory / FROZEN
     try:
@@ -128,18 +130,10 @@ def verify_frozen(directory: PurePath, step: int) -> str:
             raise DamagedError(f"it is not the one of checkpoint {step}")
     except (DamagedError, OSError) as error:
         raise ModelFileError(
-            f"{path}: what is not trained, for all checkpoints, cannot be used: {error}. Bring it "
-            "back from a copy, or start again in another workdir."
+            f"{path}: the parameters that are not trained cannot be used: {error}. Restore them "
+            "from a copy, or start again in another workdir."
         ) from error
     return digest
-
-
-def _check_number(directory: PurePath, step: int) -> None:
-    """A checkpoint copied to another number verifies, and is not that update's."""
-    run = read_run(directory, step)
-    held = run.get("step", step) if isinstance(run, dict) else None
-    if held != step:
-        raise DamagedError(f"it holds the state after update {held}")
 
 
 def _set_aside(directory: PurePath, step: int, reason: Exception) -> str:
@@ -147,14 +141,14 @@ def _set_aside(directory: PurePath, step: int, reason: Exception) -> str:
     target = directory / name
     store_for(directory).set_aside(directory / str(step), target)
     say(
-        f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, going "
-        "back to an older one"
+        f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, using an "
+        "older one"
     )
     return name
 
 
 def _passing(error: Exception) -> OSError | None:
-    """Returns the disk's error if it says nothing about the checkpoint, but about the moment."""
+    """Returns the disk's error if it may pass and does not mean that the checkpoint is damaged."""
     cause = error.__cause__ if isinstance(error, ModelFileError) else error
     if not isinstance(cause, OSError) or cause.errno is None or cause.errno in _DAMAGE:
         return None

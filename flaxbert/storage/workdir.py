@@ -1,12 +1,11 @@
-"""The workdir: the names of a run's files, and whether a directory is a run's.
+"""The workdir: the names of a run's files, and whether a directory belongs to a run.
 
-Note: a folder that holds only our own litter (a lock, files whose rename never
-came) counts as empty, so a first start that was killed can simply be repeated.
+Note: a folder that holds only left-overs of a killed first start (a lock, temporary files) counts
+as empty, so that start can simply be repeated.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -21,54 +20,26 @@ from flaxbert.storage.store import location, store_for
 _MAX_JSON_BYTES = 2**27
 
 
-@dataclasses.dataclass(frozen=True)
 class Workdir:
     """The names of a run's files, and the store that they are in."""
 
-    root: PurePath
+    def __init__(self, root: PurePath) -> None:
+        self.root = root
+        self.config = root / "config.json"
+        self.lock = root / ".lock"
+        self.checkpoints = root / "checkpoints"
+        self.model = root / "model"  # the best model as a Hugging Face folder
+        # config.json and tokenizer files of the starting checkpoint: a resume reads only these.
+        self.source = root / "source"
+        # Found at the first start: digests of the data, compute dtype, model revision.
+        self.facts = self.source / "facts.json"
+        self.metrics = root / "metrics.jsonl"
+        self.data_report = root / "data_report.json"
+        self.all_results = root / "all_results.json"
 
     @property
     def store(self) -> Store:
         return store_for(self.root)
-
-    @property
-    def config(self) -> PurePath:
-        return self.root / "config.json"
-
-    @property
-    def lock(self) -> PurePath:
-        return self.root / ".lock"
-
-    @property
-    def checkpoints(self) -> PurePath:
-        return self.root / "checkpoints"
-
-    @property
-    def model(self) -> PurePath:
-        """The best model as a Hugging Face folder."""
-        return self.root / "model"
-
-    @property
-    def source(self) -> PurePath:
-        """config.json and tokenizer files of the starting checkpoint: a resume reads only these."""
-        return self.root / "source"
-
-    @property
-    def facts(self) -> PurePath:
-        """What the first start found out: digests of the data, compute dtype, model revision."""
-        return self.source / "facts.json"
-
-    @property
-    def metrics(self) -> PurePath:
-        return self.root / "metrics.jsonl"
-
-    @property
-    def data_report(self) -> PurePath:
-        return self.root / "data_report.json"
-
-    @property
-    def all_results(self) -> PurePath:
-        return self.root / "all_results.json"
 
     def results(self, split: str) -> PurePath:
         """train_results.json, eval_results.json (validation) or <split>_results.json."""
@@ -91,8 +62,8 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
     """Returns the workdir at `path`, created if there is nothing yet.
 
     Raises:
-      ConfigError: the path is a file, not writable, a folder with somebody else's files, or one
-        with links in it; or a URL that is malformed.
+      ConfigError: the path is a file, not writable, a folder with other files or with links in
+        it; or a malformed URL.
       StorageError: an object store that refuses or does not answer.
     """
     root = location(path)
@@ -105,7 +76,7 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
         raise ConfigError(f"--workdir: cannot use {root}: {error.strerror}.") from error
     except ConfigError:
         raise
-    except ValueError as error:  # a NUL, or what no file system's encoding can say
+    except ValueError as error:  # a NUL, or characters that the file system cannot encode
         raise ConfigError(f"--workdir: {str(root)!a} is no name of a directory.") from error
     workdir = Workdir(root)
     foreign = [name for name in present if name != ".lock" and not name.endswith(TEMPORARY)]
@@ -120,11 +91,7 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
 
 
 def existing_workdir(path: str | os.PathLike[str]) -> Workdir:
-    """Returns the workdir of a run that has started.
-
-    Raises:
-      ConfigError: there is no run at `path`, or it has links in it.
-    """
+    """Returns the workdir of a run that has started; ConfigError if there is none at `path`."""
     workdir = Workdir(location(path))
     if not _is_run(workdir):
         raise ConfigError(f"--workdir: {path} holds no config.json of a run.")
@@ -132,11 +99,7 @@ def existing_workdir(path: str | os.PathLike[str]) -> Workdir:
 
 
 def trained_model(workdir: Workdir) -> PurePath:
-    """Returns the folder of the run's best model.
-
-    Raises:
-      ConfigError: training has not come to one yet.
-    """
+    """Returns the folder of the run's best model; ConfigError if there is none yet."""
     if not workdir.store.is_directory(workdir.model):
         raise ConfigError(f"--workdir: {workdir.root} has no model/ yet; train it first.")
     return workdir.model
@@ -145,8 +108,7 @@ def trained_model(workdir: Workdir) -> PurePath:
 def _is_run(workdir: Workdir) -> bool:
     """Whether config.json is that of a run: a model folder has a file of that name too.
 
-    Raises:
-      ConfigError: there is a config.json, and a link somewhere below the directory.
+    Raises ConfigError for a link anywhere below.
     """
     if not workdir.started:
         return False
@@ -166,13 +128,9 @@ def write_json(path: PurePath, values: Any) -> None:
 
 
 def read_json(path: PurePath) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-      ModelFileError: it is missing, unreadable, not JSON, or far too large.
-    """
+    """Reads a JSON file; ModelFileError if it is missing, unreadable, not JSON, or too large."""
     try:
-        # On a disk a file of holes costs nothing; an object store has none.
+        # Only disks have sparse files, which can be huge at no cost.
         if isinstance(path, Path) and (size := path.stat().st_size) > _MAX_JSON_BYTES:
             raise ModelFileError(f"{path}: has {size} bytes, expected at most {_MAX_JSON_BYTES}.")
         return json.loads(store_for(path).read(path).decode())

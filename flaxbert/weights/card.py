@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: what the model is and how it was made."""
+"""The README.md of an exported folder: a model card."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ Labels: {labels}.
 
 
 def _cell(value: Any) -> str:
-    """A name that others chose stays in its cell, whatever it holds."""
+    """Escapes line breaks and bars, so that any text stays in its cell."""
     return printable(" ".join(str(value).splitlines())).replace("|", "\\|")

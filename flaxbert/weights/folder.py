@@ -21,7 +21,7 @@ _CONFIG_NAMES = ("config.json", "bert_config.json")  # Hugging Face's, Google's
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model as read, and lines for the user about what was not taken as it stands."""
+    """A model as read, and notes for the user about what was changed or left out."""
 
     config: BertConfig
     params: Params  # float32 numpy arrays
@@ -32,8 +32,7 @@ class Loaded:
 def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
     """Returns the config of a model folder and the names of fields that were not used.
 
-    Raises:
-      ModelFileError: no config.json, or one that this model cannot honour; names the field.
+    Raises ModelFileError if there is no config.json, or a field has an unsupported value.
     """
     directory = description_of(directory)
     if not directory.is_dir():
@@ -60,13 +59,9 @@ def with_labels(
     architecture: str | None = None,
 ) -> BertConfig:
     """Returns the config for other labels, or another head; None keeps what it has."""
-    if names is not None:
-        config = dataclasses.replace(config, id2label=tuple(names))
-    if problem_type is not None:
-        config = dataclasses.replace(config, problem_type=problem_type)
-    if architecture is not None:
-        config = dataclasses.replace(config, architecture=architecture)
-    return config
+    id2label = None if names is None else tuple(names)
+    given = {"id2label": id2label, "problem_type": problem_type, "architecture": architecture}
+    return dataclasses.replace(config, **{n: v for n, v in given.items() if v is not None})
 
 
 def read_model(
@@ -86,8 +81,7 @@ def read_model(
       ignored: fields of config.json that were not used, for the notes.
       keep_head: see `read_weights`.
 
-    Raises:
-      ModelFileError: no weights, or weights that do not fit the config.
+    Raises ModelFileError if there are no weights, or they do not fit the config.
     """
     read = read_weights(directory, config, ignored, keep_head=keep_head)
     config = read.config
@@ -103,7 +97,7 @@ def read_model(
 def read_weights(
     directory: Path, config: BertConfig, ignored: Sequence[str], *, keep_head: bool = False
 ) -> Loaded:
-    """Reads what the folder has, see `read_model`: a missing pooler or head stays absent.
+    """Reads what the folder has, as `read_model` does; a missing pooler or head stays absent.
 
     With `keep_head` a head of another size than the config says decides the number of labels, if
     the config has no names for them: Google's bert_config.json never says how many there are.
@@ -112,10 +106,11 @@ def read_weights(
     tensors = form.read(directory)
     if form.flax_names:
         tensors = table.from_flax(tensors, str(directory))
-    read = table.assemble(config, tensors, str(directory))
-    if _states_another_head(directory, config):
-        read = _without_head(read, config)
-        notes.append("its head is another one's, and is not used")
+    # A head of another class is not used, though its shape may fit.
+    same_class = read_config(directory)[0].architecture == config.architecture
+    if not same_class:
+        notes.append("its head is for another task, and is not used")
+    read = table.assemble(config, tensors, str(directory), head=same_class)
     if read.resized and keep_head and not config.has_label_names:
         config = with_labels(config, [f"LABEL_{i}" for i in range(read.resized)])
         notes.append(f"the head has {read.resized} labels, which its config does not name")
@@ -123,31 +118,14 @@ def read_weights(
     if ignored:
         notes.append(f"config.json has fields that BERT does not: {', '.join(ignored)} (not used)")
     if read.dropped:
+        tops = sorted({name.removeprefix("bert.").partition(".")[0] for name in read.dropped})
         notes.append(
-            f"left out {', '.join(_tops(read.dropped))} ({len(read.dropped)} parameters), which "
-            "this model does not have"
+            f"left out {', '.join(f'{top}.*' for top in tops)} ({len(read.dropped)} parameters), "
+            "which this model does not have"
         )
     if read.resized:
         notes.append(f"the checkpoint's head has another number of labels than {config.num_labels}")
     return Loaded(config, read.params, tuple(notes), read.fresh)
-
-
-def _states_another_head(directory: Path, config: BertConfig) -> bool:
-    """Whether a folder's config.json states another class: its head must not be taken for ours,
-    though it may have as many labels."""
-    return read_config(directory)[0].architecture != config.architecture
-
-
-def _without_head(read: table.Assembled, config: BertConfig) -> table.Assembled:
-    prefix = head_of(config).prefix
-    params = {name: part for name, part in read.params.items() if name != prefix}
-    names = [e.name for e in table.entries(config) if e.path.startswith(f"{prefix}/")]
-    return dataclasses.replace(read, params=params, fresh=(*dict.fromkeys((*read.fresh, *names)),))
-
-
-def _tops(names: Sequence[str]) -> list[str]:
-    """Returns "cls.*" for all names that begin so."""
-    return sorted({f"{name.removeprefix('bert.').partition('.')[0]}.*" for name in names})
 
 
 def write_model(

@@ -1,10 +1,10 @@
-"""What PyTorch pickles state dicts with, read without running anything that the pickle names.
+"""Reads the pickles of PyTorch's state dicts without running anything that a pickle names.
 
-Python's own unpickler, of which only the opcodes that PyTorch writes are left. A name in a pickle
-is looked up in a fixed table, all of whose functions are in this file; nothing is imported.
+This is Python's own unpickler, restricted to the opcodes that PyTorch writes. Names in a pickle are
+looked up in a fixed table, all of whose functions are in this file; nothing is imported.
 
-Note: the unpickler has to be the one in Python. The one in C takes what a pickle of 9 bytes asks
-for (4 GB, by an index of the memo), and hashes any key of a dict: a tuple of tuples without end.
+Note: it has to be the unpickler written in Python. The one in C allocates what a pickle of 9 bytes
+asks for (4 GB, by an index of the memo), and hashes any key of a dict, such as endless tuples.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 from flaxbert.errors import ModelFileError
 
-# A pickle holds names and numbers, the arrays stand beside it: BERT-large has 60 kB, with the state
-# of Adam 200 kB. Opcodes of one byte can make objects of about a hundred: this bounds memory too.
+# A pickle holds names and numbers, arrays are separate: BERT-large has 60 kB, with Adam's state 200
+# kB. An opcode of one byte can make an object of about a hundred: this bounds memory too.
 MAX_PICKLE_BYTES = 2**20
 
 _MAX_AXES = 8
 
 
 class StorageType(NamedTuple):
-    """`torch.FloatStorage` and its like: the element type of a storage."""
+    """The element type of a storage, such as `torch.FloatStorage`."""
 
     dtype: str  # a NumPy or ml_dtypes name
 
@@ -40,7 +40,7 @@ class Storage(NamedTuple):
 
 
 class TensorRecord(NamedTuple):
-    """A tensor as described: not one byte of it is read yet."""
+    """The description of a tensor, whose bytes are not read yet."""
 
     storage: Storage
     offset: int
@@ -49,7 +49,7 @@ class TensorRecord(NamedTuple):
 
 
 class PickledDict(dict):
-    """A dict, or an OrderedDict, of a pickle: its keys are texts and numbers."""
+    """A dict or OrderedDict of a pickle; keys are strings and numbers."""
 
     __slots__ = ()
 
@@ -62,15 +62,9 @@ class PickledDict(dict):
 def read_pickle(file: BinaryIO, source: str) -> tuple[Any, dict[str, Storage]]:
     """Reads one pickle and leaves the file behind its last byte.
 
-    Returns the object, and every storage that it names, by key.
-
-    Args:
-      file: a binary file that can be read and sought.
-      source: its name, for messages.
-
-    Raises:
-      ModelFileError: the pickle is damaged, too long, or names anything but tensors in plain
-        containers; in the latter case it was about to run code.
+    Returns the object, and every storage that it names, by key. Raises ModelFileError if the pickle
+    is damaged, too long, or names anything but tensors in plain containers, which would run code.
+    `source` is the file's name in messages.
     """
     start = file.tell()
     data = io.BytesIO(file.read(MAX_PICKLE_BYTES))
@@ -101,11 +95,6 @@ def _refusal(what: str) -> _RefusedError:
         f"{what}; refused: it would run code. If you trust it, load it where it was made and save "
         "the weights alone, as model.safetensors"
     )
-
-
-def _ordered_dict() -> PickledDict:
-    """collections.OrderedDict(), filled by opcodes."""
-    return PickledDict()
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRecord:
@@ -142,7 +131,7 @@ _STORAGES = {
     "BoolStorage": "bool",
 }
 _NAMES: dict[tuple[str, str], Callable[..., Any] | StorageType] = {
-    ("collections", "OrderedDict"): _ordered_dict,
+    ("collections", "OrderedDict"): lambda: PickledDict(),  # empty, filled by opcodes
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
@@ -150,8 +139,8 @@ _NAMES: dict[tuple[str, str], Callable[..., Any] | StorageType] = {
     **{("torch", name): StorageType(dtype) for name, dtype in _STORAGES.items()},
 }
 
-# All that PyTorch writes. Not among them: what makes objects by name in other ways (INST, OBJ,
-# NEWOBJ, EXT), and what protocols 0 and 1 write numbers and texts with.
+# All opcodes that PyTorch writes. Not among them: other ways to make objects by name (INST, OBJ,
+# NEWOBJ, EXT), and the numbers and strings of protocols 0 and 1.
 _OPCODES = (
     *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP),
     *(pickle.EMPTY_LIST, pickle.EMPTY_TUPLE, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),

@@ -1,7 +1,7 @@
-"""Where a model comes from: a folder, gs://, `embedded:minilm` or a hub id -> a local folder.
+"""Finds a model: a folder, gs://, `embedded:minilm` or a hub id -> a local folder.
 
-Of a repository only data files are fetched, and the weights of one format only, the safest that
-there is. No program of a repository is fetched; no format's reader can run code.
+Of a repository only data files are fetched, and weights only in its safest format. No program of a
+repository is fetched, and no format's reader can run code.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ _FILES = (
 def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Path, str]:
     """Returns the local folder of a model and its resolved revision ("" for a folder).
 
-    Raises:
-      ConfigError: a revision of something that is no hub id.
-      ModelFileError: there is no such folder, and it is no hub id or the hub cannot be reached.
+    Raises ConfigError for a revision of anything but a hub id, ModelFileError if there is no such
+    folder and it cannot be fetched from the hub.
     """
     if is_url(path) and not revision:
         path = on_disk(path)
@@ -52,7 +51,7 @@ def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Pat
 
 
 def _fetch(name: str, revision: str) -> tuple[Path, str]:
-    """Fetches what is small first: it tells the commit, and then only one format is fetched."""
+    """Fetches small files first, to learn the commit, then the weights of one format."""
     try:
         folder = fetch("model", name, revision, _FILES)
         for patterns in hub_patterns():

@@ -1,7 +1,7 @@
 """Weights in one file, or in several named by an index: `{"weight_map": {parameter: file}}`.
 
-Shared by every format that transformers shards. The names in an index are not trusted: a file must
-stand in the same folder, and a parameter in a file that the index names.
+Shared by every format that transformers shards. The names in an index are not trusted: files must
+be in the same folder, and parameters in files that the index names.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def one_file_or_shards(
 
 
 def check_file(path: Path) -> None:
-    """Raises ModelFileError for a pipe, a folder, or what git-lfs leaves where it did not fetch."""
+    """Raises ModelFileError for a pipe, a folder, or a git-lfs pointer that was not fetched."""
     if not path.is_file():
         raise ModelFileError(f"{path}: is missing, or no file.")
     with path.open("rb") as file:

@@ -10,23 +10,19 @@ from collections.abc import Iterator
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 
 _FOOTER, _TRAILER = 48, 5  # bytes: footer of the file; compression and CRC behind a block
-_MAX_KEY, _MAX_ENTRIES = 1024, 100_000  # together the memory that a file can ask for
+_MAX_KEY, _MAX_ENTRIES = 1024, 100_000  # together they bound memory
 
 
 class TableError(ValueError):
-    """The bytes are no such table; the message says why."""
+    """The bytes are not a valid table; the message says why."""
 
 
 def read_table(data: bytes) -> dict[bytes, bytes]:
-    """Returns every key and value of a whole file.
-
-    Raises:
-      TableError: damaged, compressed, or no such file.
-    """
+    """Returns every key and value of a whole file; TableError if it is damaged or compressed."""
     if len(data) < _FOOTER or not data.endswith(MAGIC):
         raise TableError("it does not end as an index of TensorFlow does")
     footer = data[-_FOOTER:]
-    _, position = _handle(footer, 0)  # of the block of metadata, which nobody writes
+    _, position = _handle(footer, 0)  # of the metadata block, which is unused
     index, _ = _handle(footer, position)
     table: dict[bytes, bytes] = {}
     last = None

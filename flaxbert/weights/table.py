@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 
 from flaxbert.errors import ModelFileError
 from flaxbert.heads import Params, abstract_params, all_heads, head_of
 from flaxbert.model.bert_config import BertConfig
+from flaxbert.storage.parameters import unflatten
 
 # Last part of a path here -> (last part in PyTorch, transposed).
 _LEAVES = {
@@ -35,7 +35,7 @@ _POOLER = "bert/pooler/"
 
 # Buffers that old versions saved: derived from nothing but their shape.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
-# Heads of transformers' classes that are none of ours yet: pre-training, question answering.
+# Heads of transformers' classes that flaxbert does not have: pre-training, question answering.
 _OTHER_HEADS = ("cls", "qa_outputs")
 _OLD_LAYER_NORM = {"gamma": "weight", "beta": "bias"}
 _WRAPPERS = ("module.", "model.")  # of DataParallel, of Lightning
@@ -44,7 +44,7 @@ _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter: its path here, its PyTorch name, and how the array lies there."""
+    """One parameter: its path here, its PyTorch name, and the layout of its array there."""
 
     path: str
     name: str
@@ -63,10 +63,10 @@ def entries(config: BertConfig) -> list[Entry]:
 
 
 def canonical_name(name: str) -> str | None:
-    """Returns the PyTorch name that a name found in a file stands for; None = to be dropped.
+    """Returns the PyTorch name that a name found in a file stands for; None = a buffer, dropped.
 
-    Knows files without the `bert.` prefix, prefixes of wrapping modules, old gamma/beta norms,
-    NVIDIA's name of the intermediate layer and left-over buffers.
+    Accepts files without the `bert.` prefix, prefixes of wrapping modules, old gamma/beta norms and
+    NVIDIA's name of the intermediate layer.
     """
     while name.startswith(_WRAPPERS):
         name = name.partition(".")[2]
@@ -79,29 +79,9 @@ def canonical_name(name: str) -> str | None:
     return f"bert.{name}" if name.startswith(_ENCODER_PARTS) else name
 
 
-class Described(Protocol):
-    """What can be said of an array before it is read; an array itself will do."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> Any: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Matched:
-    """Which of a file's arrays are the model's, and what a user should be told about the rest."""
-
-    found: dict[str, str]  # path here -> the name in the file
-    fresh: tuple[str, ...]  # PyTorch names of parameters to be initialised: pooler, head
-    dropped: tuple[str, ...]  # other heads, or the pooler, which this model does not have
-    resized: int  # labels of the file's head where that is why the head is fresh, else 0
-
-
 @dataclasses.dataclass(frozen=True)
 class Assembled:
-    """Parameters read from a file, and what a user should be told about them."""
+    """Parameters read from a file, and what the user should know about them."""
 
     params: Params  # numpy arrays; a fresh leaf is absent
     fresh: tuple[str, ...]  # PyTorch names of parameters to be initialised: pooler, head
@@ -110,38 +90,19 @@ class Assembled:
 
 
 def assemble(
-    config: BertConfig,
-    tensors: dict[str, np.ndarray],
-    source: str,
-    matched: Matched | None = None,
+    config: BertConfig, tensors: dict[str, np.ndarray], source: str, *, head: bool = True
 ) -> Assembled:
     """Builds the parameter tree from named PyTorch arrays, as float32.
 
-    `matched` is what `match` said about them, if it was asked before they were read.
-
-    Raises:
-      ModelFileError: see `match`.
-    """
-    matched = matched or match(config, tensors, source)
-    table = {entry.path: entry for entry in entries(config)}
-    flat = {path: to_ours(table[path], tensors[name]) for path, name in matched.found.items()}
-    return Assembled(unflatten(flat), matched.fresh, matched.dropped, matched.resized)
-
-
-def match(config: BertConfig, tensors: Mapping[str, Described], source: str) -> Matched:
-    """Finds the model's parameters among named PyTorch arrays, or descriptions of them.
-
     A pooler or a head may be missing, or the head may have another number of labels; they are
-    listed as fresh. Everything else must match.
-
-    Raises:
-      ModelFileError: lists all missing, unexpected and misshapen parameters at once.
+    listed as fresh. Everything else must match. Without `head` the file's head is not used.
+    Raises ModelFileError, which lists all missing, unexpected and misshapen parameters.
     """
-    found: dict[str, tuple[str, Described]] = {}
+    found: dict[str, tuple[str, np.ndarray]] = {}
     problems, dropped = [], []
     table = {entry.name: entry for entry in entries(config)}
     prefix = head_of(config).prefix
-    others = {head.prefix for head in all_heads().values()}.union(_OTHER_HEADS) - {prefix}
+    others = {other.prefix for other in all_heads().values()}.union(_OTHER_HEADS) - {prefix}
     for name, array in tensors.items():
         canonical = canonical_name(name)
         if canonical is None:
@@ -158,11 +119,11 @@ def match(config: BertConfig, tensors: Mapping[str, Described], source: str) -> 
     resized = 0
     if any(name in found and found[name][1].shape != table[name].shape for name in heads):
         resized = _labels_of_head(found, heads, config)
-    if resized:
+    if resized or not head:
         for name in heads:
             found.pop(name, None)
 
-    paths: dict[str, str] = {}
+    flat: dict[str, np.ndarray] = {}
     missing = [name for name in table if name not in found]
     fresh = _fresh(missing, table, prefix)
     problems += [f"{name} is missing" for name in missing if name not in fresh]
@@ -175,19 +136,15 @@ def match(config: BertConfig, tensors: Mapping[str, Described], source: str) -> 
         elif array.dtype not in _FLOATS:
             problems.append(f"{original} has dtype {array.dtype}, expected floating point")
         else:
-            paths[entry.path] = original
+            array = np.asarray(array, np.float32)
+            # Memory of its own, and contiguous.
+            flat[entry.path] = np.array(array.T if entry.transposed else array, order="C")
     if problems:
         raise ModelFileError(
             f"{source}: does not fit its config.json ({len(problems)} differences):\n  "
             + "\n  ".join(sorted(problems))
         )
-    return Matched(paths, tuple(fresh), tuple(dropped), resized)
-
-
-def to_ours(entry: Entry, array: np.ndarray) -> np.ndarray:
-    """PyTorch's array -> ours: transposed where it must be, float32, own contiguous memory."""
-    array = np.asarray(array, np.float32)
-    return np.array(array.T if entry.transposed else array, np.float32, order="C")
+    return Assembled(unflatten(flat), tuple(fresh), tuple(dropped), resized)
 
 
 def to_torch(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
@@ -208,20 +165,17 @@ def to_torch(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
     return tensors
 
 
-def from_flax(flat: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Returns {PyTorch name: array as it lies there} for {path in a Flax tree: array}.
+def from_flax(flat: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Returns {PyTorch name: array} for {path in a Flax tree: array}. Nothing is copied.
 
-    The tree's paths are ours; the arrays may be descriptions. Nothing is copied.
-
-    Raises:
-      ModelFileError: two paths are the same name.
+    Raises ModelFileError if two paths have the same name.
     """
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, np.ndarray] = {}
     for path, array in flat.items():
         name, transposed = torch_name(path)
         if name in tensors:
             raise ModelFileError(f"{source}: {path[:80]!r} is there under two names.")
-        tensors[name] = _transposed(array) if transposed else array
+        tensors[name] = array.T if transposed else array
     return tensors
 
 
@@ -232,33 +186,9 @@ def torch_name(path: str) -> tuple[str, bool]:
     return ".".join([*parents, torch_last]), transposed
 
 
-def without(params: Params, config: BertConfig, names: Sequence[str]) -> Params:
-    """Returns the tree without the parameters of these PyTorch names."""
-    dropped = {entry.path for entry in entries(config) if entry.name in names}
-    return unflatten({path: a for path, a in flatten(params).items() if path not in dropped})
-
-
-def _transposed(array: Any) -> Any:
-    if isinstance(array, np.ndarray):
-        return array.T
-    return jax.ShapeDtypeStruct(array.shape[::-1], array.dtype)
-
-
 def flatten(tree: Params) -> dict[str, Any]:
     """Returns {"bert/encoder/layer/0/...": leaf} in the tree's order, layers by number."""
     return dict(_leaves(tree, ""))
-
-
-def unflatten(flat: dict[str, Any]) -> Params:
-    """Returns the nested dict of `flatten`'s result."""
-    tree: Params = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    return tree
 
 
 def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -270,7 +200,10 @@ def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _fresh(missing: list[str], table: dict[str, Entry], prefix: str) -> list[str]:
-    """The pooler and the head may be missing, each as a whole: half of one is a damaged file."""
+    """Returns those of the missing names that may be missing: a whole pooler, a whole head.
+
+    Half of one is a damaged file.
+    """
     fresh = []
     for part in (_POOLER, f"{prefix}/"):
         names = [name for name, entry in table.items() if entry.path.startswith(part)]
@@ -280,7 +213,7 @@ def _fresh(missing: list[str], table: dict[str, Entry], prefix: str) -> list[str
 
 
 def _labels_of_head(
-    found: dict[str, tuple[str, Described]], heads: list[str], config: BertConfig
+    found: dict[str, tuple[str, np.ndarray]], heads: list[str], config: BertConfig
 ) -> int:
     """Returns the number of labels that weight and bias agree on, or 0: then it is an error."""
     shapes = {name.rpartition(".")[2]: found[name][1].shape for name in heads if name in found}

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
+from flaxbert.config import Data
+from flaxbert.data import checks
 from flaxbert.data.checks import (
     Known,
     Labels,
     check_options,
     empty_texts,
     label_counts,
-    learn_labels,
-    usable_labels,
-    usable_texts,
 )
 from flaxbert.data.rows import Rows
 from flaxbert.errors import ConfigError, DataError
@@ -26,6 +25,24 @@ SENTIMENT = ("negative", "positive")
 def rows_of(targets: list[Any] | None, texts: list[Any] | None = None, pairs=None) -> Rows:
     """Rows of a file with a header: row i stands in line i + 2."""
     return made.rows_of(["t"] * len(targets or []) if texts is None else texts, targets, pairs)
+
+
+def usable_texts(rows: Rows, on_bad_row: str = "error", on_empty: str = "keep") -> Rows:
+    return checks.usable_texts(rows, Data(on_bad_row=on_bad_row, on_empty=on_empty))
+
+
+def learn_labels(
+    rows: Rows, problem: str = "auto", label_separator: str = "", known: Known | None = None, **on
+) -> Labels:
+    data = Data(problem=problem, label_separator=label_separator, **on)
+    return checks.learn_labels(rows, data, known or Known())
+
+
+def usable_labels(
+    rows: Rows, labels: Labels, separator: str = "", on_bad_row: str = "error"
+) -> tuple[Rows, list[Any]]:
+    data = Data(label_separator=separator, on_bad_row=on_bad_row)
+    return checks.usable_labels(rows, labels, data)
 
 
 def refusal(call, *args, **kwargs) -> str:

@@ -14,7 +14,7 @@ from flaxbert.data.pack import (
     Placement,
     RowPlan,
     Work,
-    _Needed,
+    choose_row_counts,
     make_plan,
     pack,
     pack_kinds,
@@ -282,8 +282,7 @@ def test_packing_computes_little_padding_where_pad_computes_much(batch_size, row
 )
 def test_row_counts_are_the_best_there_are(rows, limit):
     """Against all choices of row counts; a further count must save one percent."""
-    needed = _Needed([np.full(count, 8) for count in rows], 8, 1, 1, 1)
-    chosen, computed = needed.choose(limit)
+    chosen, computed = choose_row_counts(np.array(rows), limit)
 
     def computed_with(counts) -> int:
         return sum(min(count for count in counts if count >= row) for row in rows)

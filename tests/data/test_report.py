@@ -13,6 +13,7 @@ from flaxbert.data import overlap
 from flaxbert.data.checks import Labels
 from flaxbert.data.report import describe_labels, describe_leaks, describe_split
 from flaxbert.data.tokenize import Tokens
+from flaxbert.heads import head_named
 from tests.data.made import rows_of
 
 AB = Labels("single_label", ("a", "b"))
@@ -37,7 +38,9 @@ def describe(
 ):
     rows = dataclasses.replace(rows_of(texts), **fields)
     tokens = tokens_of(lengths or [5] * len(texts), unknown_share=unknown_share)
-    report = describe_split("training", rows, targets, labels, tokens, 16)
+    head = head_named(labels.problem)
+    about = head.describe_targets(rows, targets, labels)
+    report = describe_split("training", rows, targets, about, head.empty(rows), tokens, 16)
     json.dumps(report.values, allow_nan=False)
     return report
 
@@ -153,7 +156,7 @@ def test_leak_lines():
     found = overlap.leaks(train, ["a", "b", "b"], validation, ["b", "b", "a"])
     report = describe_leaks("validation", found, train, validation)
     assert report.lines == (
-        "validation: WARNING: 2 of 3 texts also stand in training, 1 of them exactly: "
+        "validation: WARNING: 2 of 3 texts also occur in training, 1 of them exactly: "
         "dev.csv:2 = train.csv:3, dev.csv:3 = train.csv:4; the metrics will be too optimistic",
     )
     assert report.values == {"rows": 2, "exact": 1, "with_another_label": 0}

@@ -330,8 +330,8 @@ def test_offsets_of_any_text_lead_back_to_it(tokenizer, text):
 
 
 def test_ids_of_the_special_tokens(tokenizer):
-    assert (tokenizer.cls_token_id, tokenizer.sep_token_id) == (CLS, SEP)
-    assert (tokenizer.unk_token_id, tokenizer.pad_token_id) == (UNK, 0)
+    ids = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id)
+    assert ids == (CLS, SEP, UNK)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -703,7 +703,7 @@ def test_a_normalizer_that_is_not_used_is_told(minilm, tmp_path):
     assert load(folder).warnings == ()
     parts_of(normalizer=OWN)(folder)
     (warning,) = load(folder).warnings
-    assert "tokenizer.json has another normalizer than transformers makes for Bert" in warning
+    assert "tokenizer.json has another normalizer than transformers uses for Bert" in warning
     assert f'"PreTrainedTokenizerFast" in {folder / "tokenizer_config.json"}' in warning
     settings_of(tokenizer_class="PreTrainedTokenizerFast")(folder)
     assert load(folder).warnings == ()

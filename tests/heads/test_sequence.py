@@ -94,13 +94,13 @@ def test_report_on_training_and_validation(tokenizer):
     assert report.lines[2:4] == validation.lines
     assert report.lines[4:] == (
         "validation: WARNING: no row has the label 'a'",
-        "validation: WARNING: 1 of 2 texts also stand in training, 0 of them exactly: "
+        "validation: WARNING: 1 of 2 texts also occur in training, 0 of them exactly: "
         "rows.csv:2 = rows.csv:3; the metrics will be too optimistic",
     )
     assert set(report.values) == {"training", "validation", "labels", "validation_in_training"}
     assert report_on(Data(), AB, train, {}).values.keys() == {"training", "labels"}
     json.dumps(report.values, allow_nan=False)
-    message = r"^validation: 1 of 2 texts also stand in training.*\. Remove them.*on_leak=warn"
+    message = r"^validation: 1 of 2 texts also occur in training.*\. Remove them.*on_leak=warn"
     with pytest.raises(DataError, match=message):
         report_on(Data(on_leak="error"), AB, train, {"validation": validation})
     clean = split("validation", ["five", "six"], ["a", "b"])

@@ -36,6 +36,9 @@ BERT = BertConfig(
 )
 
 ONE_DEVICE = Mesh(data=1, fsdp=1, model=1)
+# Whatever may be laid out otherwise, at once: what the conformance suites compare with one device.
+# tests/loop/test_equivalence.py has each alone.
+ALL_AT_ONCE = {"packing": "pad", "accumulate": 2, "mesh": Mesh(data=2, fsdp=2, model=2)}
 _OPTIM = Optim(learning_rate=1e-3, warmup=0.2)
 _PLANNED = 20
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from flaxbert.config import Mesh
+from tests.loop.cases import UPDATES
 from tests.loop.harness import examples, means, run, without_dropout
 
 LAYOUTS = {
@@ -65,11 +66,12 @@ def test_float32(layout, single):
     assert np.abs(means(history) / single - 1).max() <= 1e-6
 
 
-@pytest.mark.xdist_group("updates in float64")
+@pytest.mark.xdist_group("20 updates")
 def test_packed_equals_padded_without_dropout(x64):
-    config = without_dropout()
-    packed, _ = run(examples(), config=config, dtype="float64", updates=8)
-    padded, _ = run(examples(), config=config, dtype="float64", updates=8, packing="pad")
+    """Packed with the program that is compared with PyTorch's updates."""
+    settings = {"config": without_dropout(), "dtype": "float64", "optim": UPDATES, "updates": 8}
+    packed, _ = run(examples(), **settings)
+    padded, _ = run(examples(), **settings, packing="pad")
     assert np.abs(means(packed) / means(padded) - 1).max() <= 1e-12
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxbert.config import Mesh, Method, Optim, make_config
+from flaxbert.config import Method, Optim, make_config
 from flaxbert.heads import abstract_params, init_params
 from flaxbert.loop.mesh import make_mesh
 from flaxbert.loop.step import abstract_state, init_state
@@ -17,7 +17,7 @@ from flaxbert.optim import optimizer_for
 from flaxbert.registry import members
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.weights.table import flatten
-from tests.loop.harness import BERT, ONE_DEVICE, examples, means, run
+from tests.loop.harness import ALL_AT_ONCE, BERT, ONE_DEVICE, examples, means, run
 
 # Options to try beside the default ones, by the name of the case.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -26,6 +26,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 CASES = {name: {"name": name} for name in members("methods")} | OPTIONS
+# One worker has the programs of tests/loop/test_equivalence.py, which are of this one.
+in_its_worker = {"full": pytest.mark.xdist_group("updates in float64")}
 every_method = pytest.mark.parametrize("case", CASES)
 
 
@@ -67,13 +69,14 @@ def test_only_what_is_trained_changes(case):
     assert flatten(state["optimizer"]["mu"]).keys() == flatten(state["params"]).keys()
 
 
-@every_method
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=in_its_worker.get(case, ())) for case in CASES]
+)
 def test_padded_accumulated_and_sharded_it_is_the_same_update(case, x64):
     """All at once, for the price of two programs; in float64 the order of sums differs only."""
     settings = {"updates": 6, "dtype": "float64", "method": section(case)}
-    layout = {"packing": "pad", "accumulate": 2, "mesh": Mesh(data=2, fsdp=2, model=2)}
     plain, plain_state = run(examples(), **settings)
-    other, other_state = run(examples(), **settings, **layout)
+    other, other_state = run(examples(), **settings, **ALL_AT_ONCE)
     assert np.abs(means(other) / means(plain) - 1).max() <= 1e-12
     ours, theirs = flatten(params_of(other_state)), flatten(params_of(plain_state))
     differences = [np.abs(np.asarray(ours[p]) - np.asarray(theirs[p])).max() for p in theirs]

@@ -12,7 +12,7 @@ from flaxbert.data.pack import RowPlan
 from flaxbert.errors import ConfigError
 from flaxbert.heads import abstract_params, head_named, init_params
 from flaxbert.loop.mesh import make_mesh, state_shardings
-from flaxbert.loop.step import abstract_state, compile_step, make_train_step
+from flaxbert.loop.step import abstract_state, make_train_step
 from flaxbert.methods import method_for, params_of
 from flaxbert.optim import optimizer_for
 from flaxbert.weights.table import flatten
@@ -83,7 +83,7 @@ def flops(method) -> float:
     )
     plan = RowPlan(row_length=32, row_counts=(8,), slots=2)
     batch = empty_batch(examples(), plan, 8)
-    return compile_step(step, state, batch, {"dropout": np.uint32(0)}).cost_analysis()["flops"]
+    return step.lower(state, batch, {"dropout": np.uint32(0)}).cost_analysis()["flops"]
 
 
 def test_what_is_not_trained_costs_no_backward_pass():

@@ -52,6 +52,6 @@ def test_a_run_that_trains_biases_resumes_and_leaves_as_a_whole_model(
     assert call("doctor", f"--workdir={whole}", capsys=capsys).code == 0
     (whole / "checkpoints" / "frozen" / "state" / "_METADATA").write_text("{}")
     done = call("doctor", f"--workdir={whole}", capsys=capsys)
-    assert done.code == 4 and "what is not trained, for all checkpoints" in done.out
+    assert done.code == 4 and "parameters that are not trained" in done.out
     done = call("evaluate", f"--workdir={whole}", capsys=capsys)
     assert done.code == 0, done.err

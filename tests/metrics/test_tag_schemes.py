@@ -7,7 +7,8 @@ import pytest
 
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.metrics.tag_schemes import (
-    entity_spans,
+    TagSet,
+    flatten,
     iob2_labels,
     irregular_words,
     scheme_for,
@@ -17,6 +18,14 @@ from flaxbert.metrics.tag_schemes import (
 # First, middle, last and single word of an entity.
 LETTERS = {"IOB2": "BIIB", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES", "IO": "IIII"}
 TYPES = ("PER", "creative-work", "O", "B-x", "per_son")
+
+
+def entity_spans(tags: list[str], scheme: str) -> list[tuple[str, int, int]]:
+    """Returns (type, first word, word after the last) of each entity of one sentence."""
+    names, ids, sentences = flatten([tags])
+    tag_set = TagSet.make(names, scheme)
+    types, start, end, _ = (column.tolist() for column in tag_set.entities(ids, sentences))
+    return [(tag_set.types[kind], *place) for kind, *place in zip(types, start, end, strict=True)]
 
 
 def write(length: int, entities: list[tuple[str, int, int]], scheme: str) -> list[str]:

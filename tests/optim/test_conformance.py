@@ -22,8 +22,11 @@ from flaxbert.registry import declared, members
 from flaxbert.storage.checkpoint import Checkpoints
 from tests.loop.harness import BERT, ONE_DEVICE
 
-# Those whose default options leave something out on arrays this small.
-OPTIONS = {"adafactor": {"adafactor": {"min_dim_size_to_factor": 4}}}
+# Those whose default options leave something out on arrays this small, or say nothing.
+OPTIONS = {
+    "adafactor": {"adafactor": {"min_dim_size_to_factor": 4}},
+    "from_optax": {"from_optax": {"function": "nadam", "arguments": "b1=0.8"}},
+}
 UPDATES, NORMALIZER = 20, 3.0
 
 SHAPES = {
@@ -106,9 +109,11 @@ def optax_of(name: str, optim: Optim, schedule: Any) -> optax.GradientTransforma
 
     options = dataclasses.asdict(optim).get(name, {})
     decay = optim.weight_decay
+    with_rate = optax.add_decayed_weights(lambda step: -decay * schedule(step), mask)
     if name == "sgd":
-        with_rate = optax.add_decayed_weights(lambda step: -decay * schedule(step), mask)
         return optax.chain(optax.sgd(schedule, **options), with_rate)
+    if name == "from_optax":
+        return optax.chain(optax.nadam(schedule, b1=0.8), with_rate)
     if name == "adafactor":
         options |= {"weight_decay_rate": lambda step: decay * schedule(step)}
         return optax.adafactor(schedule, **options, weight_decay_mask=mask)
@@ -197,7 +202,13 @@ def test_the_first_update_of_a_warm_up_has_rate_0(name):
 
 
 # Another value for each option, by its type or where its type does not say enough.
-_OTHER = {"decay_rate": 0.4, "clipping_threshold": 0.1, "min_dim_size_to_factor": 100}
+_OTHER = {
+    "decay_rate": 0.4,
+    "clipping_threshold": 0.1,
+    "min_dim_size_to_factor": 100,
+    "function": "adabelief",
+    "arguments": "",
+}
 
 
 def _options() -> list[tuple[str, str]]:
@@ -212,7 +223,10 @@ def test_every_option_changes_the_update(name, field):
     if field == "nesterov":  # it is of the momentum
         options = dataclasses.replace(options, momentum=0.9)
     value = getattr(options, field)
-    other = _OTHER.get(field, not value if isinstance(value, bool) else value / 2 + 0.01)
+    if field in _OTHER:
+        other = _OTHER[field]
+    else:
+        other = not value if isinstance(value, bool) else value / 2 + 0.01
     before, after = (
         Loop(dataclasses.replace(optim, **{name: dataclasses.replace(options, **change)}))
         for change in ({}, {field: other})

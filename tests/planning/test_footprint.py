@@ -18,6 +18,22 @@ from flaxbert.planning.chips import CHIPS
 from flaxbert.planning.estimate import Exchange, Program, _group, _received, axes_of
 from tests.commands import call, train_flags
 
+pytestmark = pytest.mark.xdist_group("plans")  # one worker has the programs of all
+_PLANS: dict[str, tuple] = {}
+
+
+@pytest.fixture
+def whole(planned):
+    """whole(fields): a plan that several tests read, made once."""
+
+    def once(**fields: object):
+        key = repr(sorted(fields.items()))
+        if key not in _PLANS:
+            _PLANS[key] = planned(**fields)
+        return _PLANS[key]
+
+    return once
+
 
 @pytest.fixture
 def planned(tiny_bert, reviews, tmp_path, capsys):
@@ -48,8 +64,8 @@ def parameters_of(folder) -> int:
         return sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
 
 
-def test_one_device(planned, tiny_bert):
-    found, done = planned()
+def test_one_device(whole, tiny_bert):
+    found, done = whole()
     assert done.code == 0, done.err
     update = found["update"]
     memory = update["program"]["memory"]
@@ -66,19 +82,18 @@ def test_one_device(planned, tiny_bert):
     assert "gives no estimate" in done.out and (found["seconds"], found["mfu"]) == (0, None)
 
 
-def test_micro_batches_compute_as_much(planned):
-    whole, _ = planned()
+def test_micro_batches_compute_as_much(planned, whole):
     parts, done = planned(train__accumulate=4)
     assert done.code == 0, done.err
     flops = [
         plan["update"]["program"]["flops"] / plan["update"]["flops_of_model"]
-        for plan in (whole, parts)
+        for plan in (whole()[0], parts)
     ]
     # Counted once they would be a quarter. Of a model this small the optimizer's, which are not in
     # the loop, are seen.
     assert 0.9 < flops[1] / flops[0] < 1.6
     assert "bytes accessed" not in done.out
-    held = [plan["update"]["program"]["memory"]["temporaries"] for plan in (whole, parts)]
+    held = [plan["update"]["program"]["memory"]["temporaries"] for plan in (whole()[0], parts)]
     assert held[1] < held[0]
 
 
@@ -92,8 +107,8 @@ def test_what_does_not_fit_is_told(planned, monkeypatch):
     assert found["update"]["program"]["memory"]["limit"] == 2**20
 
 
-def test_a_gradient_is_exchanged_once(planned):
-    found, done = planned(mesh__data=8)
+def test_a_gradient_is_exchanged_once(whole):
+    found, done = whole(mesh__data=8)
     assert done.code == 0, done.err
     memory = found["update"]["program"]["memory"]
     exchanges = found["update"]["program"]["exchanges"]
@@ -110,11 +125,11 @@ def test_a_gradient_is_exchanged_once(planned):
     assert memory["moments"] < 0.3 * memory["parameters"]
 
 
-def test_parameters_can_be_spread(planned):
-    whole, _ = planned(mesh__data=8)
+def test_parameters_can_be_spread(planned, whole):
     spread, done = planned(mesh__data=2, mesh__fsdp=2, mesh__model=2)
     assert done.code == 0, done.err
-    held = [plan["update"]["program"]["memory"]["parameters"] for plan in (whole, spread)]
+    plans = whole(mesh__data=8)[0], spread
+    held = [plan["update"]["program"]["memory"]["parameters"] for plan in plans]
     assert held[1] < 0.5 * held[0]
     axes = {tuple(found["axes"]) for found in spread["update"]["program"]["exchanges"]}
     assert ("model",) in axes and ("fsdp",) in axes

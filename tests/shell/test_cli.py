@@ -105,7 +105,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path, capsys):
         ("predict", ["--model=x", "--split=test"], "needs --workdir=RUN"),
         ("predict", ["--workdir=x", "--input=-", "--split=test"], "either --input=FILE"),
         ("predict", ["--model=x", "--input=-", "--output=no/where.csv"], "no directory no"),
-        ("predict", ["--model=x", "--input=-", "--output=x.txt"], "ending in .jsonl or .csv"),
+        ("predict", ["--model=x", "--input=-", "--output=x.txt"], "ending in .jsonl, .csv, .conll"),
         ("convert", ["--from=x"], "--to is missing"),
     ],
 )

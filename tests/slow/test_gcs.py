@@ -129,7 +129,7 @@ def test_two_trainers_on_one_workdir(gcs, flags, whole, tmp_path):
     begun = time.monotonic()
     third = run(gcs, "train", *flags(URL))
     assert third.code == 0, third.err
-    assert f"held by pid {first.pid}" in third.err and "runs out in 60 s" in third.err
+    assert f"held by pid {first.pid}" in third.err and "waiting 60 s" in third.err
     assert time.monotonic() - begun > 60
     assert compare(whole, on_disk(gcs, tmp_path / "work")) == []
 

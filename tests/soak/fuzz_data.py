@@ -236,7 +236,7 @@ def try_case(case: Case, tokenizer: Any) -> str:
     data = case.data
     try:
         for chunk in files.read_chunks(data.train, {"text": "text", "text_pair": data.text_pair}):
-            checks.usable_texts(chunk)
+            checks.usable_texts(chunk, Data())
     except DataError:
         pass
     try:

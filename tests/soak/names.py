@@ -106,6 +106,7 @@ class Places:
         from flaxbert.data.checks import Labels
         from flaxbert.heads.targets import single_label
         from flaxbert.inference import answers
+        from flaxbert.metrics.classification import report_lines
         from flaxbert.model.bert_config import BertConfig
         from flaxbert.shell.console import say
         from flaxbert.storage.store import store_for
@@ -116,7 +117,7 @@ class Places:
         config = dataclasses.replace(self._config, id2label=names)
         logits = np.eye(3, dtype=np.float32)
         report = single_label.report(logits, np.arange(3), names)
-        for line in single_label.report_lines(report):
+        for line in report_lines(report):
             say(line)
         card = model_card(config, {"data": name, "started from": name}, {"loss": 0.5})
         write_model(folder / "model", config, self._params, [], card=card)

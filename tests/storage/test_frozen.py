@@ -128,7 +128,7 @@ def test_one_that_is_not_right_is_refused(how, tmp_path):
     if how == "another run's":
         _save(tmp_path / "b", _state(8), 1)
         (tmp_path / "b" / "frozen").rename(frozen)
-    with pytest.raises(ModelFileError, match=r"a/frozen: what is not trained, .* another workdir"):
+    with pytest.raises(ModelFileError, match=r"a/frozen: the parameters .* another workdir"):
         _restore(tmp_path / "a", state, 1)
     assert (tmp_path / "a" / "1").is_dir()  # nothing is wrong with it
 

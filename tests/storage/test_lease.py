@@ -99,7 +99,7 @@ def test_a_second_one_is_refused_while_the_first_lives(gcs, capsys):
     with _lease().held(), alive, _lease().held():
         pass
     said = capsys.readouterr().err
-    assert f"held by pid {os.getpid()}" in said and "runs out in" in said
+    assert f"held by pid {os.getpid()}" in said and "lease to expire" in said
 
 
 @pytest.mark.parametrize("body", [b'{"pid": 7, "host": "elsewhere", "token": "x"}', b"", b"[]"])

@@ -222,7 +222,7 @@ def test_what_is_no_model_folder(tmp_path):
 
 
 def test_with_labels_changes_what_is_given_only():
-    assert with_labels(CONFIG, None) is CONFIG
+    assert with_labels(CONFIG, None) == CONFIG
     named = with_labels(CONFIG, ["a", "b"], "regression")
     assert (named.id2label, named.problem_type) == (("a", "b"), "regression")
     assert dataclasses.replace(named, id2label=CONFIG.id2label, problem_type=None) == CONFIG

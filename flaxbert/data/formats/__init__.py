@@ -1,15 +1,13 @@
-"""Formats of data files: each file of this folder reads one, and is found by being here.
+"""Formats of data files: each file of this folder reads one, and the folder is the registry.
 
-No data-frame library: they turn "NA" and "null" into missing values, guess types per column and
-hide ragged rows. Here a cell is the text that stands in the file.
+No data-frame library is used: they turn "NA" and "null" into missing values, guess types per column
+and hide ragged rows. Here a cell is the text in the file.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.rows import near_name
 from flaxbert.errors import DataError
+from flaxbert.registry import member, members
 from flaxbert.storage.store import is_url
 
 
@@ -25,8 +24,8 @@ class Row(NamedTuple):
     cells: dict[str, Any]  # of the columns that were asked for
 
 
-# Yields the rows of a file as it is read, with the columns of these names. Lines that are no row
-# are told to BadRows; what is wrong with the file itself is a DataError.
+# Yields the rows of a file as it is read, with the columns of these names. Invalid lines go to
+# BadRows; errors of the file itself raise DataError.
 Reader = Callable[[Path, Sequence[str], BadRows], Iterator[Row]]
 
 
@@ -37,30 +36,25 @@ class Format:
     suffixes: tuple[str, ...]
     read: Reader
     is_text: bool = True  # UTF-8, and may be compressed: rows.csv.gz
-    has_columns: bool = True  # False: a row is one text, whatever it is asked for as
-    # Label names of a column, in id order, where the file has them.
+    has_columns: bool = True  # False: a row is one text, whatever the column's name
+    # Label names of a column, in id order, if the file has them.
     class_names: Callable[[Path, str], tuple[str, ...]] = lambda path, column: ()
 
 
 def read_rows(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
-    """Yields the rows of a file by the format that its name says; see `Reader`."""
+    """Yields the rows of a file in the format of its suffix; see `Reader`."""
     return format_for(path).read(path, list(dict.fromkeys(columns)), bad)
 
 
 @functools.cache
 def by_suffix() -> dict[str, Format]:
     """Returns {suffix: format} of all formats."""
-    names = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
-    found: list[Format] = [importlib.import_module(name).FORMAT for name in names]
+    found: list[Format] = [member("data/formats", n).FORMAT for n in members("data/formats")]
     return {suffix: form for form in found for suffix in form.suffixes}
 
 
 def format_for(path: Path) -> Format:
-    """Returns the format of a file.
-
-    Raises:
-      DataError: a suffix that no format has, or a file in a bucket.
-    """
+    """Returns the format of a file; DataError for an unknown suffix, or a file in a bucket."""
     if is_url(path):
         raise DataError(f"{path}: data are read from local files. Copy it: gcloud storage cp")
     suffix, formats = suffix_of(path), by_suffix()
@@ -90,9 +84,9 @@ def listed() -> str:
 
 
 def place_of(where: str, header: Sequence[str], name: str) -> int:
-    """Returns the number of a column; `where` opens the message if there is none."""
+    """Returns the index of a column; `where` starts the error message if there is none."""
     if header.count(name) > 1:
-        raise DataError(f"{where}: column {name!r} stands twice in the header. Rename one.")
+        raise DataError(f"{where}: column {name!r} is twice in the header. Rename one.")
     if name not in header:
         raise DataError(
             f"{where}: there is no column {name!r}.{near_name(header, name)} "

@@ -49,7 +49,7 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
 
 
 def _shape(path: Path) -> tuple[Split, int, int]:
-    """Returns how to split a line, and the number and width of the first line that is a row."""
+    """Returns how to split a line, and the number and width of the first row."""
     for number, line in enumerate(decode.read_lines(path), start=1):
         if line.strip() and not line.startswith(("# ", _DOCUMENT)):
             split = _by_tabs if "\t" in line else _by_spaces

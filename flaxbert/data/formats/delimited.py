@@ -20,9 +20,9 @@ _FIXES = {
 
 
 def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
-    """Reads CSV by RFC 4180; in TSV, which has no quotes, a cell is what stands between tabs."""
+    """Reads CSV by RFC 4180; TSV has no quotes, a cell is the text between tabs."""
     source, suffix = str(path), suffix_of(path)
-    csv.field_size_limit(sys.maxsize)  # `limited` has the say
+    csv.field_size_limit(sys.maxsize)  # `limited` sets the limit
     start, size = 1, 0  # line where the row at hand starts; its characters so far
 
     def limited(lines: Iterable[str]) -> Iterator[str]:

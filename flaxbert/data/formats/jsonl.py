@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,48 +14,43 @@ from flaxbert.data.formats import Format, Row, list_names, shortened
 from flaxbert.data.rows import near_name
 from flaxbert.errors import DataError
 
-# Objects that are looked at before a key that none of them has is called missing.
+# Objects to read before a key that none of them has is reported as missing.
 _FIRST = 8192
 
 
 def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
-    source = str(path)
-    seen: dict[str, None] = {}
-    is_empty = True
-    first: list[Row] | None = []  # held back until it is clear that each key exists
-
-    def release() -> list[Row]:
-        for name in columns:
-            if first and name not in seen:
-                raise DataError(
-                    f"{source}: no object has the key {name!r}.{near_name(seen, name)} "
-                    f"Keys: {list_names(list(seen))}."
-                )
-        return first or []
-
-    for line, text in enumerate(read_lines(path), start=1):
-        if not text.strip():
-            continue
-        is_empty = False
-        values = _parse_object(source, line, text, bad)
-        if values is None:
-            continue
-        row = Row(line, {name: values.get(name) for name in columns})
-        if first is None:
-            yield row
-            continue
+    objects, seen = _objects(path, bad), {}
+    first: list[Row] = []  # held back until each key is known to exist
+    for line, values in itertools.islice(objects, _FIRST):
         seen.update(dict.fromkeys(values))
-        first.append(row)
-        if len(first) == _FIRST:
-            yield from release()
-            first = None
+        first.append(Row(line, {name: values.get(name) for name in columns}))
+    for name in columns:
+        if first and name not in seen:
+            raise DataError(
+                f"{path}: no object has the key {name!r}.{near_name(seen, name)} "
+                f"Keys: {list_names(list(seen))}."
+            )
+    yield from first
+    first.clear()
+    for line, values in objects:
+        yield Row(line, {name: values.get(name) for name in columns})
+
+
+def _objects(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the valid objects with their lines."""
+    is_empty = True
+    for line, text in enumerate(read_lines(path), start=1):
+        if text.strip():
+            is_empty = False
+            values = _parse_object(str(path), line, text, bad)
+            if values is not None:
+                yield line, values
     if is_empty:
-        raise DataError(f"{source}: is empty. Expected one JSON object a line.")
-    yield from release()
+        raise DataError(f"{path}: is empty. Expected one JSON object a line.")
 
 
 class _TwiceError(ValueError):
-    """A key stands twice in one object; the last value would silently win."""
+    """A key is twice in one object, and the last value would silently win."""
 
 
 def _parse_object(source: str, line: int, text: str, bad: BadRows) -> dict[str, Any] | None:
@@ -84,7 +80,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _TwiceError(f"the key {shortened(twice)} stands twice in one object")
+        raise _TwiceError(f"the key {shortened(twice)} is twice in one object")
     return values
 
 

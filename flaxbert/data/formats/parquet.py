@@ -1,4 +1,4 @@
-"""Parquet: cells of any type, whose use is for the checks to judge; a row's line is its number."""
+"""Parquet: cells of any type, for the checks to judge; a row's line is its number."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import open_file
 from flaxbert.data.formats import Format, Row, place_of
-from flaxbert.errors import DataError
+from flaxbert.errors import DataError, first_line
 
-# What pyarrow's decoders and its conversions to Python raise of a damaged file, beside its own.
+# What pyarrow raises for damaged files, beside its own exceptions.
 _DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 
 # pyarrow is imported where it is used: it takes a quarter of a second, and few runs need it.
 
 
 def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
-    """Reads batch by batch; ids that the `datasets` library left names for become these names."""
+    """Reads batch by batch; ids of ClassLabel columns (`datasets` library) become names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -45,8 +45,7 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
             raise
         except (pa.ArrowException, *_DAMAGE) as error:
             raise DataError(
-                f"{source}: cannot be read as Parquet: {_first_line(error)}. "
-                "Write or copy it again."
+                f"{source}: cannot be read as Parquet: {first_line(error)}. Write or copy it again."
             ) from error
 
 
@@ -78,8 +77,7 @@ def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number: int) -> list[Any]:
-    """Gives ids their names (-1, which hides a label, stays) and takes NaN, pandas' missing value,
-    for missing."""
+    """Replaces ids by names (-1, a hidden label, stays) and NaN, pandas' missing value, by None."""
 
     def cell(place: int, value: Any) -> Any:
         if isinstance(value, list):
@@ -96,10 +94,6 @@ def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number
         return names[value] if value >= 0 else "-1"
 
     return [cell(place, value) for place, value in enumerate(values)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
 
 
 FORMAT = Format((".parquet",), read, is_text=False, class_names=class_names)

@@ -1,21 +1,20 @@
-"""Where rows come from: each file of this folder is a source, and is found by being here.
+"""Sources of rows: each file of this folder is one, and the folder is the registry.
 
-A source answers for values of config.data.task, its TASKS. "text" stands for data that the config
-describes; any other task brings its own columns, labels and splits.
+A source handles some values of config.data.task, its TASKS. "text" means data that the config
+describes; any other task has its own columns, labels and splits.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from flaxbert.config import Data
 from flaxbert.data.rows import Rows, near_name
 from flaxbert.errors import ConfigError
+from flaxbert.registry import member, members
 
 
 class DataSet(Protocol):
@@ -27,19 +26,15 @@ class DataSet(Protocol):
         ...
 
     def parts(self, split: str) -> Mapping[str, str]:
-        """Returns {suffix of its metrics: part} of what is "train", "validation", "test" or
-        another split; the main part ("") first; {} if there is none."""
+        """Returns {suffix of its metrics: part} of a split ("train", "validation", "test", ...),
+        the main part ("") first; {} if there is none."""
         ...
 
     def read(self, part: str, columns: Mapping[str, str]) -> Rows:
         """Returns the rows of a part.
 
-        Args:
-          columns: {key in the rows: name in the data set}; an empty name is not wanted.
-
-        Raises:
-          ConfigError: there is no such part.
-          DataError: it cannot be read; see `files.read_rows`.
+        `columns` is {key in the rows: name in the data set}; those with an empty name are not read.
+        Raises ConfigError if there is no such part, DataError if it cannot be read.
         """
         ...
 
@@ -49,7 +44,7 @@ class Task:
     """What a value of config.data.task decides."""
 
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of config.data
-    needless: tuple[str, ...] = ()  # further fields of config.data that have no effect
+    needless: tuple[str, ...] = ()  # further fields of config.data without effect
     dataset: str = ""  # for config.data.dataset, unless the config names another
     metric: str = ""  # picks the best model; "" = the head's main one
     elsewhere: str = ""  # why it cannot be trained, and what to do
@@ -63,16 +58,12 @@ class Source(Protocol):
 
     @staticmethod
     def open_data(data: Data, revision: str) -> DataSet | None:
-        """Returns the data set of a config whose task is one of TASKS; None if the config names
-        none of this source.
-
-        Args:
-          revision: of a hub data set, if one was resolved before; "" = data.dataset_revision.
-        """
+        """Returns the data set of a config whose task is one of TASKS; None if it is not this
+        source's. `revision`: of a hub data set, if resolved before; "" = data.dataset_revision."""
         ...
 
 
-# Fields that say what the data are. Of a task that is not "text" none of them has an effect.
+# Fields that describe the data. They have no effect if the task is not "text".
 _DESCRIBING = (
     "text", "text_pair", "label", "label_separator", "problem", "train", "validation", "test",
     "validation_fraction", "dataset_config",
@@ -82,9 +73,7 @@ _DESCRIBING = (
 def open_data(data: Data, revision: str = "") -> DataSet:
     """Opens the data set of a config, as `with_task` returns it.
 
-    Raises:
-      ConfigError: the config names no data.
-      DataError: they cannot be opened.
+    Raises ConfigError if the config names no data, DataError if they cannot be opened.
     """
     for source in _sources():
         if data.task in source.TASKS and (found := source.open_data(data, revision)):
@@ -98,10 +87,9 @@ def tasks() -> dict[str, Task]:
 
 
 def with_task(data: Data) -> Data:
-    """Returns the data config with what its task decides filled in.
+    """Returns the data config with the fields that its task decides.
 
-    Raises:
-      ConfigError: an unknown task, or a field that has no effect because the task decides it.
+    Raises ConfigError for an unknown task, or a field without effect because the task decides it.
     """
     known = tasks()
     names = sorted(name for name, task in known.items() if not task.elsewhere)
@@ -117,7 +105,7 @@ def with_task(data: Data) -> Data:
     for name in (*_DESCRIBING, *task.needless) if data.task != "text" else ():
         if getattr(data, name) != getattr(default, name):
             raise ConfigError(
-                f"config.data.{name} has no effect with config.data.task={data.task}, which brings "
+                f"config.data.{name} has no effect with config.data.task={data.task}, which has "
                 "its own. Leave it out, or set config.data.task=text."
             )
     return dataclasses.replace(data, dataset=data.dataset or task.dataset, **task.fields)
@@ -130,5 +118,4 @@ def main_metric_of(task: str) -> str:
 
 @functools.cache
 def _sources() -> list[Source]:
-    names = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
-    return [importlib.import_module(name) for name in names]  # type: ignore[misc]
+    return [member("data/sources", name) for name in members("data/sources")]

@@ -23,7 +23,7 @@ TASKS = {"text": Task()}
 
 _SPLITS = ("train", "validation", "test")
 
-# Columns of few different cells: one string for all that are equal.
+# Columns with few different cells: equal strings are stored once.
 _REPEATED = ("label", "tags")
 
 
@@ -52,15 +52,10 @@ def open_data(data: Data, revision: str) -> Files | None:
 def read_rows(path: str | Path, columns: Mapping[str, str], on_bad_row: str = "error") -> Rows:
     """Reads a whole file.
 
-    With on_bad_row="skip" lines that are no row (too many cells, no JSON object) are left out and
-    counted in `Rows.skipped`.
-
-    Args:
-      columns: {key in the rows: name in the file}; an empty name is not wanted.
-
-    Raises:
-      DataError: the file is missing, a directory, of an unknown kind, not UTF-8, malformed, or
-        lacks a column. Names the line.
+    With on_bad_row="skip" invalid lines (too many cells, no JSON object) are left out and counted
+    in `Rows.skipped`. `columns` is {key in the rows: name in the file}; those with an empty name
+    are not read. Raises DataError, with the line, if the file is missing, a directory, of an
+    unknown kind, not UTF-8, malformed, or lacks a column.
     """
     path, bad = Path(path), BadRows(on_bad_row)
     wanted = {key: name for key, name in columns.items() if name}
@@ -78,11 +73,8 @@ def read_rows(path: str | Path, columns: Mapping[str, str], on_bad_row: str = "e
 
 
 def read_chunks(path: str, columns: Mapping[str, str], *, size: int = 8192) -> Iterator[Rows]:
-    """Yields a file, or the lines of standard input ("-"), in parts of at most `size` rows, in
-    order, as they are read.
-
-    Raises:
-      DataError: as `read_rows`, when the reading comes to the place; parts before it are given.
+    """Yields a file, or the lines of standard input ("-"), in parts of at most `size` rows, as they
+    are read. Raises DataError as `read_rows`, after the parts before the place.
     """
     wanted = {key: name for key, name in columns.items() if name}
     names = list(dict.fromkeys(wanted.values()))
@@ -101,16 +93,12 @@ def has_columns(path: str) -> bool:
 
 
 def refuse_same_file(paths: Mapping[str, str]) -> None:
-    """Refuses one file under two of the names; also through a symbolic or hard link.
-
-    Raises:
-      DataError: names both.
-    """
+    """Raises DataError if two of the {name: path} are one file, also through a link."""
     for (name, path), (other, second) in itertools.combinations(paths.items(), 2):
         try:
             same = bool(path and second) and os.path.samefile(path, second)
         except OSError:
-            continue  # reading it says what is wrong
+            continue  # reading it will report the error
         if same:
             raise DataError(
                 f"{name}={path} and {other}={second} are one file. Give each its own rows"

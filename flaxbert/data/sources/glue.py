@@ -1,7 +1,7 @@
 """The GLUE tasks (Wang et al. 2019) as a table: columns, labels, metric and splits of each.
 
-Labels stand in the order of the ids in `nyu-mll/glue`. AX, the diagnostic set, is no task of its
-own but a further test split of MNLI, whose model answers it.
+Labels are in the order of the ids in `nyu-mll/glue`. AX, the diagnostic set, is not a task of its
+own but a further test split of MNLI.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ TASKS = {
 
 
 class GlueData:
-    """A task's configuration of the data set; of MNLI that of AX too.
+    """A task's configuration of the data set, for MNLI also AX's.
 
-    Opened when its rows are wanted: for AX nothing of MNLI is fetched.
+    It is opened when rows are read: for AX nothing of MNLI is fetched.
     """
 
     def __init__(self, data: Data, revision: str) -> None:

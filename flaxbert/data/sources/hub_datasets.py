@@ -1,7 +1,6 @@
-"""Data sets of the hub, or folders laid out like one: fetched, found and read.
+"""Data sets of the hub, or folders with the same layout: fetched, found and read.
 
-Only Parquet files are fetched and read. A data set that is a program is not run, whatever the hub
-says of it.
+Only Parquet files are fetched and read. The program of a data set is never run.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from flaxbert.storage.hub import CARD, HubError, card_header, fetch, is_hub_id
 
 TASKS = {"text": Task()}
 
-_BY_NAME = ""  # in place of a split: the names of the files say which split they are
+_BY_NAME = ""  # instead of a split: the names of the files tell their splits
 
 
 @dataclasses.dataclass(frozen=True)
 class HubData:
-    """One configuration of a hub data set (or of a folder laid out like one), on this disk."""
+    """One configuration of a hub data set (or of a folder with its layout), on this disk."""
 
     name: str  # for messages
     files: dict[str, list[Path]]  # split: Parquet files
@@ -33,17 +32,15 @@ class HubData:
     data: Data
 
     def parts(self, split: str) -> dict[str, str]:
-        asked = {"train": self.data.train, "validation": self.data.validation}
-        asked["test"] = self.data.test
-        named = asked.get(split, "")
+        named = getattr(self.data, split) if split in ("train", "validation", "test") else ""
         if split == "validation" and not named:
             found = split in self.files and not self.data.validation_fraction
             return {"": split} if found else {}
         return {"": named or split}
 
     def read(self, part: str, columns: Mapping[str, str], names: Sequence[str] = ()) -> Rows:
-        """Returns the rows of a split; labels that are ids become names where the data set (or
-        else `names`, in id order) names them."""
+        """Returns the rows of a split; label ids are replaced by the names of the data set, or else
+        by `names` (in id order)."""
         if part not in self.files:
             raise ConfigError(
                 f"{self.name}: there is no split {part!r}.{near_name(self.files, part)} "
@@ -70,16 +67,11 @@ def open_data(data: Data, revision: str) -> HubData | None:
 
 
 def open_dataset(data: Data, config: str, revision: str) -> HubData:
-    """Finds a data set on the hub or in a folder, and fetches its Parquet files.
+    """Finds the data set `data.dataset` on the hub or in a folder, and fetches its Parquet files.
 
-    Args:
-      data: `dataset` is a hub id or a folder.
-      config: name of the configuration; "" = the data set's default.
-      revision: branch, tag or commit on the hub.
-
-    Raises:
-      ConfigError: a revision of a folder, or no such configuration.
-      DataError: no such data set, or it has no Parquet files.
+    `config` names the configuration, "" = the data set's default; `revision` is a branch, tag or
+    commit on the hub. Raises ConfigError for a revision of a folder, or an unknown configuration,
+    DataError if there is no such data set, or it has no Parquet files.
     """
     name = data.dataset
     local = Path(name)
@@ -139,11 +131,8 @@ def _parquet_only(pattern: str, name: str) -> str:
 
 
 def _configurations(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Returns {configuration: {split: patterns}} as the data set's card says; {} if it does not.
-
-    The form: https://huggingface.co/docs/hub/datasets-manual-configuration. The default
-    configuration stands first.
-    """
+    """Returns {configuration: {split: patterns}} of the data set's card, the default one first; {}
+    if it has none. See https://huggingface.co/docs/hub/datasets-manual-configuration."""
     found: dict[str, dict[str, list[str]]] = {}
     entries = [e for e in _as_list(card_header(folder).get("configs")) if isinstance(e, dict)]
     for entry in sorted(entries, key=lambda entry: entry.get("default") is not True):

@@ -6,7 +6,6 @@ the mean is over examples and labels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float
 from flaxbert.metrics import classification as scores
 
 MAIN_METRIC = "f1"
-CSV_COLUMNS = ("labels",)
+CSV_COLUMNS = ("labels", "probabilities")
 
 THRESHOLD = 0.5
 
@@ -76,16 +75,7 @@ def report(
         np.sum(which, axis=0).astype(int).tolist()
         for which in (predicted & actual, predicted, actual)
     ]
-    each = {
-        name: scores.label_scores(*column) for name, *column in zip(names, *counts, strict=True)
-    }
-    micro = scores.label_scores(*(sum(column) for column in counts))
-    return {"labels": each, "micro": micro, **scores.averages(each)}
-
-
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns the table of scores."""
-    return scores.scores_table(report, ("micro", "macro", "weighted"))
+    return {**scores.count_report(names, counts), "micro": scores.label_scores(*map(sum, counts))}
 
 
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -98,8 +88,3 @@ def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dic
         }
         for row in probabilities
     ]
-
-
-def summary(record: dict[str, Any]) -> str:
-    """Returns the labels as a JSON list."""
-    return json.dumps(record["labels"], ensure_ascii=False)

@@ -30,10 +30,9 @@ def loss_sums(
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] = (),
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The two sums of torch.nn.MSELoss(reduction="mean").
+    """Returns the two sums of torch.nn.MSELoss(reduction="mean").
 
-    Raises:
-      ValueError: smoothing or class weights, which mean nothing for numbers.
+    Raises ValueError for smoothing or class weights, which do not apply to numbers.
     """
     if label_smoothing or class_weights:
         raise ValueError("label smoothing and class weights do not apply to regression")
@@ -76,19 +75,6 @@ def _summary(values: Float[np.ndarray, " N"]) -> dict[str, float]:
     return {"mean": float(values.mean()), "std": float(values.std()), **quantiles}
 
 
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns one line per quantity."""
-    summaries = {name: values for name, values in report.items() if isinstance(values, dict)}
-    rows = [[name, *values.values()] for name, values in summaries.items()]
-    header = ["", "mean", "std", *_QUANTILES]
-    return [*scores.table(header, rows), f"r2 {report['r2']:.4f}"]
-
-
 def readable(logits: Float[np.ndarray, "N 1"], names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns {"value"} per row."""
     return [{"value": float(value)} for value in logits[..., 0]]
-
-
-def summary(record: dict[str, Any]) -> str:
-    """Returns the number as transformers' run_glue writes it."""
-    return f"{record['value']:3.3f}"

@@ -6,7 +6,6 @@ that is spread over devices makes the compiler replicate it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from flaxbert.metrics import classification as scores
 
 MAIN_METRIC = "accuracy"
-CSV_COLUMNS = ("label", "score")
+CSV_COLUMNS = ("label", "score", "probabilities")
 
 
 def encode(targets: Sequence[Any], names: Sequence[str]) -> Int[np.ndarray, " N"]:
@@ -79,9 +78,6 @@ def report(
     return scores.label_report(scores.confusion_matrix(labels, predicted, len(names)), names)
 
 
-report_lines = scores.label_report_lines
-
-
 def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns {"label", "score", "probabilities": {name: p}} per row."""
     probabilities = scores.softmax(logits.astype(np.float64))
@@ -94,9 +90,3 @@ def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dic
         }
         for top, row in zip(best, probabilities, strict=True)
     ]
-
-
-def summary(record: dict[str, Any]) -> str:
-    """Returns the label; one with a tab or line break as in JSON, so that a line stays a line."""
-    label = record["label"]
-    return label if label.isprintable() else json.dumps(label, ensure_ascii=False)[1:-1]

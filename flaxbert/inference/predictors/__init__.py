@@ -1,4 +1,4 @@
-"""Public model classes and what answers for texts with them: a file for each file of heads/.
+"""Public model classes and what answers for texts with them, a file for each file of heads/.
 
 A member defines a `FlaxBertFor...` and `PREDICTOR`, the `Predictor` of that class. The files of the
 folder are the registry; flaxbert/__init__.py gives the public ones their short names.

@@ -1,8 +1,8 @@
 """The contract of a weight format, and which format of a model folder is read.
 
-The modules of this folder are the registry: each has a `FORMAT`. What is fetched from a hub, what
-`convert --format` offers and what messages name all follow from it; so a new format is one new file
-(and its row in docs/formats.md, which the conformance suite asks for).
+The modules of this folder are the registry: each has a `FORMAT`. The files fetched from a hub, the
+choices of `convert --format` and the names in messages all follow from it, so a new format is one
+new file (and its row in docs/formats.md, which the conformance suite asks for).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Tensors = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class WeightFormat:
-    """One format. Its functions work on folders: of the files in it they take their own.
+    """One format. Its functions take a folder and pick their own files from it.
 
-    `load` may raise ModelFileError or any OSError. It takes memory in proportion to the files,
-    whatever they declare, and runs nothing that they name.
+    `load` may raise ModelFileError or any OSError. Its memory is bounded by the size of the files,
+    whatever they declare, and it runs no code that they name.
     """
 
     name: str  # in messages
@@ -40,8 +40,9 @@ class WeightFormat:
     # Names and layout of the arrays: a Flax tree's ("a/kernel", [inputs, outputs]) or PyTorch's
     # ("a.weight", [outputs, inputs]).
     flax_names: bool = False
-    on_hub: bool = True  # whether it may be links, as the hub's cache has them
-    # Says what to do about weights that are almost of this format, "" where there are none.
+    subfolders: tuple[str, ...] = ()  # of a model folder, that are opened
+    on_hub: bool = True  # whether it is fetched from a hub, whose cache consists of links
+    # Says what to do about weights of a similar format that cannot be read; "" = there are none.
     advise: Callable[[Path], str] = lambda _: ""
     also_in: Callable[[Path], bool] = lambda _: False  # other folders that hold it
 
@@ -52,11 +53,7 @@ class WeightFormat:
         )
 
     def read(self, directory: Path) -> Tensors:
-        """Returns every array of a folder that holds the format.
-
-        Raises:
-          ModelFileError: damaged, made by hand, or not to be read.
-        """
+        """Returns every array of a folder; ModelFileError if the files cannot be read."""
         try:
             return self.load(directory)
         except ModelFileError:
@@ -85,20 +82,18 @@ def writers() -> dict[str, WeightFormat]:
 
 
 def hub_patterns() -> list[tuple[str, ...]]:
-    """Returns shell patterns of the files that a repository's weights may have, the safest format
-    first; where the first of a tuple matches, all that match are the weights."""
+    """Returns shell patterns of weight files in a repository, the safest format first; if the first
+    pattern of a tuple matches, all files that match the tuple are the weights."""
     return [patterns for form in members() if form.on_hub for patterns in form.files]
 
 
 def find(directory: Path) -> tuple[WeightFormat, list[str]]:
     """Returns the format of a model folder's weights, and a note where it has several.
 
-    Note: if the first is damaged that is an error, never a reason to try the next.
-
-    Raises:
-      ModelFileError: no weights that can be read, or files that stand outside of the folder.
+    Note: if the first is damaged that is an error, never a reason to try the next. Raises
+    ModelFileError if there are no known weights, or links to files outside of the folder.
     """
-    refuse_outside(directory)
+    refuse_outside(directory, {name for form in members() for name in form.subfolders})
     present = [form for form in members() if form.holds(directory)]
     if not present:
         raise ModelFileError(f"{directory}: {_why_none(directory)}")

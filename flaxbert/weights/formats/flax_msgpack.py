@@ -1,7 +1,7 @@
 """flax_model.msgpack, the weights of transformers' former Flax classes: the nested dict as it is.
 
-The bytes are not trusted: the unpacker gets limits, and an extension type becomes an array only
-after its length is compared with its shape. (`flax.serialization.msgpack_restore` has no limits: a
+The bytes are not trusted: the unpacker has limits, and an extension type becomes an array only if
+its length fits its shape. (`flax.serialization.msgpack_restore` has no limits: a
 file of empty lists takes 65 times its size.)
 """
 
@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 
 from flaxbert.errors import ModelFileError
+from flaxbert.storage.parameters import unflatten
 from flaxbert.storage.workdir import write_atomically
 from flaxbert.weights.formats import Tensors
 from flaxbert.weights.shards import one_file_or_shards
@@ -36,7 +37,7 @@ def _read_file(path: Path) -> Tensors:
         flat = dict(_leaves(_unpacked(path.read_bytes()), ""))
     except OSError:
         raise
-    except Exception as error:  # whatever msgpack and NumPy raise for bytes that are none of theirs
+    except Exception as error:  # whatever msgpack and NumPy raise for invalid bytes
         said = str(error)[:200] or type(error).__name__
         raise ModelFileError(f"{path}: is no tree of Flax arrays, or damaged: {said}.") from error
     for name, array in flat.items():
@@ -74,7 +75,7 @@ def _array(code: int, data: bytes) -> np.ndarray:
     dtype = _DTYPES.get(name)
     if dtype is None or type(buffer) is not bytes:
         raise ValueError(f"an array of type {str(name)[:32]!r}, or without bytes")
-    if not all(type(size) is int for size in shape):  # an int times a text is a long text
+    if not all(type(size) is int for size in shape):  # an int times a string is a long string
         raise ValueError("an array with a wrong shape")
     if math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError(f"an array {name}{list(shape)} of {len(buffer)} bytes")
@@ -100,13 +101,7 @@ def _write_file(path: Path, tensors: Tensors) -> None:
     """Writes a tree as `save_pretrained` of transformers 4's Flax classes did."""
     from flax import serialization  # here: it imports JAX, and `convert` lists formats before
 
-    tree: dict[str, Any] = {}
-    for name in sorted(tensors):
-        *parents, last = name.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = tensors[name]
+    tree = unflatten(dict(sorted(tensors.items())))
     write_atomically(path, serialization.msgpack_serialize(tree))
 
 

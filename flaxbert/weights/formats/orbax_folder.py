@@ -1,6 +1,6 @@
 """Parameters that Orbax wrote: `params/` of a converted folder, or a checkpoint of a run.
 
-Of a run's state only the parameters are read; its config and tokenizer stand in `source/` of the
+Of a run's state only the parameters are read; its config and tokenizer are in `source/` of the
 workdir, and parameters that were not trained in `frozen/` beside the checkpoint.
 """
 
@@ -21,7 +21,7 @@ from flaxbert.weights.formats import Tensors, WeightFormat
 
 
 def _load(directory: Path) -> Tensors:
-    directory = directory.resolve()  # named by its user, so it may itself be a link
+    directory = directory.resolve()  # the folder itself may be a link, since the user named it
     if not is_checkpoint(directory):
         verify_parameters(directory / PARAMS)
         return load_parameters(directory / PARAMS)
@@ -52,6 +52,7 @@ FORMAT = WeightFormat(
     load=_load,
     store=_store,
     flax_names=True,
+    subfolders=(PARAMS, STATE),
     on_hub=False,  # no file of it may be a link
     advise=_advise,
     also_in=is_checkpoint,

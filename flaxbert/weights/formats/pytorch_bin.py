@@ -1,7 +1,7 @@
 """pytorch_model.bin without PyTorch: the zip archive of torch >= 1.6 and the older plain pickles.
 
-Sizes are believed only after they are compared with the file: a tensor may not have more elements
-than its storage, nor the storages more bytes than the file.
+Declared sizes are checked: a tensor may not have more elements than its storage, nor the storages
+more bytes than the file.
 """
 
 from __future__ import annotations

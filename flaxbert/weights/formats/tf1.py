@@ -2,7 +2,7 @@
 
 The index maps variable names to a shape and a place in the data files. Note: heads are stored
 [outputs, inputs], as in PyTorch, all other kernels [inputs, outputs]. The checksums are not
-compared: what is cut off or does not fit is noticed without.
+compared: truncated files and wrong shapes are noticed without.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DTYPES = {
     19: np.dtype("float16"),
 }
 
-# What an optimizer and a loss scale leave beside the model.
+# Variables of optimizers and loss scaling.
 _DROPPED = re.compile(
     r"(^|/)(adam_[mv]|Adam(_1)?|AdamWeightDecayOptimizer[^/]*|LAMB[^/]*|beta[12]_power|global_step"
     r"|good_steps|bad_steps|(current_)?loss_scale|learning_rate)(_\d+)?(/|$)"
@@ -70,7 +70,7 @@ def _load(directory: Path) -> Tensors:
         shards = _read_header(table.pop(b"", b""))
         names = {key.decode(): value for key, value in table.items()}
         entries = {n: _read_entry(v) for n, v in names.items() if not _DROPPED.search(n)}
-    except ValueError as error:  # TableError is one, and so is a name that is no text
+    except ValueError as error:  # TableError, or a name that is not text
         raise ModelFileError(
             f"{index}: is no index of a TensorFlow checkpoint: {error}."
         ) from error
@@ -81,7 +81,7 @@ def _load(directory: Path) -> Tensors:
             "example to a Hugging Face folder."
         )
     tensors: Tensors = {}
-    # In the order of the data files: they are read from front to back.
+    # In the order of the data files, to read them from front to back.
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset)):
         torch_name, value = _for_torch(name, _read_variable(index, shards, name, entry))
         if torch_name in tensors:
@@ -91,7 +91,7 @@ def _load(directory: Path) -> Tensors:
 
 
 def _newest(directory: Path) -> Path:
-    """Of several `model.ckpt-N` the one with the highest number is read."""
+    """Returns the index of the `model.ckpt-N` with the highest number."""
     steps: dict[Path, int] = {}
     stems = set()
     for path in sorted(directory.glob(_INDEX)):

@@ -61,7 +61,7 @@ REFUSED = {
     "empty": ("\n \n", ("a.jsonl:", "is empty", "one JSON object a line")),
     "key twice": (
         '{"text": "a", "label": 1}\n{"text": "b", "label": 1, "text": "c"}',
-        (":2:", "the key 'text' stands twice", "Keep one"),
+        (":2:", "the key 'text' is twice", "Keep one"),
     ),
     "key twice inside": ('{"text": "a", "x": [{"y": 1, "y": 1}]}', (":1:", "'y'")),
     "malformed": (

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flaxbert.data.checks import learn_labels, usable_texts
+from flaxbert.config import Data
+from flaxbert.data.checks import Known, learn_labels, usable_texts
 from flaxbert.data.rows import Rows
 from flaxbert.data.sources.files import read_rows
 from flaxbert.errors import DataError
@@ -92,9 +93,9 @@ def test_what_is_no_text_and_no_label_is_refused(tmp_path, column):
     with pytest.raises(
         DataError, match=r"rows\.parquet:1: the text is not a string|cannot be read"
     ):
-        usable_texts(read(tmp_path, columns, text="other", label=""))
+        usable_texts(read(tmp_path, columns, text="other", label=""), Data())
     with pytest.raises(DataError, match=r"rows\.parquet:1: the label is neither|cannot be read"):
-        learn_labels(read(tmp_path, columns, label="other"))
+        learn_labels(read(tmp_path, columns, label="other"), Data(), Known())
     # A column that nobody asked for may be anything.
     assert read(tmp_path, columns, label="").texts == ["a", "b"]
 

@@ -13,6 +13,7 @@ import pytest
 from sklearn import metrics as sk
 
 from flaxbert.heads.targets import multi_label
+from flaxbert.metrics.classification import report_lines
 from tests.heads.targets.slots import MULTI_LABEL, class_weights
 from tests.heads.targets.slots import multi_label as batch
 from tests.reference import load_golden
@@ -111,7 +112,7 @@ def test_report_equals_scikit_learn():
         values = precision_recall_fscore_support(labels, logits > 0, average=mean, zero_division=0)
         for score, value in zip(scores[:3], values, strict=False):
             assert report[mean][score] == pytest.approx(float(value), abs=1e-12)
-    lines = multi_label.report_lines(report)
+    lines = report_lines(report)
     assert [line.split()[0] for line in lines] == [
         "label", "a", "b", "c", "(micro)", "(macro)", "(weighted)",
     ]  # fmt: skip

@@ -15,6 +15,7 @@ import pytest
 import scipy.stats
 
 from flaxbert.heads.targets import regression
+from flaxbert.metrics.classification import report_lines
 from tests.heads.targets.slots import REGRESSION
 from tests.heads.targets.slots import regression as batch
 from tests.reference import load_golden
@@ -99,7 +100,7 @@ def test_report_sums_up_the_errors():
     assert report["r2"] == pytest.approx(
         r2_score(labels, logits[:, 0]), abs=1e-6
     )  # theirs: float32
-    lines = regression.report_lines(report)
+    lines = report_lines(report)
     assert lines[0].split() == ["mean", "std", "min", "25", "%", "median", "75", "%", "max"]
     assert lines[-1] == f"r2 {report['r2']:.4f}"
     assert np.isnan(regression.report(logits, np.zeros(41), ["x"])["r2"])

@@ -14,6 +14,7 @@ import pytest
 from sklearn import metrics as sk
 
 from flaxbert.heads.targets import single_label
+from flaxbert.metrics.classification import report_lines
 from tests.heads.targets.slots import SINGLE_LABEL, class_weights
 from tests.heads.targets.slots import single_label as batch
 from tests.reference import load_golden
@@ -153,7 +154,7 @@ def test_report_equals_scikit_learn():
 def test_report_lines_are_aligned():
     logits = np.eye(2)[[0, 1, 1, 0]]
     report = single_label.report(logits, np.array([0, 1, 0, 0]), ["negative", "+"])
-    assert single_label.report_lines(report) == [
+    assert report_lines(report) == [
         "label       precision  recall      f1  support",
         "negative       1.0000  0.6667  0.8000        3",
         "+              0.5000  1.0000  0.6667        1",

@@ -213,6 +213,7 @@ def test_other_types_and_shapes_are_refused_by_name(name, tmp_path):
     tensors[bias] = np.zeros(8, np.int32)
     tensors[word] = tensors[word].T.copy()
     form.write(tmp_path, tensors)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
     with pytest.raises(ModelFileError) as caught:
         read_weights(tmp_path, CONFIG, ())
     assert "dtype int32, expected floating point" in str(caught.value)

@@ -1,0 +1,67 @@
+"""Any other optimizer of optax, `optim.from_optax.function=radam`: one that needs gradients alone.
+
+It gets the rate of the moment; clipping, skipped updates and weight decay are those of every
+optimizer here: decay is decoupled, times the learning rate, and spares biases and LayerNorms.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from typing import Any
+
+import optax
+
+from flaxbert.errors import ConfigError
+from flaxbert.optim.shared.decay import decay_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    function: str = ""  # of optax: adabelief, adagrad, nadam, radam, yogi, ...
+    arguments: str = ""  # of it, without rate and decay: "b1=0.95, nesterov=True"
+
+
+def make(
+    options: Options, learning_rate: Any, weight_decay: float
+) -> optax.GradientTransformationExtraArgs:
+    """Raises ConfigError: optax has no such optimizer, or it takes no such arguments."""
+    function = getattr(optax, options.function, None)
+    taken = inspect.signature(function).parameters if callable(function) else {}
+    is_part = options.function.startswith(("_", "scale_by_"))
+    if is_part or "learning_rate" not in taken or "linesearch" in taken:
+        raise ConfigError(
+            "config.optim.from_optax.function: expected an optimizer of optax that takes a "
+            f"learning rate, such as radam, got {options.function!r}."
+        )
+    arguments = _parsed(options.arguments)
+    for name in arguments:
+        if name not in taken or name in ("learning_rate", "weight_decay", "mask"):
+            raise ConfigError(
+                f"config.optim.from_optax.arguments: optax.{options.function} takes "
+                f"{', '.join(n for n in taken if n != 'learning_rate')}, got {name!r}. The rate "
+                "and weight decay are config.optim.learning_rate and config.optim.weight_decay."
+            )
+    if "weight_decay" in taken:
+        arguments["weight_decay"] = 0.0  # below, and in one way for all
+    try:
+        return optax.chain(
+            function(learning_rate, **arguments),
+            optax.add_decayed_weights(-weight_decay * learning_rate, decay_mask),
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.optim.from_optax: optax.{options.function}: {error}") from error
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Returns keyword arguments whose values are literals."""
+    try:
+        call: Any = ast.parse(f"f({text})", mode="eval").body
+        if call.args:
+            raise ValueError("without a name")
+        return {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg}
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(
+            f"config.optim.from_optax.arguments: expected 'name=value, ...', got {text!r}."
+        ) from error
