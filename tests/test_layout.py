@@ -129,8 +129,7 @@ def test_heavy_libraries_stay_in_their_files(name):
 
 
 def test_no_two_files_have_names_that_a_reader_could_confuse():
-    """A package's __init__ is named by its folder. A head and its predictor share a name."""
-    heads = {name.split("/")[-1].removesuffix(".py") for name in FILES if "predictors/" in name}
+    """A package's __init__ is named by its folder."""
     names = [name.removesuffix("/__init__.py").removesuffix(".py").split("/")[-1] for name in FILES]
     twins = {name for name in names if names.count(name) > 1}
-    assert twins <= {"console", "formats", "jsonl"} | heads
+    assert twins <= {"console", "formats", "jsonl"}
