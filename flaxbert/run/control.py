@@ -91,7 +91,7 @@ class _Loop:
         progress.step += 1
         self.in_flight.add(progress.step, sums, counts, sent)
         self.trackers.advance()
-        if progress.step == self.warm_up:
+        if progress.step == self.begun_at + 1:
             self.settle()  # it warms up caches: not part of the steady state
             seconds, told = time.perf_counter() - self.training.started, compiled.told()
             about = f" ({told})" if told else ""
@@ -142,19 +142,10 @@ class _Loop:
 
     # Reading what the device has done
 
-    @property
-    def warm_up(self) -> int:
-        """The first update of this start."""
-        return self.begun_at + 1
-
     def settle(self) -> None:
         """Waits for the device: `progress` knows all updates afterwards."""
         self.in_flight.settle()
-        self.note_longest_update()
-        self.clock.tick(warm=self.progress.step > self.warm_up)
-
-    def note_longest_update(self) -> None:
-        self.progress.longest_update = max(self.progress.longest_update, self.in_flight.longest)
+        self.clock.tick(warm=self.progress.step > self.begun_at + 1)
 
     def read(self, update: int, sums: dict[str, Any], counts: dict[str, int]) -> None:
         """Counts a finished update; ends the run if too many were skipped."""
@@ -163,6 +154,7 @@ class _Loop:
         if "said" in sums:
             self.stopping = self.stopping or bool(sums["said"][STOP])
             self.all_saved = not sums["said"][SAVING]
+        progress.longest_update = max(progress.longest_update, self.in_flight.longest)
         progress.add(sums, counts)
         if sums["finite"]:
             return
@@ -238,20 +230,15 @@ class _Loop:
             self.trackers.text(f"flaxbert: WARNING: {error} Trying once more, now.")
             self.start_save()
             return
-        if ended:
-            self.save_failed = False
-            self.note_commit()
-
-    def note_commit(self) -> None:
-        """Records how long the save took, and logs the grace period after the first one."""
-        progress, commit = self.progress, self.checkpoints.last_commit
-        if commit is None:
+        if not ended:
             return
-        first = not progress.longest_save
-        progress.longest_save = max(progress.longest_save, commit.seconds)
-        if first:
-            self.note_longest_update()
-            self.trackers.text(progress.grace_period)
+        self.save_failed = False
+        progress, commit = self.progress, self.checkpoints.last_commit
+        if commit:
+            first = not progress.longest_save
+            progress.longest_save = max(progress.longest_save, commit.seconds)
+            if first:
+                self.trackers.text(progress.grace_period)
 
     def stop(self) -> NoReturn:
         progress = self.progress
