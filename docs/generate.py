@@ -18,18 +18,19 @@ HEAD = """# Config fields
 
 Made from `flaxbert/config.py` by `python docs/generate.py`; do not edit.
 
-A config file sets what it chooses (`config.data.max_length = 64`), the command line overrides one
-field (`--config.data.max_length=64`), and everything else has the default below. An unknown field
-or a value out of range ends with exit code 2 before anything is read. `RUN/config.json` records all
-fields of a run. In a resume only `mesh.*`, `checkpoint.*`, `log.*` and `processes.*` may differ.
+A config file sets some fields (`config.data.max_length = 64`), the command line overrides one
+(`--config.data.max_length=64`), and all others have the default below. An unknown field or a value
+out of range ends with exit code 2 before anything is read. `RUN/config.json` records all fields.
+A resume may change only `mesh.*`, `checkpoint.*`, `log.*` and `processes.*`.
 
-A section with a `name` has the options of everything it can name, as `optim.sgd.momentum`. Those of
-what it does not name have no effect, and setting one is an error.
+A section with a `name` has the options of every member that it can name, as `optim.sgd.momentum`.
+Setting an option of a member that it does not name is an error.
+
 """
 
 TITLES = {
     "": "Seed",
-    "seeds": "Sources of chance",
+    "seeds": "Seeds",
     "model": "Model",
     "data": "Data",
     "head": "Head",
@@ -45,8 +46,8 @@ TITLES = {
 
 # Fields whose name says it in the code.
 NAMED = {
-    "seed": "seed of everything; `seeds.*` vary one source of chance alone",
-    "mesh.data": "devices that the batch is split over; -1 = all that are left",
+    "seed": "seed of everything; `seeds.*` set one purpose alone",
+    "mesh.data": "devices that the batch is split over; -1 = all remaining",
     "mesh.fsdp": "devices that batch and parameters are split over",
     "mesh.model": "devices that heads and feed-forward are split over",
 }

@@ -1,8 +1,8 @@
-"""What a run is: frozen dataclasses, built once from the ConfigDict and never changed.
+"""The config of a run: frozen dataclasses, built once from the ConfigDict and never changed.
 
-These classes are the schema: a field exists here with its default and its meaning, or it does not
-exist. The files in `configs/` only set what they choose. Where a section names one of several kinds
-(`optim.name`), the options of each stand in its own file, and here as `optim.<name>`.
+These classes are the schema: every field is here with its default and meaning. The files in
+`configs/` set some of them. Where a section names one of several kinds (`optim.name`), the options
+of each kind are declared in its own file, and appear here as `optim.<name>`.
 
 Note: defaults are 0, -1 or "", never None, because `config_flags` cannot override a None leaf on
 the command line.
@@ -21,9 +21,9 @@ from flaxbert.registry import declared, members, with_options
 
 @dataclasses.dataclass(frozen=True)
 class Seeds:
-    """Each source of chance can vary alone; -1 derives it from `seed`."""
+    """Seeds that can be set one by one; -1 derives one from `seed`."""
 
-    init: int = -1  # values of a fresh head (and pooler)
+    init: int = -1  # initial values of a new head (and pooler)
     data: int = -1  # order of the training examples, and the split by data.validation_fraction
     dropout: int = -1  # dropout masks
 
@@ -41,8 +41,8 @@ class Data:
     dataset: str = ""  # hub data set or folder laid out like one; "" = files, or the task's own
     dataset_config: str = ""  # its configuration; "" = the default one
     dataset_revision: str = ""  # hub revision (branch, tag or commit); "" = the default branch
-    train: str = ""  # file in a format of docs/own_data.md, such as .csv; a split of data.dataset
-    validation: str = ""  # the same; "" = what data.dataset has, or data.validation_fraction
+    train: str = ""  # file in a format of docs/own_data.md, such as .csv; or split of data.dataset
+    validation: str = ""  # the same; "" = that of data.dataset, or data.validation_fraction
     test: str = ""  # the same, for `evaluate --split=test`
     validation_fraction: float = 0.0  # held out of data.train when there is no validation file
     text: str = "text"  # column of the text
@@ -53,7 +53,7 @@ class Data:
     on_bad_row: str = "error"  # a row without usable text or label: error | skip (and count it)
     on_empty: str = "keep"  # a row whose text is empty: keep | skip | error
     on_leak: str = "warn"  # validation texts that also occur in training: warn | error
-    on_single_class: str = "error"  # one label, the model or task knows more: error | warn
+    on_single_class: str = "error"  # one label, while model or task have more: error | warn
     max_length: int = 128  # tokens per sequence, longer ones are cut; 0 = the model's maximum
     packing: str = "pack"  # pack = several sequences a row | pad = one sequence a row
     row_length: int = 0  # tokens per row; 0 = planned from the data's lengths
@@ -62,7 +62,7 @@ class Data:
 @with_options("heads")
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What is predicted; the heads are the files of flaxbert/heads/."""
+    """What is predicted: a file of flaxbert/heads/."""
 
     name: str = "sequence"  # sequence: a target a text; token: a tag for each word
 
@@ -71,24 +71,24 @@ class Head:
 class Train:
     batch_size: int = 32  # sequences per update, over all devices and hosts
     epochs: float = 3.0  # passes over the training data
-    steps: int = 0  # updates; > 0 wins over epochs and sets the schedule
+    steps: int = 0  # updates; > 0 overrides epochs and sets the length of the schedule
     eval_every: int = 0  # updates between evaluations; 0 = once an epoch
-    accumulate: int = 0  # micro-batches that one update is computed in; 0 = as few as fit
+    accumulate: int = 0  # micro-batches per update; 0 = as few as fit the device
     best_metric: str = ""  # metric that picks the best model; "" = the task's main metric
     patience: int = 0  # evaluations without improvement before stopping; 0 = never
-    nonfinite_limit: int = 3  # updates in a row with a loss or gradient that is not finite
+    nonfinite_limit: int = 3  # updates in a row with a non-finite loss or gradient end the run
 
 
 @with_options("optim")
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """What every optimizer has, then AdamW's options."""
+    """The options of every optimizer, then those of AdamW."""
 
     name: str = "adamw"  # a file of flaxbert/optim
     learning_rate: float = 5e-5  # peak
-    schedule: str = "linear"  # after the warm-up: down to 0 by a line or a cosine, or constant
+    schedule: str = "linear"  # after the warm-up: linear or cosine decay to 0, or constant
     warmup: float = 0.1  # < 1 is a fraction of all updates, otherwise a number of updates
-    weight_decay: float = 0.01  # decoupled, times the learning rate; off biases and LayerNorm
+    weight_decay: float = 0.01  # decoupled, times the learning rate; not for biases and LayerNorm
     clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
     b1: float = 0.9  # AdamW: decay of the first moment
     b2: float = 0.999  # AdamW: decay of the second moment
@@ -103,13 +103,13 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    label_smoothing: float = 0.0  # as torch.nn.CrossEntropyLoss; multi_label: towards 1/2
+    label_smoothing: float = 0.0  # as in torch.nn.CrossEntropyLoss; multi_label: towards 1/2
     class_weights: tuple[float, ...] = ()  # one per label in label-id order; () = all 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis; one of the three may be -1 = all that are left."""
+    """Devices along each axis; one of the three may be -1 = all remaining devices."""
 
     data: int = -1
     fsdp: int = 1
@@ -119,21 +119,21 @@ class Mesh:
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     every: int = 0  # updates between checkpoints; 0 = once an epoch
-    keep: int = 2  # valid checkpoints that stay
+    keep: int = 2  # number of valid checkpoints to keep
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
     every: int = 20  # updates between log lines
-    trackers: tuple[str, ...] = ("tensorboard",)  # beside console and jsonl, which are always on
+    trackers: tuple[str, ...] = ("tensorboard",)  # in addition to console and metrics.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """When a run of several processes gives up."""
+    """When a run of several processes ends itself."""
 
-    lost_after: float = 20.0  # seconds without a heartbeat of one; the others exit 71
-    stuck_after: float = 1800.0  # seconds without an update or batch; all exit 70; 0 = never
+    lost_after: float = 20.0  # seconds without a heartbeat from a process; the others exit 71
+    stuck_after: float = 1800.0  # seconds without a finished update or batch: all exit 70; 0 = off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,12 +153,12 @@ class Config:
     processes: Processes = Processes()
 
 
-# Sections that a resumed run may change: they do not touch what is learnt.
+# Sections that a resume may change: they do not affect what is learnt.
 RESUME_MAY_CHANGE = ("mesh", "checkpoint", "log", "processes")
 
-# Sections that name a member of a room, and have the options of all of them.
+# Sections that name a member of a room and have the options of all its members.
 BY_NAME = {"optim": "optim", "method": "methods", "head": "heads"}
-# In the section itself: they are older than the other optimizers.
+# In the section itself, as they are older than the other optimizers.
 _OF_ADAMW = ("optim.b1", "optim.b2", "optim.eps")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -174,7 +174,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     **{f"{section}.name": members(room) for section, room in BY_NAME.items()},
 }
 
-# Least and most: the squares of gradients not yet normalised stay in float32 (loop/step.py).
+# Smallest and largest, so that squares of unnormalised gradients fit float32 (loop/step.py).
 _CLASS_WEIGHTS = 1e-6, 1e6
 
 # field: (smallest, largest, whether the smallest itself is allowed)
@@ -256,7 +256,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def resume_differences(stored: Config, asked: Config) -> list[tuple[str, Any, Any]]:
-    """Returns (field, old, new) of each field that differs and must not change in a resume."""
+    """Returns (field, old, new) of each field that differs although a resume may not change it."""
     old, new = flatten(to_dict(stored)), flatten(to_dict(asked))
     return [
         (name, old[name], new[name])
@@ -270,7 +270,7 @@ def seed_for(config: Config, purpose: str) -> int:
     own = getattr(config.seeds, purpose)
     if own >= 0:
         return own
-    # Distinct streams for the three purposes: odd constants, so that seeds 0, 1, 2 never meet.
+    # Odd constants give the three purposes distinct seeds, also for the seeds 0, 1, 2.
     offset = {"init": 0x9E3779B1, "data": 0x85EBCA77, "dropout": 0xC2B2AE3D}[purpose]
     return (config.seed * 0x27D4EB2F + offset) % 2**32
 
@@ -367,7 +367,7 @@ def _check(config: Config) -> None:
 
 
 def _refuse_options_of_others(config: Config) -> None:
-    """Raises ConfigError if an option is set of an optimizer, ... that the config does not name."""
+    """Raises ConfigError if an option of an optimizer etc. is set that the config does not name."""
     flat, defaults = flatten(dataclasses.asdict(config)), flatten(dataclasses.asdict(Config()))
     owners = {field: field.rpartition(".")[0] for field in flat if field.count(".") == 2}
     owners |= dict.fromkeys(_OF_ADAMW, "optim.adamw")
@@ -381,6 +381,7 @@ def _refuse_options_of_others(config: Config) -> None:
 
 
 def _may_have_validation(data: Data) -> bool:
-    """Whether there can be validation data; what a data set has is known once it is there."""
+    """Whether there can be validation data; the splits of a data set are known only later."""
+
     own = data.task != "text" or data.dataset
     return bool(own or data.validation or data.validation_fraction)

@@ -1,8 +1,8 @@
 """python -m flaxbert.convert --from=PATH --to=DIR [--format=NAME]
 
-Reads any BERT folder that flaxbert reads (see docs/formats.md) or a run's workdir or checkpoint,
-and writes a clean folder: for PyTorch (model.safetensors), or in another of the formats below. It
-writes what the source has and nothing else: a model without a classifier stays one without.
+Reads any BERT folder (see docs/formats.md), or a run's workdir or checkpoint, and writes a clean
+folder: for PyTorch (model.safetensors), or in another of the formats below. It writes only what the
+source has: a model without a classifier stays without one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from flaxbert.storage.store import is_url, location, store_for
 from flaxbert.weights import formats
 
 if TYPE_CHECKING:
-    # Imported where they are used: JAX takes seconds, flags and errors should not.
+    # Imported where they are used: JAX takes seconds, flag errors should appear at once.
     from flaxbert.weights.folder import Loaded
 
 
@@ -41,7 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("revision", "", "Hub revision of --from.", flag_values=values)
     choices = list(formats.writers())
     flags.DEFINE_enum(
-        "format", choices[0], choices, "What the weights are written as.", flag_values=values
+        "format", choices[0], choices, "Format of the written weights.", flag_values=values
     )
 
 
@@ -75,7 +75,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary,
         signals.undoing(lambda: shutil.rmtree(temporary, ignore_errors=True)),
     ):
-        staged = Path(temporary) / "model"  # whole before it stands at --to
+        staged = Path(temporary) / "model"  # complete before it is moved to --to
         tokenizer_files = files_in(description_of(folder))
         write_model(staged, read.config, read.params, tokenizer_files, format=values.format)
         staged.replace(target)
@@ -83,7 +83,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 
 def _fetched(url: str) -> str:
-    """Returns a local copy of a model in a bucket; of a workdir only model/ is copied."""
+    """Returns a local copy of a model in a bucket; for a workdir that of model/."""
+
     store, folder = store_for(url), location(url)
     names = store.names(folder)
     inside = folder / "model" if {"model", "config.json"} <= set(names) else folder

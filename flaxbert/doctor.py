@@ -1,10 +1,10 @@
 """python -m flaxbert.doctor [--workdir=DIR] [--json]
 
-Looks at versions, environment and devices, and at a run if one is named: what is right, what is
-odd, what will fail and what to do. It changes nothing, and a run that is going on does not notice.
-Exit code 0 without failures (warnings are none), else that of the first one: 2 for the
-installation, 4 for a checkpoint, 70 for wrong numbers.
---json prints the same for an issue report, without home directory, tokens or passwords.
+Checks versions, environment and devices, and a run if one is named: what is right, what is unusual,
+what will fail and what to do. It changes nothing and does not disturb a run in progress. The exit
+code is 0 without failures (warnings do not count), else that of the first one: 2 for the
+installation, 4 for a checkpoint, 70 for wrong numbers. --json prints the same for an issue report,
+without home directory, tokens or passwords.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from flaxbert.shell import cli
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", "", "A run to look at.", flag_values=values)
+    flags.DEFINE_string("workdir", "", "A run to check.", flag_values=values)
+
     flags.DEFINE_bool("json", False, "JSON, for an issue report.", flag_values=values)
 
 

@@ -28,7 +28,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or its compiler says that it has too little memory."""
+    """Whether the error is a device's or compiler's out-of-memory error."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -57,28 +57,28 @@ class ModelFileError(FlaxbertError, OSError):
 
 
 class StorageError(FlaxbertError, RuntimeError):
-    """An object store that refuses, or does not answer.
+    """An object store refuses a request or does not answer.
 
-    No OSError: what cannot be read for now must not be taken for damaged.
+    Not an OSError: a file that cannot be read at the moment must not be treated as damaged.
     """
 
     exit_code = 4
 
 
 class PeerLostError(FlaxbertError, RuntimeError):
-    """Another process of the run is gone, or cannot be reached any more."""
+    """Another process of the run is gone or cannot be reached."""
 
     exit_code = 71
 
 
 class StuckError(FlaxbertError, RuntimeError):
-    """Nothing goes on any more, though every process is there."""
+    """The run makes no progress, although all processes are alive."""
 
     exit_code = INTERNAL_ERROR
 
 
 class WrongNumbersError(FlaxbertError, ArithmeticError):
-    """The devices, or what connects them, compute something else than they should."""
+    """The devices, or collectives between them, compute wrong numbers."""
 
     exit_code = INTERNAL_ERROR
 
@@ -92,7 +92,8 @@ class NonFiniteError(FlaxbertError, ArithmeticError):
 class InterruptedRun(BaseException):
     """A signal asked the run to stop; every finished update is saved.
 
-    Like KeyboardInterrupt no Exception: code that handles errors must not swallow it.
+    Not an Exception, like KeyboardInterrupt: code that handles errors must not swallow it.
+
     """
 
     exit_code = 75

@@ -1,9 +1,9 @@
 """python -m flaxbert.evaluate --workdir=RUN | --model=DIR  [--split=validation | --data=FILE]
 
-Loss and metrics on every example of a split of a run, or of a labelled file: JSON on standard
-output, scores per label as a table on standard error. A split of a run also leaves
-eval_results.json (<split>_results.json) and eval_report.json in the run's folder; --output=DIR has
-these files, and the predictions, written there.
+Computes loss and metrics on every example of a run's split, or of a labelled file: JSON on standard
+output, a table of scores per label on standard error. For a split of a run it also writes
+eval_results.json (<split>_results.json) and eval_report.json to the run's folder; with --output=DIR
+these files and the predictions go there instead.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flaxbert.config import Config, Data, make_config
+from flaxbert.config import Config
 from flaxbert.data import formats
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.shell import cli
-from flaxbert.storage.store import is_url, on_disk, store_for
+from flaxbert.storage.store import is_url, store_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,28 +59,14 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     if values.output and Path(values.output).exists() and not Path(values.output).is_dir():
         raise ConfigError(f"--output: {values.output} is a file; name a directory.")
 
-    from flaxbert.inference.predictor import run_config_of
+    from flaxbert.inference.predictor import trained
     from flaxbert.inference.predictors import predictor_for
     from flaxbert.run.result_names import merged, named_for, predictions_name
     from flaxbert.storage import compiled
-    from flaxbert.storage.workdir import (
-        Workdir,
-        existing_workdir,
-        read_json,
-        to_json,
-        trained_model,
-    )
+    from flaxbert.storage.workdir import Workdir, to_json
 
     compiled.keep()
-    workdir = existing_workdir(values.workdir) if values.workdir else None
-    facts: dict[str, Any] = {}
-    if workdir:
-        model = trained_model(workdir)
-        config = make_config(read_json(workdir.config))
-        facts = read_json(workdir.facts)
-    else:
-        model = on_disk(values.model)
-        config = run_config_of(model) or Config(data=Data(max_length=0))
+    model, config, facts, workdir = trained(values.workdir, values.model)
     predictor = predictor_for(model).from_pretrained(
         model,
         packing=config.data.packing,
@@ -96,7 +82,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         for line in ([f"{suffix}:"] if suffix else []) + head.report_lines(told):
             cli.say(line)
 
-    # A file has no split of its own: its results are named as the validation split's.
+    # Results of a file get the names of the validation split.
     name = "validation" if values.data else values.split
     named = named_for(name, merged({suffix: found for suffix, (*_, found) in computed.items()}))
     if values.output:
@@ -108,7 +94,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
             path = predictions_name(task, "test" if values.data else name, suffix)
             records = predictor.records(splits[suffix].rows, examples, answers)
             _write_predictions(written.root / path, predictor, records)
-    # Not for the training split, whose train_results.json is the run's own.
+    # Not for the training split: training wrote train_results.json.
     elif workdir and not values.data and name != "train":
         named = _kept(workdir, name) | named
         _write(workdir, name, named, report)
@@ -119,7 +105,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 def _read(
     values: Any, config: Config, predictor: Predictor, facts: dict[str, Any]
 ) -> dict[str, Split]:
-    """Returns the checked examples, encoded as the run encodes them: {suffix: split}."""
+    """Returns the checked examples, encoded as in the run: {suffix: split}."""
     from flaxbert.data import sources, splits
     from flaxbert.data.tokenize import resolve_max_length
 
@@ -142,7 +128,7 @@ def _read(
         if recorded.get(suffix) not in (None, made[suffix].examples.digest):
             raise DataError(
                 f"--split={name}: the data differ from those that {values.workdir} was trained "
-                "with. Restore them, or give a file by --data."
+                "with. Restore them, or name a file by --data."
             )
         for line in made[suffix].lines:
             cli.say(line)
@@ -152,7 +138,7 @@ def _read(
 def _evaluate(
     predictor: Predictor, split: Split, config: Config
 ) -> tuple[np.ndarray, Examples, dict[str, Any]]:
-    """Returns the answers, what they answer; loss, metrics, speed, and how many rows are none."""
+    """Returns logits, their examples, and results: loss, metrics, speed, number of skipped rows."""
     from flaxbert.data.tokenize import resolve_max_length
     from flaxbert.loop.evaluation import Stopwatch, scores
     from flaxbert.shell.progress_bar import progress_bar
@@ -181,7 +167,7 @@ def _evaluate(
 
 
 def _kept(workdir: Workdir, name: str) -> dict[str, Any]:
-    """Returns when the best model was reached, which the run's own results say."""
+    """Returns epoch and step of the best model from the run's own results."""
     from flaxbert.storage.workdir import read_json
 
     path = workdir.results(name)
@@ -197,8 +183,11 @@ def _write(workdir: Workdir, name: str, named: dict[str, Any], report: dict[str,
 
 
 def _merge(workdir: Workdir, named: dict[str, Any]) -> None:
-    """Puts results into all_results.json, as the Trainer does; never makes one, which would mark an
-    unfinished run as finished."""
+    """Merges results into all_results.json, as the Trainer does.
+
+    It never creates the file, which would mark an unfinished run as finished.
+    """
+
     from flaxbert.storage.workdir import read_json, write_json
 
     if workdir.finished:

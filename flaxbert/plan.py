@@ -1,9 +1,9 @@
 """python -m flaxbert.plan --config=FILE.py[:ARG] [--topology=v5e:2x4 | --compare=v5e:2x4,v6e:2x4]
 [--slices=1] [--largest] [--picture=FILE.png] [--output=FILE]
 
-What a run would take, without running it: its update and its evaluation are compiled for a TPU
-slice that need not be here (extra `tpu`), or for the devices at hand. Told are memory and what is
-left of it, FLOPs, bytes, exchanges between chips, and the TPU compiler's own estimate of the time.
+Plans a run without running it: compiles its update and evaluation for a TPU slice that you need not
+have (extra `tpu`), or for the devices of this machine. Prints memory and what is left of it, FLOPs,
+bytes, communication between chips, and the TPU compiler's own estimate of the time.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "topology",
         "",
-        "A TPU slice, such as v5e:2x4; default: the devices here.",
+        "A TPU slice, such as v5e:2x4; default: the devices of this machine.",
         flag_values=values,
     )
     flags.DEFINE_list(
-        "compare", [], "Slices, such as v5e:2x2,v6e:2x2: one table of them.", flag_values=values
+        "compare", [], "Slices to compare, such as v5e:2x2,v6e:2x2.", flag_values=values
     )
-    flags.DEFINE_integer("slices", 1, "So many of it.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("slices", 1, "Number of slices.", lower_bound=1, flag_values=values)
     flags.DEFINE_bool(
         "largest", False, "Compile larger updates too, until they do not fit.", flag_values=values
     )
@@ -44,7 +44,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "A file for a picture of memory and time: .png, .svg or .pdf.",
         flag_values=values,
     )
-    flags.DEFINE_string("output", "", "A JSON file for the same and more.", flag_values=values)
+    flags.DEFINE_string("output", "", "A JSON file for the plan in detail.", flag_values=values)
 
 
 def main(values: Any, stop: cli.StopSignal) -> None:
@@ -73,7 +73,7 @@ def main(values: Any, stop: cli.StopSignal) -> None:
         print(summary.compared_head(), flush=True)
         choices = []
         for choice in compare(config, inputs, targets):
-            print(summary.compared(choice), flush=True)  # the next takes minutes
+            print(summary.compared(choice), flush=True)  # the next one takes minutes
             choices.append(choice)
         print("\n".join(summary.recommendation(choices)))
         written: Any = [summary.choice_as_json(choice) for choice in choices]
@@ -92,12 +92,12 @@ def _names(values: Any) -> list[str]:
 
 
 def _check(values: Any) -> None:
-    """Refuses what cannot go together or be written, before minutes are spent on it."""
+    """Checks flags and output files before minutes are spent on compilation."""
     from flaxbert.planning import picture
     from flaxbert.planning.chips import chip_of
 
     if values.slices > 1 and not _names(values):
-        raise ConfigError("--slices needs --topology: it counts slices that are not here.")
+        raise ConfigError("--slices needs --topology: it is the number of such slices.")
     if values.topology and values.compare:
         raise ConfigError(
             "--topology plans for one slice, --compare for several: give one of them."
@@ -105,6 +105,7 @@ def _check(values: Any) -> None:
     for name in ("largest", "picture"):
         if values.compare and values[name].value:
             raise ConfigError(f"--{name} is of one slice: give --topology instead of --compare.")
+
     for name in ("output", "picture"):
         file = Path(values[name].value)
         if values[name].value and (file.is_dir() or not os.access(file.parent, os.W_OK)):

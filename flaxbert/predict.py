@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flaxbert.config import Config, Data, make_config
+from flaxbert.config import Config, Data
 from flaxbert.data import formats
 from flaxbert.errors import ConfigError
 from flaxbert.shell import cli
-from flaxbert.storage.store import on_disk, store_for
+from flaxbert.storage.store import store_for
 
 if TYPE_CHECKING:
     from flaxbert.data.rows import Rows
     from flaxbert.inference.predictor import Predictor
     from flaxbert.storage.workdir import Workdir
 
-_SIZE = 8192  # rows that are in memory at once
+_SIZE = 8192  # rows in memory at once
 _PROMPT = 256  # the same for lines on standard input
 
 
@@ -59,33 +59,24 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
     from flaxbert.data import sources
     from flaxbert.inference import answers
-    from flaxbert.inference.predictor import run_config_of
+    from flaxbert.inference.predictor import trained
     from flaxbert.inference.predictors import predictor_for
     from flaxbert.storage import compiled
-    from flaxbert.storage.workdir import existing_workdir, read_json, trained_model
 
     if values.output and values.output != "-":
         answers.check_output(values.output, values.input)
     compiled.keep()
-    workdir = existing_workdir(values.workdir) if values.workdir else None
-    facts: dict[str, Any] = {}
-    if workdir:
-        model = trained_model(workdir)
-        facts = read_json(workdir.facts)
-        config = make_config(read_json(workdir.config))
-    else:
-        model = on_disk(values.model)
-        config = run_config_of(model) or Config(data=Data(max_length=0))
+    model, config, facts, workdir = trained(values.workdir, values.model)
     data = cli.with_columns(sources.with_task(config.data), values)
 
-    # That a file can be read is known before the model is loaded.
+    # Read the first rows before the model is loaded, so that a bad file is reported at once.
     chunks = _file_chunks(data, values) if values.input else iter(())
     first = next(chunks, None)
     predictor = predictor_for(model).from_pretrained(
         model, **cli.inference_options(values, facts.get("dtype", "float32"))
     )
     chunks = itertools.chain([first] if first is not None else [], chunks)
-    # Every row gets an answer, whatever training did with such rows.
+    # Every row gets an answer, even rows that training would skip.
     checked = (predictor.head.usable(rows, Config()) for rows in chunks)
     parts: dict[str, Iterator[Rows]] = {"": checked}
     if values.split:
@@ -138,7 +129,8 @@ def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
                 f"--input={path} has one text a line, but the model was trained on pairs "
                 f"({data.text}, {data.text_pair}). Give a file with columns, such as .csv."
             )
-    # Somebody may be waiting at the other end of standard input.
+    # Somebody may be waiting for answers to standard input.
+
     size = _PROMPT if path == "-" else _SIZE
     columns = {"text": data.text, "text_pair": data.text_pair}
     yield from read_chunks(path, columns, size=size)

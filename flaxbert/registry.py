@@ -1,8 +1,8 @@
-"""Rooms whose files are their registry: which members there are, and the options of each.
+"""Folders whose files are their registry: the members of each, and their options.
 
-Note: options are read from the source of a member's file and not by importing it. Config needs
-them before anything else, members import JAX, which takes seconds, and a wrong flag should be told
-at once. So an `Options` class is data: fields whose defaults are literals, each with a comment.
+Note: options are read from the source of a member's file, without importing it: the config needs
+them first, members import JAX, which takes seconds, and a wrong flag should be reported at once. So
+an `Options` class is plain data: fields whose defaults are literals, each with a comment.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _Section = TypeVar("_Section", bound=type)
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """What a member's file says of its options."""
+    """The options that a member's file declares."""
 
-    options: Any  # its dataclass `Options`, all at their defaults; None = it has none
-    choices: dict[str, tuple[str, ...]]  # its CHOICES: what a field may be
-    ranges: dict[str, tuple[float, float, bool]]  # its RANGES, as those of config.py
-    comments: dict[str, str]  # that of each field
+    options: Any  # its dataclass `Options` with the defaults; None = it has none
+    choices: dict[str, tuple[str, ...]]  # its CHOICES: {field: allowed values}
+    ranges: dict[str, tuple[float, float, bool]]  # its RANGES, as in config.py
+    comments: dict[str, str]  # {field: comment}
 
 
 def members(room: str) -> tuple[str, ...]:
-    """Returns the names of the files of a room, which are its members; what they share is below.
+    """Returns the names of a room's files, which are its members; subfolders hold shared code.
 
     A room in a room is named "optim/schedules".
     """
@@ -45,14 +45,14 @@ def member(room: str, name: str) -> Any:
 
 
 def options_for(module: Any, section: Any) -> Any:
-    """Returns the `Options` of a member as a config's section has them; else the section."""
+    """Returns a member's `Options` from a config section, or the section if it has none."""
     if not hasattr(module, "Options"):
         return section
     return module.Options(**vars(getattr(section, section.name)))
 
 
 def with_options(room: str) -> Callable[[_Section], _Section]:
-    """Gives a config's section a field for each member of a room that has options."""
+    """Adds a field to a config section for each member of a room that has options."""
 
     def extended(section: _Section) -> _Section:
         options = {name: declared(room, name).options for name in members(room)}
@@ -68,7 +68,8 @@ def with_options(room: str) -> Callable[[_Section], _Section]:
 
 @functools.cache
 def declared(room: str, name: str) -> Declared:
-    """Reads what a member's file says of its options."""
+    """Reads the options that a member's file declares."""
+
     source = (_PACKAGE / room / f"{name}.py").read_text(encoding="utf-8")
     found: dict[str, Any] = {"CHOICES": {}, "RANGES": {}}
     options, comments = None, {}

@@ -1,8 +1,8 @@
 """python -m flaxbert.train --config=FILE.py[:ARG] [--workdir=DIR] [--config.x.y=VALUE ...]
 
-Fine-tunes a BERT checkpoint. The same command again resumes; a finished run exits 0 at once. This
-file tells the story of a run from top to bottom: prepare model and data, plan the shapes, restore
-or start the state, train, write the results.
+Fine-tunes a BERT checkpoint. The same command again resumes; a finished run exits 0 at once.
+`train` below is a run from top to bottom: read model and data, plan the shapes, restore or start
+the state, compile, train, write the results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from flaxbert.run import consistency, identity
 from flaxbert.shell import cli
 
 if TYPE_CHECKING:
-    # Imported where they are used: JAX and transformers take seconds, flags and errors should not.
+    # Imported where they are used: JAX takes seconds, flag errors should appear at once.
     from flaxbert.hosts.group import SingleProcess
     from flaxbert.loop.progress import Progress
     from flaxbert.loop.step import State
@@ -59,45 +59,35 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
         cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
         return
 
-    from flaxbert.loop import control
-    from flaxbert.loop.mesh import make_mesh
     from flaxbert.methods import params_of
-    from flaxbert.run.inputs import read_inputs_together
-    from flaxbert.run.one_run import Run
-    from flaxbert.run.results import Exporter, write_results
-    from flaxbert.run.shapes import resolve_dtype
-    from flaxbert.run.training import Training
-    from flaxbert.storage import compiled
-    from flaxbert.storage.checkpoint import Checkpoints
+    from flaxbert.run import control, inputs, one_run, results, training
+    from flaxbert.storage import checkpoint, compiled
     from flaxbert.track import Trackers, open_trackers
 
     compiled.keep(several=group.count > 1)
-    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
-    record: dict[str, Any] = {}  # run.json of the checkpoint to go on from
+    checkpoints = checkpoint.Checkpoints(workdir.checkpoints, config.checkpoint.keep, group)
+    record: dict[str, Any] = {}  # run.json of the checkpoint to resume from
     if started:
         record = group.on_first(lambda: identity.newest_record(workdir, checkpoints))
 
-    # Model files and data, then the devices: the mesh, rows per update, number of updates.
-    inputs = read_inputs_together(config, workdir, group, record)
-    dtype = record.get("dtype") or resolve_dtype(config.model.dtype)
-    facts = group.on_first(lambda: identity.run_facts(config, workdir, inputs, dtype, record))
-    mesh = make_mesh(config.mesh, inputs.bert)
-    consistency.check_collectives(group)
-    run = Run.plan(config, inputs, mesh, dtype, group)
+    # Read and check model files and data; plan the mesh, the rows and the number of updates.
+    read = inputs.read_inputs_together(config, workdir, group, record)
+    run = one_run.Run.plan_here(config, read, group, record.get("dtype"))
+    facts = group.on_first(lambda: identity.run_facts(config, workdir, read, run.dtype, record))
 
-    # State: from the newest valid checkpoint, else from the pretrained weights.
+    # Restore the state from the newest valid checkpoint, else start from the pretrained weights.
     if record:
         state, progress = _restored(run, workdir, checkpoints, record)
     else:
         state, progress = _fresh(run)
-        facts = group.on_first(lambda: identity.start_workdir(config, workdir, inputs, facts))
+        facts = group.on_first(lambda: identity.start_workdir(config, workdir, read, facts))
     run.announce(state)
 
-    training = Training.compile(
+    # Compile every shape, train, write the results.
+    ready = training.Training.compile(
         run,
         state,
-        export=Exporter(run, workdir, facts),
-        facts=facts,
+        export=results.Exporter(run, workdir, facts),
         started=begun,
         stop=stop,
         saving=lambda: checkpoints.under_way,
@@ -105,15 +95,15 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
     trackers = Trackers()
     if group.is_first:
         done = {"step": progress.step, "evaluated": progress.evaluated}
-        trackers = open_trackers(config, workdir, total=training.cadence.total, **done)
+        trackers = open_trackers(config, workdir, total=run.shapes.total, **done)
     with (
         stop.deferred(lambda asked: any(group.all_gather(asked))),
         _closing(checkpoints, after_errors=group.count == 1),
         _closing(trackers),
     ):
         consistency.begin_training(group, stop)
-        state = control.train(training, state, progress, checkpoints, trackers)
-    write_results(training.run, training.export, progress, params_of(state))
+        state = control.train(ready, state, progress, checkpoints, trackers)
+    results.write_results(ready.export, progress, params_of(state))
 
 
 def _fresh(run: Run) -> tuple[State, Progress]:
@@ -146,7 +136,7 @@ def _restored(
 
 @contextlib.contextmanager
 def _closing(resource: Any, *, after_errors: bool = True) -> Iterator[None]:
-    """Closes at the end. What goes wrong in closing ends the run, unless an error already does."""
+    """Closes `resource` at the end; an error in closing does not replace one from the block."""
     try:
         yield
     except BaseException:

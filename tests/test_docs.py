@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import types
 
 import pytest
 
@@ -62,3 +63,33 @@ def test_the_policies_of_bad_rows_are_all_described():
         if field.startswith("data.on_"):
             listed = ", ".join(f"`{choice}`" for choice in choices)
             assert f"| `{field}` | {listed} |" in page
+
+
+def test_the_example_of_a_head_keeps_the_contract():
+    """Its two files run, and its head has all that `Head` demands; samples.py is as it says."""
+    from flaxbert.heads import Head
+    from flaxbert.model import binding
+    from flaxbert.model.bert_config import BertConfig
+
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    head, predictor, samples = page.split("```diff\n")[1].split("```")[0].split("--- ")[1:]
+    made = {}
+    for name, diff in (("head", head), ("predictor", predictor)):
+        added = [line[1:] for line in diff.splitlines() if line[:1] == "+" and line[:3] != "+++"]
+        module = types.ModuleType(f"example_{name}")
+        exec("\n".join(added), vars(module))
+        made[name] = module
+    [example] = made["head"].HEADS.values()
+    assert isinstance(example, Head)
+    assert example.architecture == made["predictor"].PREDICTOR.model_class.architecture
+    config = BertConfig(num_hidden_layers=1, architecture=example.architecture)
+    assert example.prefix in binding.abstract_params(example.module, config)
+    file = (ROOT / "tests" / "heads" / "samples.py").read_text(encoding="utf-8")
+    for line in samples.splitlines()[1:]:
+        assert line[:1] in "+@" or line[1:] in file, line
+
+
+def test_the_files_that_contributing_names_exist():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Add a head")[0]
+    for path in re.findall(r"`((?:flaxbert|tests|docs|launch)/[a-z_0-9/.]+)`", page):
+        assert (ROOT / path).exists() or path.startswith("tests/results/"), path

@@ -440,7 +440,7 @@ def test_f13_a_label_mismatch_is_told_in_words(own_files, model, reviews, tmp_pa
     two = write_trained(tmp_path / "two", names=("100 %", "%s {0}"))
     start = _start(two, reviews["train"], tmp_path / "run", data__max_length=0)
     assert (
-        "'%s {0}', the run's are 'negative', 'positive'; its head goes on from there" in start.err
+        "'%s {0}', the run's are 'negative', 'positive'; its head is trained further" in start.err
     )
     done = _call("evaluate", f"--model={model}", f"--data={reviews['dev']}")
     assert done.code == 3 and "Traceback" not in done.err

@@ -215,7 +215,7 @@ def test_a_signal_leaves_no_file(trained, tmp_path):
     process.terminate()
     _, told = process.communicate(timeout=60)
     assert process.returncode == 75, told
-    assert "The same command goes on" in told and "Traceback" not in told
+    assert "Run the same command again" in told and "Traceback" not in told
     assert list(folder.iterdir()) == []
 
 

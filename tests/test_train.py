@@ -284,7 +284,7 @@ def test_nonfinite_loss_exits_5_and_is_never_checkpointed(
     kept = [path.name for path in (tmp_path / "work" / "checkpoints").iterdir()]
     assert kept == ["3"]
     assert all(np.isfinite(array).all() for array in final_state(tmp_path / "work").values())
-    assert "(from update 4 on;" in done.err and "checkpoint 3, from before that" in done.err
+    assert "(from update 4 on;" in done.err and "newest checkpoint is 3." in done.err
 
 
 def test_skipped_updates_are_told_and_counted(tiny_bert, reviews, tmp_path, capsys, monkeypatch):
@@ -343,8 +343,8 @@ def test_a_model_with_a_nan_is_refused_by_the_parameters_name(tiny_bert, reviews
 def test_an_evaluation_with_nan_never_becomes_the_best():
     """NaN logits have a finite accuracy: their loss tells."""
     from flaxbert.loop.cadence import Cadence
-    from flaxbert.loop.control import judge
     from flaxbert.loop.progress import Progress
+    from flaxbert.run.control import judge
 
     class Told(list):
         scalars = staticmethod(lambda *values: None)

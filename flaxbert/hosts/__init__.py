@@ -1,1 +1,1 @@
-"""What the processes of one run have to do with each other; a run of one process has none of it."""
+"""Several processes of one run: discovery, heartbeats, agreement; a single process needs none."""

@@ -1,8 +1,8 @@
-"""Whether sums and exchanges over all devices are right, compared with NumPy bit by bit.
+"""Checks collectives over all devices against NumPy, bit by bit.
 
 Collectives have returned wrong sums without any error (jax issue 40830: reduce-scatter between
-processes on CPUs), so a run of several processes asks before it trains. The numbers are integers
-small enough for every order of adding to be exact, in float32 too.
+processes on CPUs), so a run of several processes checks them before it trains. The numbers are
+integers small enough to be exact in float32 in every order of summation.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-# Bytes per device: one packet, a few, what a layer's gradient has, and what a table's has.
+# Bytes per device: one packet, a few, a layer's gradient, and an embedding table's.
 SIZES = (2**10, 2**18, 2**22, 2**24)
 _MOST = 2**24  # numbers over all devices
-_LARGEST = 1000  # of the numbers: sums over thousands of devices stay exact
+_LARGEST = 1000  # value: sums over thousands of devices stay exact
 
 
 def wrong_collectives(sizes: tuple[int, ...] = SIZES, times: int = 1) -> list[str]:
     """Returns "psum of 4096 kB" of each collective over all devices that differs from NumPy.
 
-    Of several processes each compares what its own devices hold; all must call it.
+    All processes must call it; each compares the shards of its own devices.
     """
     count = len(jax.devices())
     if count < 2:
@@ -44,7 +44,8 @@ def wrong_collectives(sizes: tuple[int, ...] = SIZES, times: int = 1) -> list[st
     return wrong
 
 
-# What each gives for [devices, length] numbers, one row a device.
+# The expected result of each for [devices, length] numbers, one row per device.
+
 _ANSWERS = {
     "psum": lambda data: np.broadcast_to(data.sum(0), data.shape),
     "psum_scatter": lambda data: data.sum(0).reshape(len(data), -1),

@@ -1,9 +1,8 @@
-"""What jax.distributed does for a run: processes find each other, share a table of keys, and learn
-from JAX's heartbeats that one of them is gone.
+"""Wraps jax.distributed: processes connect, share a key-value table, and detect lost processes.
 
-JAX keeps the table's client to itself; Orbax takes it from the same place, and only this file does.
-Note: JAX aborts the process when one is lost, from a thread of C++ that no exception reaches; its
-Python callback for that cannot be used (it throws std::bad_cast). So `on_lost` answers SIGABRT.
+JAX keeps the table's client private; Orbax takes it from the same place, and only this file does.
+Note: when a process is lost, JAX aborts the others from a C++ thread that no exception reaches; its
+Python callback for that cannot be used (it throws std::bad_cast). So `on_lost` handles SIGABRT.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from flaxbert.errors import ConfigError, ModelFileError, PeerLostError
 from flaxbert.hosts.discovery import BIND, COORDINATOR, COUNT, INDEX, Peers
 
 _SPACE = "flaxbert/"
-_SLICE = 2_000  # milliseconds of one wait; it is repeated for as long as it takes
-_CONNECT = 300  # seconds for all processes to come
+_SLICE = 2_000  # milliseconds of one wait; waits are repeated
+_CONNECT = 300  # seconds for all processes to connect
 _SHUTDOWN = 60
 
 
@@ -36,7 +35,7 @@ class Table:
         self.index, self.count, self.lost_after = index, count, lost_after
 
     def put(self, key: str, value: str, *, again: bool = True) -> None:
-        """Writes a value, in place of one that is there if it may be written `again`."""
+        """Writes a value; replaces an existing one only if `again` allows it."""
         self._client.key_value_set(_SPACE + key, value, allow_overwrite=again)
 
     def look(self, key: str) -> str | None:
@@ -49,11 +48,11 @@ class Table:
             raise
 
     def get(self, key: str, *, unless: str = "") -> str:
-        """Returns a value once it is there.
+        """Waits for a value and returns it.
 
         Raises:
           PeerLostError: the coordinator does not answer.
-          ModelFileError: there is one at `unless`, a reason not to wait any longer.
+          ModelFileError: another process has written a reason to stop waiting at `unless`.
         """
         while True:
             try:
@@ -67,12 +66,12 @@ class Table:
                     raise PeerLostError(f"the first process does not answer: {line}") from error
 
     def all_know(self, what: str, seconds: float) -> None:
-        """Returns when all processes have called this, or after some seconds."""
+        """Waits until all processes have called this, or for some seconds."""
         with contextlib.suppress(Exception):
             self._client.wait_at_barrier(_SPACE + what, int(1000 * seconds))
 
     def answers(self) -> bool:
-        """Whether there is an answer, and no error, within seconds."""
+        """Whether the coordinator answers without error within 3 seconds."""
         answered = threading.Event()
 
         def ask() -> None:
@@ -88,13 +87,13 @@ def connect(peers: Peers, lost_after: float) -> Table:
     """Starts jax.distributed and waits for all processes.
 
     Raises:
-      ConfigError: JAX does not find out where they are, or their port is in use.
-      PeerLostError: they do not all come.
+      ConfigError: JAX cannot determine their addresses, or the port is in use.
+      PeerLostError: they do not all connect.
     """
     import jax
     from jax._src import distributed
 
-    # Its handler would take SIGTERM from ours (shell/signals.py), and do less with it.
+    # Its SIGTERM handler would replace ours (shell/signals.py).
     jax.config.update("jax_enable_preemption_service", False)
     explicit: dict[str, Any] = {}
     if peers.coordinator:
@@ -106,7 +105,7 @@ def connect(peers: Peers, lost_after: float) -> Table:
         }
         host = peers.coordinator.rpartition(":")[0].strip("[]")
         if host in ("localhost", "127.0.0.1", "::1") and BIND not in os.environ:
-            # It asks nobody who they are: not on all interfaces without need.
+            # It has no authentication: do not listen on all interfaces without need.
             explicit["coordinator_bind_address"] = peers.coordinator
         if peers.index == 0:
             _refuse_taken(peers.coordinator)
@@ -119,18 +118,18 @@ def connect(peers: Peers, lost_after: float) -> Table:
         )
     except ValueError as error:
         raise ConfigError(
-            f"JAX does not find the processes of this run ({str(error).splitlines()[0]}). Set "
+            f"JAX cannot find the processes of this run ({str(error).splitlines()[0]}). Set "
             f"{COORDINATOR}, {COUNT} and {INDEX} in each of them."
         ) from error
     except RuntimeError as error:
         if "must be called before" in str(error):
             raise ConfigError(
-                "the config file computes with JAX or asks it for devices. Several processes have "
-                "to find each other before: leave that out of the file."
+                "the config file computes with JAX or asks it for devices. Several processes must "
+                "connect before that: remove it from the file."
             ) from error
         where = peers.coordinator or "the coordinator"
         raise PeerLostError(
-            f"the processes of this run did not all come to {where} in {_CONNECT} s: "
+            f"not all processes of this run connected to {where} within {_CONNECT} s: "
             f"{str(error).splitlines()[0]}"
         ) from error
     state = distributed.global_state
@@ -138,7 +137,7 @@ def connect(peers: Peers, lost_after: float) -> Table:
 
 
 def disconnect() -> None:
-    """Ends jax.distributed once all processes do."""
+    """Shuts jax.distributed down, together with all processes."""
     import jax
 
     jax.distributed.shutdown()
@@ -147,8 +146,8 @@ def disconnect() -> None:
 def on_lost(table: Table, lost: Callable[[], None]) -> None:
     """Calls `lost` when JAX aborts this process because another one is gone.
 
-    The table does not answer then: it is gone, or JAX's thread holds it. After any other abort it
-    does, and the process ends by that.
+    The table does not answer then: the coordinator is gone, or JAX's thread holds the lock. After
+    any other abort it does answer, and the process simply aborts.
     """
     global _on_abort
     c = ctypes.CDLL(None)
@@ -156,8 +155,8 @@ def on_lost(table: Table, lost: Callable[[], None]) -> None:
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def aborted(number: int) -> None:
-        # abort() raises the signal in its own thread: Python can run there. Not if that thread
-        # holds what Python needs; then the alarm ends it.
+        # abort() raises the signal in its own thread, where Python can run, unless that thread
+        # holds a lock that Python needs; then the alarm ends the process.
         c.alarm(10)
         if not table.answers():
             lost()
@@ -171,18 +170,19 @@ _on_abort: Any = None
 
 
 def _refuse_taken(address: str) -> None:
-    """Raises ConfigError if something listens at the coordinator's port: JAX would crash."""
+    """Raises ConfigError if the coordinator's port is in use: JAX would crash."""
     try:
         socket.create_server(("", int(address.rpartition(":")[2]))).close()
     except OSError as error:
         raise ConfigError(
-            f"{COORDINATOR}={address}: process 0 cannot listen there ({error.strerror}): another "
-            "process does. Choose a free port, or end the run that has it."
+            f"{COORDINATOR}={address}: process 0 cannot listen there ({error.strerror}). Choose a "
+            "free port, or end the run that uses it."
         ) from error
 
 
 def machine() -> str:
-    """Identifies this machine, or this container on it: where files can be handed over."""
+    """Identifies this machine or container, whose processes can share files."""
+
     boot = ""
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         boot = file.read().strip()

@@ -1,9 +1,8 @@
-"""Who the processes of a run are, asked of the environment before JAX is.
+"""Detects from the environment, before JAX starts, whether a run has several processes.
 
-Slurm, Open MPI and TPU pods say it themselves, and JAX reads it there. Elsewhere three variables
-do: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. A
-command inside an allocation, or on the only host of a TPU, is one process; nothing is started for
-it.
+Slurm, Open MPI and TPU pods set variables that JAX reads itself. Elsewhere set three variables:
+JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. A command
+inside an allocation, or on the only host of a TPU, is a single process.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 COUNT, INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
-# (how many processes a launcher started, what JAX needs of it besides)
+# (variable with the number of processes that a launcher started, variable with the own number)
 _LAUNCHERS = (
-    # Of the step, which srun makes: SLURM_NTASKS alone stands in every batch script, too.
+    # Those of srun's step: SLURM_NTASKS is set in every batch script too.
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
 )
@@ -28,7 +27,7 @@ _LAUNCHERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Peers:
-    """How JAX is to find the processes: all by itself where `coordinator` is empty."""
+    """How JAX finds the processes: by itself if `coordinator` is empty."""
 
     coordinator: str = ""
     count: int = 0
@@ -39,7 +38,7 @@ def find_peers(environment: Mapping[str, str]) -> Peers | None:
     """Returns how the processes of this run find each other; None if this is the only one.
 
     Raises:
-      ConfigError: the three variables are not all there, or no numbers that fit.
+      ConfigError: some of the three variables are missing or invalid.
     """
     given = {name: environment.get(name, "") for name in (COORDINATOR, COUNT, INDEX)}
     if given[COUNT] or given[INDEX]:
@@ -84,7 +83,7 @@ def _tpu_hosts(environment: Mapping[str, str]) -> int:
             return len(environment[name].split(",")) * int(slices if slices.isdecimal() else 1)
     if not _has_tpu():
         return 1
-    try:  # Compute Engine: its metadata server knows, and JAX how to ask; there is no public way
+    try:  # Compute Engine: JAX asks its metadata server, but has no public function for it
         from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster
 
         return GceTpuCluster.get_process_count() if GceTpuCluster.is_env_present() else 1

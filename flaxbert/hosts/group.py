@@ -1,7 +1,7 @@
-"""What the processes of a run do together before and beside training: read once, tell all, agree.
+"""Communication between the processes of a run outside of compiled programs.
 
-A run of one process goes the same way: `SingleProcess` answers at once, so nobody has to ask how
-many there are.
+A run of one process uses the same methods: `SingleProcess` returns at once, so callers need not
+distinguish the two.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ class SingleProcess:
     """A run of one process."""
 
     index, count = 0, 1
-    is_first = True  # writes the workdir and tells the user
+    is_first = True  # it writes the workdir and prints messages
     local_count = 1  # processes of the run on this machine
-    is_leader = True  # of them the one that prepares data for all
+    is_leader = True  # it prepares the data for all processes on this machine
 
     def on_first(self, function: Callable[[], Any]) -> Any:
-        """Returns what the function returns in process 0, where alone it runs: plain JSON values.
+        """Calls the function in process 0 only; returns its result (JSON) in all processes.
 
-        What it raises ends all processes.
+        An exception in it ends all processes.
         """
         return json.loads(json.dumps(function()))
 
     def on_leader(self, function: Callable[[], Any]) -> Any:
-        """The same with one process of each machine."""
+        """Calls the function in one process of each machine; returns its result there in all."""
         return self.on_first(function)
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Returns what every process says, in their order; waits for all."""
+        """Returns the values of all processes, in their order; waits for all."""
         return [json.loads(json.dumps(value))]
 
     def barrier(self, key: str, broken: str) -> None:
-        """Waits until all processes have come here, in whatever thread.
+        """Waits until all processes have called this, from any thread.
 
         Raises:
-          ModelFileError: one of them has put a reason at `broken`.
+          ModelFileError: one of them has put an error at `broken`.
         """
 
     def put(self, key: str, text: str) -> None:
-        """Tells all processes something, unless one has said something there already."""
+        """Publishes a text under a key, unless a process has already done so."""
 
     def beat(self) -> None:
-        """Tells that something was finished: an update, a batch of an evaluation."""
+        """Reports progress: a finished update, or a batch of an evaluation."""
 
     def limit(self, stuck_after: float) -> None:
-        """Sets after how many seconds without a `beat` a run is stuck, from the first one on."""
+        """Sets the seconds without a `beat`, from the first one on, after which a run is stuck."""
 
 
 class Group(SingleProcess):
@@ -76,7 +76,7 @@ class Group(SingleProcess):
     def all_gather(self, value: Any) -> list[Any]:
         call = self._next_call()
         self._table.put(f"calls/{call}/{self.index}", json.dumps(value))
-        if self.is_first:  # each of them asks process 0 alone, not all others
+        if self.is_first:  # the others read from process 0 only, not from each other
             said = [self._table.get(f"calls/{call}/{index}") for index in range(self.count)]
             self._table.put(f"calls/{call}/all", json.dumps([json.loads(text) for text in said]))
         return json.loads(self._table.get(f"calls/{call}/all"))

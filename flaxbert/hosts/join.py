@@ -1,7 +1,7 @@
-"""Joining the other processes of a run, and leaving them: with what code, and what they are told.
+"""Joins the other processes of a run, and leaves them with an exit code and a message.
 
-Note: an error ends the process without Python's own end, which would wait for the others in JAX:
-they may be gone.
+Note: after an error the process ends without Python's shutdown, in which JAX would wait for the
+others: they may be gone.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from flaxbert.shell import console, signals
 
 @contextlib.contextmanager
 def joined(stop: signals.StopSignal, lost_after: float) -> Iterator[SingleProcess]:
-    """Joins the other processes of this run while the block runs, where there are any.
+    """Joins the other processes of this run, if any, while the block runs.
 
-    A process without heartbeats for `lost_after` seconds ends all others.
+    If a process sends no heartbeat for `lost_after` seconds, all others end.
 
     Raises:
-      ConfigError: the environment names them, but not fully; or others use their address.
-      PeerLostError: they do not all come.
+      ConfigError: the environment describes them incompletely, or their address is in use.
+      PeerLostError: they do not all connect.
     """
     peers = find_peers(os.environ)
     if peers is None:
@@ -48,16 +48,16 @@ def joined(stop: signals.StopSignal, lost_after: float) -> Iterator[SingleProces
     group = Group(table, watchdog)
     try:
         yield group
-    except InterruptedRun:  # all have agreed, and saved
+    except InterruptedRun:  # all processes have agreed to stop, and saved
         _leave_together(group, watchdog, stop)
         raise
     except BaseException as error:
         code = exit_code_of(error)
         others = code
         if code == INTERNAL_ERROR and not isinstance(error, FlaxbertError):
-            # Where another process is gone anything may be raised here, but not by us.
+            # When another process is lost, any library may raise anything here.
             watchdog.wait_for_loss()
-            others = PeerLostError.exit_code  # a defect here is none of theirs
+            others = PeerLostError.exit_code  # the defect is in this process, not in theirs
         signals.leave_at_the_end()
         watchdog.tell(code, console.printable(str(error).partition("\n")[0]), others=others)
         raise
@@ -65,18 +65,18 @@ def joined(stop: signals.StopSignal, lost_after: float) -> Iterator[SingleProces
 
 
 def refuse_several() -> None:
-    """Raises ConfigError if this is one of several processes: each would do all of the work."""
+    """Raises ConfigError if this is one of several processes: each would do the whole work."""
     if find_peers(os.environ) is not None:
         raise ConfigError(
             "this command runs in one process, and several were started. Start it once: without "
             f"{COUNT} and {INDEX}, under Slurm in a step of one task; on one host of a TPU pod "
-            "set JAX_PLATFORMS=cpu, its chips work in all hosts or in none."
+            "set JAX_PLATFORMS=cpu, as the chips of a pod work only on all hosts together."
         )
 
 
 def _leave_together(group: SingleProcess, watchdog: Watchdog, stop: signals.StopSignal) -> None:
-    stop.settle()  # before: whoever is asked to stop later than that has nothing to add
+    stop.settle()  # a later signal does not change the outcome
     group.all_gather("done")
     watchdog.close()
-    with contextlib.suppress(Exception):  # one that has gone since: the outcome stands
+    with contextlib.suppress(Exception):  # losing a process now does not change the outcome
         coordination.disconnect()

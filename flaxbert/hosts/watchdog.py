@@ -1,7 +1,7 @@
-"""Ends this process when another one has met an error, or when nothing is finished any more.
+"""Ends this process when another one has an error, or when the run makes no progress.
 
-A process that meets an error writes it to the table that all see; each looks there once a second.
-Processes that are gone are JAX's to find (hosts/coordination.py).
+A process with an error writes it to the shared table, which all read once a second. JAX detects
+processes that are gone (hosts/coordination.py).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from flaxbert.errors import PeerLostError, StuckError
 from flaxbert.hosts.coordination import Table
 from flaxbert.shell import signals
 
-_TURN = 1.0  # seconds between two looks
-# Seconds until all know what ends them: on a busy machine a look may come late.
+_TURN = 1.0  # seconds between two reads of the table
+# Seconds for all processes to read an error: on a busy machine a read may come late.
 _PATIENCE = 10.0
-LEAVING_PATIENCE = 2.5  # where a signal ends this process: it has 3 (shell/signals.py)
+LEAVING_PATIENCE = 2.5  # the same when a signal ends this process, which then has 3 seconds
 _END = "end"
 
 
@@ -28,10 +28,10 @@ class Watchdog:
     """Watches in a thread of its own, from `start` on."""
 
     def __init__(self, table: Table) -> None:
-        self.stuck_after = 0.0  # seconds, 0 = never; a config says it
+        self.stuck_after = 0.0  # seconds, 0 = never; set once the config is read
         self._table = table
-        self._idle: float | None = None  # seconds since the last beat; None: nothing is due yet
-        self._end: tuple[int, str] | None = None  # what this process ends with
+        self._idle: float | None = None  # seconds since the last beat; None before the first
+        self._end: tuple[int, str] | None = None  # exit code and message of this process
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -39,20 +39,20 @@ class Watchdog:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread; nothing is watched any more."""
+        """Ends the thread."""
         self._over.set()
         self._thread.join()
 
     def beat(self) -> None:
-        """Something was finished: an update, a batch of an evaluation."""
+        """Notes progress: a finished update, or a batch of an evaluation."""
         self._idle = 0.0
 
     def tell(
         self, code: int, text: str, *, others: int | None = None, patience: float = _PATIENCE
     ) -> None:
-        """Tells the others what ends this process; returns when they know, or after `patience`.
+        """Tells the others why this process ends; waits until they know, or for `patience`.
 
-        They end with the same code, or with `others`.
+        They end with the same exit code, or with `others`.
         """
         if self._end is None:
             self._end = code, self._line(text)
@@ -60,33 +60,30 @@ class Watchdog:
             self._table.all_know(_END, patience)
 
     def wait_for_loss(self) -> None:
-        """Returns if no process is found to be lost; otherwise this one ends meanwhile.
-
-        What broke a connection is known once heartbeats have been missed.
-        """
+        """Waits until JAX would have noticed a lost process, which ends this one meanwhile."""
         time.sleep(self._table.lost_after + 5)
 
     def lost(self) -> None:
-        """JAX has found that a process is gone: ends this one, in JAX's thread."""
+        """Ends this process, in JAX's thread: JAX has detected that another one is gone."""
         if self._end is None:
-            text = "another process of the run is gone, or cannot be reached (see JAX's line above)"
+            text = "another process of the run is gone or cannot be reached (see JAX's line above)"
             self._end = PeerLostError.exit_code, self._line(text)
         signals.leave(*self._end)
 
     def _watch(self) -> None:
         while not self._over.wait(_TURN):
-            with contextlib.suppress(Exception):  # no answer: JAX counts heartbeats
+            with contextlib.suppress(Exception):  # if the table does not answer, JAX notices
                 if self._idle is not None:
-                    self._idle += _TURN  # no clock: a machine that slept was not idle
+                    self._idle += _TURN  # not a clock: a suspended machine was not idle
                     if 0 < self.stuck_after < self._idle:
-                        text = f"nothing was finished for {self._idle:.0f} s"
+                        text = f"no progress for {self._idle:.0f} s"
                         self._write(StuckError.exit_code, text, stacks=True)
                 if found := self._table.look(_END):
                     self._leave(**json.loads(found))
 
     def _write(self, code: int, text: str, *, stacks: bool = False) -> None:
         end = {"code": code, "text": text, "by": self._table.index, "stacks": stacks}
-        with contextlib.suppress(Exception):  # the first one counts
+        with contextlib.suppress(Exception):  # only the first error is kept
             self._table.put(_END, json.dumps(end), again=False)
 
     def _leave(self, code: int, text: str, by: int, stacks: bool) -> None:
@@ -94,7 +91,7 @@ class Watchdog:
             return
         cause = "" if by == self._table.index else f"because of process {by}: "
         self._end = code, self._line(cause + text)
-        if stacks:  # now: when the first one leaves, what the others wait for breaks
+        if stacks:  # now: once one process ends, the others fail where they wait for it
             faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         self._table.all_know(_END, _PATIENCE)
         signals.leave(*self._end)

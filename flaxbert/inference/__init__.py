@@ -1,1 +1,1 @@
-"""Trained models that answer: model classes, predictors, and prediction files."""
+"""Inference with trained models: model classes, predictors, and prediction files."""

@@ -1,7 +1,6 @@
 """Predictions as files: JSON lines, CSV, CoNLL, and the numbered lines of transformers' run_glue.
 
-What goes to a file appears only when it is whole. Standard output cannot wait for that: it gets
-each part as it is ready.
+Files are written whole or not at all. Standard output gets each part as it is ready.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where a reader
 
 
 class JsonLines:
-    """One object a line."""
+    """One JSON object per line."""
 
     def __init__(self, file: TextIO, labels: Labels) -> None:
         self._file = file
@@ -40,7 +39,7 @@ class JsonLines:
 
 
 class Csv:
-    """The columns that the head has: probabilities of each label a column, lists as JSON."""
+    """The head's columns: one per label for probabilities, lists as JSON."""
 
     def __init__(self, file: TextIO, labels: Labels) -> None:
         self._head, self._names = head_named(labels.problem), labels.names
@@ -90,7 +89,7 @@ _WRITERS = {".jsonl": JsonLines, ".csv": Csv, ".conll": Conll}
 
 
 def check_output(path: str, source: str = "") -> None:
-    """Refuses a name that no file can be written to, or that is the input's.
+    """Checks that a file can be written at `path`, and that it is not the input.
 
     Raises:
       ConfigError: an ending that no writer has, no such directory, or the input itself.

@@ -1,11 +1,11 @@
-"""The public classes: BERT with a head as config + parameters + one jitted forward.
+"""The base of the public model classes: BERT with a head as config, parameters, jitted forward.
 
     model = FlaxBertForSequenceClassification.from_pretrained("path/or/hub-id")
     output = model(input_ids, attention_mask, token_type_ids)   # output.logits: [B, C]
-    model.save_pretrained("folder")                              # PyTorch loads it as it is
+    model.save_pretrained("folder")                              # PyTorch loads it
 
-There is no training mode: passing `key` computes with dropout, leaving it out computes without.
-With `params=` a call is a pure function, for `jax.grad` and optax (docs/library.md).
+There is no training mode: `key` switches dropout on. With `params=` a call is a pure function, for
+`jax.grad` and optax (docs/library.md).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flaxbert.storage.parameters import description_of
 from flaxbert.weights.folder import read_config, read_model, with_labels, write_model
 from flaxbert.weights.resolve import resolve_model
 
-# Arguments of transformers 4's Flax classes that have another name here.
+# Arguments of transformers 4's Flax classes that are different here.
 _INSTEAD = {
     "train": "pass key=KEY for dropout, and no key for none",
     "dropout_rng": "pass key=KEY for dropout, and no key for none",
@@ -43,15 +43,19 @@ DTYPES = ("float32", "bfloat16", "float64")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ClassifierOutput:
-    """`logits` is [B, C], or [R, S, C] with cls_positions; `hidden_states` has the embeddings'
-    output and every layer's, each [B, L, D], or is None."""
+    """The output of a model.
+
+    Attributes:
+      logits: [B, C]; [R, S, C] with cls_positions; [B, L, C] of a token classifier.
+      hidden_states: the embeddings' output and every layer's, each [B, L, D], or None.
+    """
 
     logits: Float[Array, "... C"]
     hidden_states: tuple[Float[Array, "B L D"], ...] | None = None
 
 
 class FlaxBertModel:
-    """BERT with a head as config + parameters + one jitted forward; the base of the public classes.
+    """BERT with a head; the base of the public model classes.
 
     Attributes:
       config: the `BertConfig`.
@@ -59,7 +63,7 @@ class FlaxBertModel:
       dtype: compute dtype; parameters and logits are at least float32.
       notes: what loading had to initialise, drop or ignore, one line each.
       fresh: PyTorch names of the parameters that were initialised, not loaded.
-      source: the folder that it was read from, or None.
+      source: the folder that the model was read from, or None.
       revision: the resolved hub commit, "" for a folder.
     """
 
@@ -105,15 +109,15 @@ class FlaxBertModel:
 
         Args:
           path_or_id: where the model is.
-          num_labels: number of labels, if it differs from the checkpoint's; the head is then fresh.
+          num_labels: number of labels, if it differs from the checkpoint's; the head is then new.
           id2label: names in label-id order, or {id: name}; implies num_labels.
           problem_type: as in transformers; None keeps the checkpoint's.
           revision: hub revision (branch, tag or commit).
           dtype: compute dtype, "float32", "bfloat16" or (with jax_enable_x64) "float64".
-          seed: of a fresh pooler or head.
+          seed: for the initial values of a new pooler or head.
 
         Raises:
-          ModelFileError: (an OSError) no such model, or files that do not fit each other.
+          ModelFileError: (an OSError) no such model, or inconsistent files.
           ValueError: arguments that exclude each other.
         """
         directory, resolved = resolve_model(path_or_id, revision)
@@ -146,7 +150,7 @@ class FlaxBertModel:
         output_hidden_states: bool = False,
         **unknown: Any,
     ) -> ClassifierOutput:
-        """Computes logits for token ids: a pure function of the arguments, if `params` is one.
+        """Computes logits for token ids; a pure function of its arguments if `params` is given.
 
         Args:
           input_ids: [B, L] token ids.
@@ -156,14 +160,14 @@ class FlaxBertModel:
           sequence_ids: [B, L] for packed rows: tokens attend where these are equal, 0 = padding.
             Excludes attention_mask.
           cls_positions: [B, S] first token of each packed sequence; None = the row's first token.
-          params: parameters to compute with, a tree like `self.params`; None = these.
-          key: a JAX PRNG key switches dropout on; None computes without.
-          output_hidden_states: whether to return them.
+          params: a tree like `self.params`; None = `self.params`.
+          key: a JAX PRNG key for dropout; None = no dropout.
+          output_hidden_states: whether to return hidden states.
 
         Raises:
-          ValueError: shapes that do not fit, or indices outside of the model's tables, which a
-            device would silently clamp.
-          TypeError: an argument that there is not; of transformers 4's, with what takes its place.
+          ValueError: inconsistent shapes, or indices outside of the model's tables, which a device
+            would silently clamp.
+          TypeError: an unknown argument; for those of transformers 4 it names the replacement.
         """
         for name in unknown:
             instead = _INSTEAD.get(name, "there is no such argument")
@@ -256,7 +260,8 @@ def _indices(
 ) -> jax.Array:
     """Returns int32 indices below `size`, or the default where nothing was given.
 
-    Checked before they are cast: int32 would turn 2**32 + 5 into 5.
+    They are checked before the cast: int32 would turn 2**32 + 5 into 5.
+
     """
     if values is None and default is not None and shape is not None:
         values = np.broadcast_to(np.asarray(default), shape)

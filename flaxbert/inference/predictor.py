@@ -1,21 +1,22 @@
-"""A trained model that answers: model, tokenizer, mesh and compiled forward, whatever its head.
+"""The base of the predictors: model, tokenizer, mesh and compiled forward, for any head.
 
-Inputs are packed as in training, several to a row, and sorted by length; the answers come back in
-the order of the inputs.
+Inputs are sorted by length and packed as in training, several to a row; answers come in the order
+of the inputs.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from flaxbert.config import Config, make_config
+from flaxbert.config import Config, Data, make_config
 from flaxbert.config import Mesh as MeshConfig
 from flaxbert.data.batches import Examples, inference_batches, plan_inference
 from flaxbert.data.checks import Labels
@@ -29,22 +30,21 @@ from flaxbert.loop.forward import make_forward, predict_logits
 from flaxbert.loop.mesh import make_mesh, replicated, row_multiple
 from flaxbert.storage.parameters import is_checkpoint
 from flaxbert.storage.store import on_disk
-from flaxbert.storage.workdir import read_json
+from flaxbert.storage.workdir import Workdir, existing_workdir, read_json, trained_model
 
-# Tokens that one device computes at once. More of them fall out of a CPU's caches; accelerators
-# want many.
+# Tokens that one device computes at once: few enough for a CPU's caches, many for accelerators.
 _TOKENS = {"cpu": 2048}
 _ACCELERATOR_TOKENS = 16384
 
 
 class Predictor:
-    """Answers with a trained model, on all devices at hand; the base of the public predictors.
+    """Predicts with a trained model, on all devices; the base of the public predictors.
 
     Attributes:
       model: the model, a `FlaxBertFor...`.
-      head: what turns logits into readable answers and metrics.
+      head: turns logits into readable answers and metrics.
       labels: kind of target, and label names in id order.
-      max_length: tokens of a sequence; longer ones are treated as `long` says.
+      max_length: tokens of a sequence; `long` says how longer ones are read.
     """
 
     model_class: ClassVar[type[FlaxBertModel]]
@@ -64,13 +64,12 @@ class Predictor:
         Args:
           model: a trained model; its dtype is the compute dtype.
           max_length: tokens per sequence, [CLS] and [SEP] included; 0 = the model's maximum.
-          long: what becomes of longer texts. "truncate" keeps the beginning, as training does;
-            "head_tail" the first quarter and the last three; "window" reads all of it in
-            overlapping windows and takes the mean of their logits. "" is the head's default:
-            texts are truncated, words all read in windows.
+          long: how longer texts are read. "truncate" keeps the beginning, as in training;
+            "head_tail" the first quarter and the last three quarters of max_length; "window" reads
+            everything in overlapping windows and averages their logits. "" is the head's default:
+            texts are truncated, tagged words read in windows.
           stride: tokens that neighbouring windows share; -1 = a quarter of max_length.
-          batch_rows: rows computed at once by all devices together; 0 = chosen. Fewer need less
-            memory.
+          batch_rows: rows computed at once by all devices; 0 = automatic. Fewer need less memory.
           packing: "pack", or "pad" for one sequence a row.
 
         Raises:
@@ -108,7 +107,7 @@ class Predictor:
             "packing": packing,
             "tokens": _TOKENS.get(jax.devices()[0].platform, _ACCELERATOR_TOKENS),
         }
-        # Once, not with every batch.
+        # Transferred once, not with every batch.
         self._params = jax.device_put(model.params, replicated(self._mesh))
         self._forward = make_forward(config, mesh=self._mesh, dtype=model.dtype)
 
@@ -124,8 +123,7 @@ class Predictor:
     ) -> Self:
         """Loads a trained folder, gs:// or hub id; `options` are those of the class.
 
-        With max_length=0 the folder RUN/model of a run takes the run's own max_length, any other
-        model its maximum.
+        With max_length=0 the model of a run uses the run's max_length, any other its maximum.
 
         Raises:
           ModelFileError: there is no such model, or it has no trained classifier or tokenizer.
@@ -136,14 +134,39 @@ class Predictor:
         model = cls.model_class.from_pretrained(path_or_id, revision=revision, dtype=dtype)
         return cls(model, max_length=max_length or (run.data.max_length if run else 0), **options)
 
+    def rows(self, inputs: list[Any], start: int) -> Rows:
+        """Returns inputs as rows; the first of them has number `start`.
+
+        Raises:
+          ValueError: an input of another kind; names its number.
+        """
+        raise TypeError(f"{type(self).__name__} defines no rows")
+
+    def stream(self, inputs: Iterable[Any], *, size: int = 8192) -> Iterator[dict[str, Any]]:
+        """Yields an answer for each input, in order, in constant memory.
+
+        Inputs are read and answered `size` at a time: packing needs many at once.
+
+        Example:
+          >>> for answer in classify.stream(line.rstrip("\\n") for line in open("reviews.txt")):
+          ...     print(answer["label"])
+        """
+        inputs = iter(inputs)
+        start = 0
+        while chunk := list(itertools.islice(inputs, size)):
+            rows = self.rows(chunk, start)
+            examples = self.encode_rows(rows)
+            yield from self.records(rows, examples, self.answers(examples))
+            start += len(chunk)
+
     def encode_rows(self, rows: Rows) -> Examples:
-        """Turns rows into sequences of at most max_length tokens."""
+        """Tokenizes rows into sequences of at most max_length tokens."""
         return self.head.encode(rows, self.tokenizer, self.max_length, self._cut)
 
     def answers(
         self, examples: Examples, after_batch: Callable[[int], object] = lambda sequences: None
     ) -> Float[np.ndarray, "N C"]:
-        """Returns the logits of what is asked about: a row for each text, or each word.
+        """Returns logits: a row for each text, or each word.
 
         `after_batch` is called with the number of sequences of every batch, and may raise.
         """
@@ -184,3 +207,22 @@ def run_config_of(directory: str | os.PathLike[str]) -> Config | None:
         return make_config(read_json(path))
     except FlaxbertError:
         return None  # some other config.json
+
+
+class Trained(NamedTuple):
+    """A trained model as a command names it: by its run, or by its folder."""
+
+    model: str | os.PathLike[str]
+    config: Config  # of its run; the defaults for another model
+    facts: dict[str, Any]  # what the run recorded when it started; {} without a run
+    workdir: Workdir | None
+
+
+def trained(workdir: str, model: str) -> Trained:
+    """Returns the best model of a run, or the model of a folder or hub id."""
+    if workdir:
+        run = existing_workdir(workdir)
+        best = trained_model(run)
+        return Trained(best, make_config(read_json(run.config)), read_json(run.facts), run)
+    folder = on_disk(model)
+    return Trained(folder, run_config_of(folder) or Config(data=Data(max_length=0)), {}, None)

@@ -1,1 +1,1 @@
-"""Logits -> new weights: the step, the optimizer, the mesh, evaluation and run control."""
+"""Logits -> new weights: the mesh, the train step, evaluation, progress and its log lines."""

@@ -1,8 +1,8 @@
-"""What the processes of a run agree on inside its programs: to stop, and that saves have ended.
+"""Agreement of several processes inside compiled programs: to stop, and that saves have ended.
 
-Each device carries what its own process says, and a program returns the most of all: the same
-answer everywhere after the same update. Note: nothing is exchanged for it but one more number
-beside the gradients; a message of its own would find processes at different updates.
+Each device carries the votes of its process, and a program returns their maximum: the same answer
+in all processes after the same update. Note: this adds only two numbers to the collectives of an
+update; a separate message would reach the processes at different updates.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from jaxtyping import Array, Int
 
 from flaxbert.errors import InterruptedRun
 
-STOP, SAVING = 0, 1  # places in what a process says
+STOP, SAVING = 0, 1  # indices of the votes
 Said = Int[Array, "devices two"]
 
 
 class Agreement:
-    """What this process says, and what all have said."""
+    """Makes the votes of this process, and reads the result of all."""
 
     def __init__(self, mesh: Mesh, asked: Callable[[], bool], saving: Callable[[], bool]) -> None:
-        """`asked`: whether this process was asked to stop; `saving`: whether it saves."""
+        """`asked`: whether this process got a signal; `saving`: whether it is saving."""
         self._asked, self._saving = asked, saving
         self._shape = (mesh.size, 2)
         self._sharding = said_sharding(mesh)
@@ -37,14 +37,14 @@ class Agreement:
         self._unread: jax.Array | None = None
 
     def said(self) -> Said:
-        """Returns the argument of the next program."""
+        """Returns this process's votes, the argument of the next program."""
         return self._array(bool(self._asked()), bool(self._saving()))
 
     def check(self) -> None:
-        """Asks all processes, and reads what they answered the time before: devices have work.
+        """Starts a vote of all processes, and reads the previous one, so that devices stay busy.
 
         Raises:
-          InterruptedRun: one of them was asked to stop; the same in all.
+          InterruptedRun: one of them got a signal; raised in all processes.
         """
         answer, self._unread = self._unread, self._all(self.said())
         if answer is not None and np.asarray(answer)[STOP]:
@@ -56,10 +56,11 @@ class Agreement:
 
 
 def all_said(said: Said) -> Int[Array, " two"]:
-    """Returns the most of what processes say."""
+    """Returns the maximum of all votes."""
     return jnp.max(said, axis=0)
 
 
 def said_sharding(mesh: Mesh) -> NamedSharding:
-    """A row for each device."""
+    """Returns the sharding of votes: one row per device."""
+
     return NamedSharding(mesh, P(mesh.axis_names))

@@ -1,4 +1,4 @@
-"""When what is due in a run."""
+"""The intervals of logging, evaluation and saving."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """When what is due, in updates."""
+    """How often a run logs, evaluates and saves, in updates, and when it ends."""
 
     total: int
     per_epoch: int
+
     log_every: int
     eval_every: int
     save_every: int

@@ -40,7 +40,7 @@ def evaluate(
 
 
 class Stopwatch:
-    """Counts batches and seconds from its making on; call it after every batch."""
+    """Counts batches and seconds since its creation; call it after every batch."""
 
     def __init__(self, after_batch: Callable[[int], object] = lambda examples: None) -> None:
         self._after_batch = after_batch
@@ -65,7 +65,8 @@ class Stopwatch:
 def scores(
     head: Head, answers: np.ndarray, examples: Examples, names: Sequence[str], loss: Loss
 ) -> dict[str, Any]:
-    """Returns the loss and the head's metrics of logits that are already there."""
+    """Returns the loss and the head's metrics of computed logits."""
+
     gold = head.gold(examples)
     total, normalizer = jax.device_get(
         head.loss_sums(

@@ -1,9 +1,8 @@
-"""What training takes by the model's own count, and what a device could do: the two sides of MFU.
+"""Model FLOPs and the peak FLOP/s of devices: the two sides of MFU.
 
-Model FLOPs (Chowdhery et al. 2022, appendix B) count the matrix products that the model's
-definition asks for, forward and backward, on real tokens alone. Neither padding nor
-anything computed twice raises the utilisation, and what is left out (the last layer's positions
-that no classifier reads) does not lower it.
+Model FLOPs (Chowdhery et al. 2022, appendix B) count the matrix products of the model's definition,
+forward and backward, on real tokens only. Padding and recomputation do not raise the utilisation,
+and computation that is saved (the last layer's positions that no head reads) does not lower it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from jax.sharding import Mesh
 
 from flaxbert.model.bert_config import BertConfig
 
-# Dense bfloat16 products, FLOP/s of one device as its maker states them, by words of the name that
-# the device gives itself; the first that fits.
+# Dense bfloat16 FLOP/s of one device as its maker states them, by a pattern of the device's name;
+# the first match counts.
 _PEAKS = (
     (r"H[12]00 NVL", 835e12),
     (r"H200", 989e12),
@@ -48,9 +47,9 @@ def model_flops(config: BertConfig, tokens: int, attended: int) -> float:
 
 
 def peak_of(mesh: Mesh, dtype: str) -> float:
-    """Returns the FLOP/s that the devices' maker states for products in `dtype`; 0 = unknown.
+    """Returns the peak FLOP/s in `dtype` that the devices' maker states; 0 = unknown.
 
-    CPUs state none, and float32 products run at another rate on each generation.
+    It is unknown for CPUs, and for float32, whose rate differs between generations.
     """
     device = mesh.devices.flat[0]
     if dtype != "bfloat16" or device.platform == "cpu":
@@ -68,7 +67,8 @@ class Utilisation:
     peak: float  # FLOP/s of all devices together; 0 = unknown
 
     def of(self, tokens: int, attended: int, seconds: float) -> dict[str, float]:
-        """Returns "model_flops_per_second", and "mfu" (0 to 1) where the peak is known."""
+        """Returns "model_flops_per_second", and "mfu" (0 to 1) if the peak is known."""
+
         speed = model_flops(self.config, tokens, attended) / seconds
         return {
             "model_flops_per_second": speed,

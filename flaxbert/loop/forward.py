@@ -38,7 +38,7 @@ def make_forward(config: BertConfig, *, mesh: Mesh, dtype: str) -> Forward:
 
 
 def forward_program(config: BertConfig, *, mesh: Mesh, dtype: str) -> Any:
-    """Returns what `make_forward` runs: jitted, for a batch of `INPUTS` that lies on the mesh."""
+    """Returns the jitted function of `make_forward`, for a batch of `INPUTS` on the mesh."""
     kernels = kernels_for(mesh, config, dtype)
 
     @jax.jit
@@ -78,7 +78,8 @@ def predict_logits(
     number of sequences of every batch, and may raise.
 
     Raises:
-      RuntimeError: one came twice or not at all (a defect, never a user's mistake).
+      RuntimeError: one was computed twice or not at all (a defect, never a user's mistake).
+
     """
     logits: np.ndarray | None = None
     times_seen = np.zeros(count, np.int64)

@@ -1,8 +1,8 @@
-"""Updates that the device may still be computing, and how long a stop would wait for them.
+"""The queue of updates that the device may still be computing.
 
-Note: one update waits at the device while it computes another, and no more. So the device has work
-while Python prepares the next update, and yet a signal, or a loss that is not finite, is never more
-than two updates behind.
+Note: at most one update waits while the device computes another. So the device has work while
+Python prepares the next update, and a signal or a loss that is not finite is noticed at most two
+updates late.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _QUEUED = 1
 
 
 class InFlight:
-    """Calls `read(update, sums on the host, counts)` for each update, in order, when it is done."""
+    """Calls `read(update, sums on the host, counts)` for each finished update, in order."""
 
     def __init__(self, read: Callable[[int, dict[str, Any], Counts], None]) -> None:
         self.longest = 0.0  # seconds from sending an update to the device to its end
@@ -29,7 +29,7 @@ class InFlight:
         self._waiting: deque[tuple[int, Sums, Counts, float]] = deque()
 
     def add(self, update: int, sums: Sums, counts: Counts, sent: float) -> None:
-        """Notes an update that was sent at `sent` (time.perf_counter)."""
+        """Adds an update that was sent at `sent` (time.perf_counter)."""
         self._waiting.append((update, sums, counts, sent))
 
     def make_room(self) -> None:
@@ -37,7 +37,8 @@ class InFlight:
         self._read_until(_QUEUED)
 
     def settle(self) -> None:
-        """Waits for all of them."""
+        """Waits for all updates."""
+
         self._read_until(0)
 
     def _read_until(self, left: int) -> None:

@@ -1,4 +1,4 @@
-"""What trackers are told of updates and evaluations: scalars, and a line for people."""
+"""The values and lines that are logged about updates and evaluations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.progress import Progress, Sums
 from flaxbert.track import Trackers
 
-# What an evaluation says beside its metrics, also of a second set (samples_mm).
+# Prefixes of an evaluation's results that are not metrics, also of a second set (samples_mm).
 _NOT_METRICS = ("samples", "runtime", "steps_per_second")
 
 
 def described(sums: dict[str, Any]) -> str:
-    """Loss and gradient norm of an update, for people."""
+    """Returns loss and gradient norm of an update as text."""
     loss, norm = float(sums["loss"]) / float(sums["normalizer"]), float(sums["gradient_norm"])
     return f"loss {loss:.4g}, gradient norm {norm:.4g}"
 
@@ -22,7 +22,7 @@ def described(sums: dict[str, Any]) -> str:
 def skipped(
     update: int, sums: dict[str, Any], progress: Progress, cadence: Cadence, trackers: Trackers
 ) -> None:
-    """An update whose loss or gradient is not finite."""
+    """Logs a skipped update, whose loss or gradient is not finite."""
     in_a_row, in_all = progress.nonfinite_in_a_row, progress.nonfinite_updates
     values = {
         "skipped_loss": float(sums["loss"]) / float(sums["normalizer"]),
@@ -43,7 +43,7 @@ def window(
     utilisation: Callable[[int, int, float], dict[str, float]],
     trackers: Trackers,
 ) -> None:
-    """The updates since the last such line, whose sums begin anew."""
+    """Logs the updates since the last such line, and resets their sums."""
     sums, step = progress.window, progress.step
     seconds = max(sums.seconds, 1e-9)
     values = {
@@ -74,7 +74,7 @@ def window(
 def validation(
     results: dict[str, Any], better: bool, progress: Progress, cadence: Cadence, trackers: Trackers
 ) -> None:
-    """An evaluation, and whether it is `better` than all before."""
+    """Logs an evaluation, and whether it is `better` than all before."""
     step, metrics = progress.step, metrics_of(results)
     scalars = metrics | {"samples_per_second": results["samples_per_second"]}
     trackers.scalars(step, cadence.epoch(step), "validation", scalars)
@@ -86,5 +86,6 @@ def validation(
 
 
 def metrics_of(results: dict[str, Any]) -> dict[str, float]:
-    """Returns what of an evaluation is a metric."""
+    """Returns the metrics among the results of an evaluation."""
+
     return {name: v for name, v in results.items() if not name.startswith(_NOT_METRICS)}

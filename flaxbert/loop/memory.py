@@ -1,7 +1,7 @@
-"""Whether an update fits the device, known before the first one from the compiled program.
+"""Compares the memory of a compiled program with the device's, before the first update.
 
-Note: the limit is what the device has, not what is free on it now, so that the same command on the
-same devices always computes in the same micro-batches, to the same bits.
+Note: the limit is the device's total, not its free memory, so that the same command on the same
+devices always chooses the same micro-batches, and gives the same bits.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import jax
 
 MIB = 2**20
 
-# The share that a program may take. Beside it stand other programs' buffers and fragments; on a
-# host also Python, the data, and a checkpoint's copy of the state.
+# The share that a program may use. The rest is for other programs' buffers and fragmentation; on a
+# host also for Python, the data, and a checkpoint's copy of the state.
 _SHARE_OF_HOST = 0.7
 _SHARE_OF_ACCELERATOR = 0.92
 
@@ -26,11 +26,11 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Bytes of one device: what a program needs, and what it may take."""
+    """Bytes on one device that a program needs, and may use."""
 
     needed: int
     limit: int  # 0 = unknown: everything fits
-    fixed: int = 0  # of what is needed: parameters and moments, in parts or whole
+    fixed: int = 0  # the part of `needed` for parameters and moments, sharded or not
 
     @property
     def fits(self) -> bool:
@@ -42,7 +42,7 @@ class Fit:
 
 
 def fit(compiled: Any, limit: int) -> Fit:
-    """Compares a compiled program with what it may take of a device (0 = unknown)."""
+    """Compares a compiled program with a limit in bytes (0 = unknown)."""
     memory = compiled.memory_analysis()
     if memory is None:  # a backend without it
         return Fit(0, 0)
@@ -58,7 +58,7 @@ def needed_by(compiled: Any) -> int:
 
 
 def limit_of(device: Any) -> int:
-    """Returns the bytes that programs may take on a device; 0 if it does not say."""
+    """Returns the bytes that programs may use on a device; 0 = unknown."""
     stats = device.memory_stats() or {}
     if total := stats.get("bytes_limit", 0):
         return share_of(total)
@@ -68,15 +68,15 @@ def limit_of(device: Any) -> int:
 
 
 def share_of(total: int) -> int:
-    """Returns the bytes that programs may take of an accelerator's memory."""
+    """Returns the bytes that programs may use of an accelerator's memory."""
     return int(_SHARE_OF_ACCELERATOR * total)
 
 
 def smaller(accumulate: int, found: Fit | None, most: int) -> int:
-    """Returns with how many micro-batches to try next, at most `most`; 0 = none can fit.
+    """Returns the number of micro-batches to try next, at most `most`; 0 = none can fit.
 
-    All but parameters and moments shrinks in proportion. Where nothing is known but that the
-    program does not fit (None), twice as many.
+    All memory but that of parameters and moments shrinks in proportion. If only the compiler's
+    refusal is known (None), the number is doubled.
     """
     if found is None:
         return min(2 * accumulate, most) if accumulate < most else 0
@@ -87,7 +87,8 @@ def smaller(accumulate: int, found: Fit | None, most: int) -> int:
 
 
 def _host_memory() -> int:
-    """Returns the bytes of this machine, or of the container that the process is in."""
+    """Returns the memory of this machine, or of the container that the process is in."""
+
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # not there, or "max"

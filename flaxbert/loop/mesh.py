@@ -1,9 +1,9 @@
-"""The mesh of three axes ("data", "fsdp", "model") and what lies where on it.
+"""The mesh of three axes ("data", "fsdp", "model") and the shardings of batch, state and results.
 
-Rows of a batch are spread over data and fsdp; parameters and moments over fsdp and model, by an
+Rows of a batch are sharded over data and fsdp; parameters and moments over fsdp and model, by an
 ordered table from path to PartitionSpec, and moments over data too (ZeRO stage 1, Rajbhandari et
-al. 2020, arXiv 1910.02054): each device updates its part of the parameters and gathers the others.
-An unmatched parameter is an error, so a new one cannot end up replicated by accident.
+al. 2020, arXiv 1910.02054): each device updates its shard of the parameters and gathers the others.
+An unmatched parameter is an error, so that none is replicated by accident.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _RULES: tuple[tuple[str, P], ...] = (
 
 
 def make_mesh(asked: MeshConfig, config: BertConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns the mesh for some devices (None: those at hand).
+    """Returns the mesh for some devices (None: all of this run's).
 
     Raises:
-      ConfigError: sizes that do not divide the devices or the model; lists the legal ones.
+      ConfigError: sizes that do not divide the devices or the model; lists the possible ones.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dataclasses.asdict(asked)
@@ -72,7 +72,7 @@ def make_mesh(asked: MeshConfig, config: BertConfig, devices: Sequence[Any] | No
         if dimension % sizes[axis]:
             raise ConfigError(
                 f"config.mesh.{axis}={sizes[axis]} does not divide the model's {name} {dimension}. "
-                f"Legal sizes: {_divisors(math.gcd(dimension, len(devices)))}."
+                f"Possible sizes: {_divisors(math.gcd(dimension, len(devices)))}."
             )
     count = math.prod(sizes.values())
     left_out = {d.process_index for d in devices} - {d.process_index for d in devices[:count]}
@@ -98,10 +98,10 @@ def spec_for(path: str) -> P:
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """Returns the sharding of each leaf: parameters by rule, and what is kept of each by theirs.
+    """Returns the sharding of each leaf: parameters by rule, optimizer state like its parameter.
 
-    An array of the optimizer is a parameter's if it has its path, below some name, and its shape.
-    Counters, and statistics of another shape, are on every device.
+    An array of the optimizer belongs to a parameter if its path ends with that of the parameter
+    and it has the same shape. Counters, and statistics of another shape, are replicated.
     """
     flat = jax.tree_util.tree_leaves_with_path
     spread = moment_shardings(mesh, state["params"])
@@ -120,7 +120,7 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 
 
 def moment_shardings(mesh: Mesh, params: Any) -> Any:
-    """Returns how parameters are spread while they are updated: over "data" too, as moments are."""
+    """Returns the shardings of parameters during their update: over "data" too, like moments."""
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, over_data(mesh, spec_for("/".join(_names(path))), leaf.shape))
@@ -133,9 +133,9 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def over_data(mesh: Mesh, spec: P, shape: tuple[int, ...]) -> P:
-    """Returns `spec` with the first axis of an array that divides spread over "data" as well.
+    """Returns `spec` with the first divisible axis of the array sharded over "data" as well.
 
-    Vectors stay whole: they are many, and next to nothing.
+    Vectors are not sharded: they are many and small.
     """
     if mesh.shape["data"] == 1 or len(shape) < 2:
         return spec
@@ -149,10 +149,10 @@ def over_data(mesh: Mesh, spec: P, shape: tuple[int, ...]) -> P:
 
 
 def gather_tables(mesh: Mesh, params: Any) -> Any:
-    """Returns the parameters with whole embedding tables on every device, for the computation.
+    """Returns the parameters with embedding tables gathered on every device.
 
-    A lookup in a table whose features are spread over "fsdp", by rows that are spread over it too,
-    makes the compiler replicate the activations; gathering the table first is what FSDP means.
+    A lookup in a table whose features are sharded over "fsdp", by rows that are sharded over it
+    too, would make the compiler replicate the activations.
     """
     if mesh.shape["fsdp"] == 1:
         return params
@@ -166,11 +166,11 @@ def gather_tables(mesh: Mesh, params: Any) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def kernels_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
-    """Returns the kernels that a run on the mesh uses.
+    """Returns the kernels that a run on the mesh uses, None for the plain code.
 
-    Those for TPUs were written where there is none: by the TPU's compiler, and as plain JAX. So
-    they are compared with the plain code first, and a run goes without, and says so, where they
-    differ by more than rounding or do not run. A TPU that is not here (planning/) cannot be asked.
+    The TPU kernels were written without a TPU. So a run compares them with the plain code first; if
+    they differ by more than rounding or do not run, it warns and uses the plain code. A TPU that is
+    only planned for (planning/) cannot be tested.
     """
     kernels = kernels_written_for(mesh, config, dtype)
     is_here = mesh.devices.flat[0].platform == "tpu" and jax.default_backend() == "tpu"
@@ -185,8 +185,7 @@ def kernels_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
 def kernels_written_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels | None:
     """Returns the kernels for the mesh's devices: TPUs, or one NVIDIA GPU (Ampere or later).
 
-    In half precision only. On several GPUs each kernel would have to be told how its arrays are
-    spread; no compiler knows.
+    In half precision only. On several GPUs each kernel would need the shardings of its arrays.
     """
     if not is_half(dtype):
         return None
@@ -208,18 +207,18 @@ def kernels_written_for(mesh: Mesh, config: BertConfig, dtype: str) -> Kernels |
 
 @functools.cache
 def _are_right() -> bool:
-    """Whether the kernels for TPUs give the plain code's numbers on the one at hand."""
+    """Whether the TPU kernels equal the plain code on this TPU."""
     from flaxbert.model.kernels import self_test, tpu
 
     alone = tpu.kernels_of(lambda function, *_: functools.partial(function, 0), 1)
     try:
         wrong = self_test.wrong_kernels(alone, lengths=(256,))
-    except Exception as error:  # whatever the compiler or the chip say
+    except Exception as error:  # any error of the compiler or the chip
         wrong = [(str(error).strip().splitlines() or [type(error).__name__])[0]]
     if wrong:
         warnings.warn(
-            "flaxbert's kernels are not used on this TPU, updates take longer. Please report what "
-            f"is wrong: {'; '.join(wrong)}",
+            "flaxbert's kernels are not used on this TPU, updates take longer. Please report: "
+            f"{'; '.join(wrong)}",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -228,14 +227,14 @@ def _are_right() -> bool:
 
 def _serves(device: Any, head_size: int) -> bool:
     generation = str(getattr(device, "compute_capability", "")).partition(".")[0]
-    # AMD's are no numbers. Blocks are powers of two, and must fit shared memory.
+    # AMD's generations are not numbers. Blocks are powers of two, and must fit shared memory.
     return generation.isdecimal() and int(generation) >= 8 and head_size in (16, 32, 64, 128)
 
 
 def _spread(
     mesh: Mesh, function: Callable[..., Any], inputs: tuple[str, ...], outputs: tuple[str, ...]
 ) -> Callable[..., Any]:
-    """model/kernels/tpu.py's `Spread` on a mesh."""
+    """Implements `Spread` of model/kernels/tpu.py on a mesh."""
     if mesh.size == 1:
         return functools.partial(function, 0)
     axes = {"r": ROWS, "h": "model", ".": None}
@@ -246,16 +245,16 @@ def _spread(
     def local(*arrays: Any) -> Any:
         return function(jax.lax.axis_index("model"), *arrays)
 
-    # Pallas says nothing of what varies over the mesh.
+    # Pallas does not annotate which values vary over the mesh.
     return jax.shard_map(
         local, mesh=mesh, in_specs=specs(inputs), out_specs=specs(outputs), check_vma=False
     )
 
 
 def row_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:
-    """Returns which blocks of the rows of a batch this process's devices hold, and of how many.
+    """Returns the blocks of a batch's rows on this process's devices, and the number of all blocks.
 
-    Devices along "model" hold the same rows, so they may be those of several processes.
+    Devices along "model" hold the same rows, so a block may belong to several processes.
     """
     count = row_multiple(mesh)
     here = jax.process_index()
@@ -269,9 +268,9 @@ def row_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:
 
 
 def on_mesh(mesh: Mesh, batch: dict[str, Any], *, micro_batches: bool) -> dict[str, Any]:
-    """Returns the arrays of a batch as global ones, of which this process has its rows.
+    """Returns the arrays of a batch as global arrays, from this process's rows.
 
-    A process that has all of them returns them as they are: the program takes them from there.
+    A single process returns them as they are.
     """
     if jax.process_count() == 1:
         return batch
@@ -296,7 +295,7 @@ def on_mesh(mesh: Mesh, batch: dict[str, Any], *, micro_batches: bool) -> dict[s
 def on_host(mesh: Mesh, tree: Any, *, wanted: bool) -> Any:
     """Returns whole arrays for this process to write, None if they are not `wanted` here.
 
-    All processes must call it: what is spread over several is gathered, one array after the other.
+    All processes must call it: sharded arrays are gathered, one after the other.
     """
     if jax.process_count() == 1:
         return tree
@@ -310,7 +309,7 @@ def on_host(mesh: Mesh, tree: Any, *, wanted: bool) -> Any:
 
 
 def batch_sharding(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:
-    """Rows over data and fsdp; [A, R, ...] with micro-batches, else [R, ...]."""
+    """Shards rows over data and fsdp; batches are [A, R, ...] with micro-batches, else [R, ...]."""
     return NamedSharding(mesh, P(None, ROWS) if micro_batches else P(ROWS))
 
 
@@ -319,7 +318,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def row_multiple(mesh: Mesh) -> int:
-    """Returns what the rows of a batch must be a multiple of."""
+    """Returns the number that the rows of a batch must be a multiple of."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 

@@ -1,7 +1,7 @@
-"""Where a run stands: what run.json of a checkpoint holds, and the clock that fills in its times.
+"""The progress of a run, as run.json of a checkpoint records it, and the clock for its times.
 
-Note: counts and sums are a function of the run alone, so an interrupted run ends with the same
-ones; only what is called seconds, or longest, depends on the machine.
+Note: counts and sums depend only on the run, so an interrupted run ends with the same ones; only
+the fields named "seconds" or "longest" depend on the machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclasses.dataclass
 class Sums:
-    """Running totals over updates; all but the seconds are a function of the run alone."""
+    """Running totals over updates; all but the seconds depend only on the run."""
 
     updates: int = 0
     loss: float = 0.0  # sum over updates of each update's mean loss
@@ -21,21 +21,21 @@ class Sums:
     examples: int = 0
     real_tokens: int = 0
     computed_tokens: int = 0
-    attended_keys: int = 0  # over real tokens, of the keys that each attends to
-    seconds: float = 0.0  # evaluation and compilation apart; used for log lines
+    attended_keys: int = 0  # sum over real tokens of the keys that each attends to
+    seconds: float = 0.0  # without evaluation and compilation; used for log lines
 
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands; run.json of a checkpoint holds exactly this (and who wrote it)."""
+    """The progress of a run; run.json of a checkpoint has these fields and the run's facts."""
 
     step: int = 0  # finished updates
     window: Sums = dataclasses.field(default_factory=Sums)  # since the last log line
     total: Sums = dataclasses.field(default_factory=Sums)
     steady_seconds: float = 0.0  # without the first update of each start
     steady_examples: int = 0
-    wall_seconds: float = 0.0  # everything included; what a kill cut off after a save is not seen
-    best: dict[str, Any] | None = None  # {"step", "value", "results"}
+    wall_seconds: float = 0.0  # everything, except the time between the last save and a kill
+    best: dict[str, Any] | None = None  # {"step", "value", "results", "weights"}
     evaluated: int = 0  # update after which the last evaluation ran
     results: dict[str, Any] | None = None  # of the last evaluation
     evaluations_without_gain: int = 0
@@ -44,10 +44,10 @@ class Progress:
     stopped_early: bool = False
     longest_update: float = 0.0  # seconds from sending an update to the device to its end
     longest_save: float = 0.0  # seconds from the start of the copy to the commit
-    saving_seconds: float = 0.0  # in all, in which a save held training up
+    saving_seconds: float = 0.0  # total time that training waited for saves
 
     def add(self, sums: dict[str, Any], counts: dict[str, int]) -> None:
-        """Counts an update: what the step returned, and what its batch held."""
+        """Counts an update: the sums of the step, and the counts of its batch."""
         for total in (self.window, self.total):
             total.examples += counts["examples"]
             total.real_tokens += counts["real_tokens"]
@@ -64,12 +64,12 @@ class Progress:
             total.gradient_norm += float(sums["gradient_norm"])
 
     @property
-    def least_grace(self) -> str:
-        """What a stop waits for, for people."""
+    def grace_period(self) -> str:
+        """The grace period that a stop needs, as a log line."""
         update, save = self.longest_update, self.longest_save
         return (
-            f"longest update {update:.2f} s, longest save {save:.2f} s: a grace period of "
-            f"{update + save:.1f} s is the least"
+            f"longest update {update:.2f} s, longest save {save:.2f} s: allow a grace period of at "
+            f"least {update + save:.1f} s"
         )
 
     @classmethod
@@ -82,9 +82,9 @@ class Progress:
 
 
 class Clock:
-    """Adds up time: training without compilation and evaluation, and wall time.
+    """Measures training time, without compilation and evaluation, and wall time.
 
-    A stretch of training ends at `tick`; `restart` forgets what passed since (an evaluation)."""
+    `tick` ends a period of training; `restart` discards the time since then (an evaluation)."""
 
     def __init__(self, progress: Progress, started: float) -> None:
         self._progress = progress
@@ -93,7 +93,8 @@ class Clock:
         self._examples = progress.total.examples
 
     def tick(self, *, warm: bool) -> None:
-        """Counts the time since the last tick; as steady state once the start is `warm`."""
+        """Adds the time since the last tick; to the steady state if `warm`."""
+
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         progress = self._progress

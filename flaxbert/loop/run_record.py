@@ -1,8 +1,7 @@
-"""What run.json of a checkpoint may say, compared with the fields that the loop keeps.
+"""Checks the fields of a checkpoint's run.json against the types of `Progress`.
 
-A manifest tells that nobody changed a checkpoint after it was made, not who made it. Note: there is
-no list of fields here; the types of Progress are the list, so a new field is checked from its first
-day on.
+A manifest proves that a checkpoint was not changed, not who made it. Note: the types of Progress
+are the list of fields, so a new field is checked automatically.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from flaxbert.errors import ModelFileError
 from flaxbert.loop.progress import Progress
 
 _DTYPES = ("float32", "bfloat16")
-_MOST = 2**53  # a float counts up to here
+_MOST = 2**53  # the largest exact integer of a float
 _BEST = {"step": int, "value": float, "weights": str, "results": dict}
 _FACTS = {
     "training": dict,
@@ -30,13 +29,13 @@ _FACTS = {
 
 
 def check_recorded(values: Any, directory: PurePath, step: int) -> dict[str, Any]:
-    """Returns what `directory`, the checkpoint at `step`, recorded about its run.
+    """Returns the checked run.json of `directory`, the checkpoint at `step`.
 
     Raises:
       ModelFileError: a field is missing, of another type or out of range; names it.
     """
     if not isinstance(values, dict):
-        raise _wrong(directory, "it is no object")
+        raise _wrong(directory, "it is not an object")
     hints = typing.get_type_hints(Progress)
     for name in ("step", "window", "total"):
         if name not in values:
@@ -58,7 +57,8 @@ def check_recorded(values: Any, directory: PurePath, step: int) -> dict[str, Any
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is one that a field of this type was written as."""
+    """Whether a JSON value has the type of a field."""
+
     if isinstance(hint, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if dataclasses.is_dataclass(hint):

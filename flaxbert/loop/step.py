@@ -37,10 +37,10 @@ State = dict[str, Any]
 Batch = dict[str, Any]
 
 # For several TPUs, by their compiler's estimate of three layers of bert-base on v5e:
-# * Small parts of parameters are gathered by an all-reduce otherwise, from 64 chips on: twice the
-#   bytes. All-reduces of 170 MiB; with it 85 MiB, and 85 gathered.
-# * Products of gathered kernels (fsdp) are taken in pieces otherwise, each as its part arrives: on
-#   8 chips 16.2 million cycles; whole 11.0, and the gathers go on beside other products.
+# * Without the first, small shards of parameters are gathered by an all-reduce from 64 chips on,
+#   twice the bytes: all-reduces of 170 MiB; with it 85 MiB, and 85 MiB gathered.
+# * Without the second, products of gathered kernels (fsdp) are computed in pieces as they arrive:
+#   16.2 million cycles on 8 chips; whole 11.0, and the gathers overlap with other products.
 _OPTIONS_FOR_TPUS = {
     "xla_tpu_prefer_async_allgather_to_allreduce": "true",
     "xla_tpu_enable_windowed_einsum_for_all_gather": "false",
@@ -78,7 +78,7 @@ def _fresh_state(optimizer: Optimizer, method: Method, params: Params) -> State:
 def all_finite(tree: Any) -> jax.Array:
     """Returns whether every number of a tree is finite.
 
-    A finite gradient can still take a parameter beyond float32 (decay and rate both large). Asked
+    A parameter can overflow float32 although its gradient is finite (large decay and rate). Checked
     before each checkpoint and not inside the step, where it made the optimizer a third slower.
     """
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
@@ -103,7 +103,8 @@ def make_train_step(
     loss or gradient is not finite leaves parameters and optimizer as they were, bit for bit. It is
     an update for the schedule ("step"), but not for Adam's bias correction ("optimizer/count").
 
-    `agreeing` processes pass a fourth argument, `agreement.Agreement.said`, and `sums` has "said".
+    With `agreeing` a fourth argument is this process's votes, `agreement.Agreement.said`, and
+    `sums["said"]` is the result of all.
     """
 
     kernels = kernels_for(mesh, config, dtype)
@@ -144,7 +145,7 @@ def make_train_step(
         moments = moment_shardings(mesh, params)
 
         def spread(tree: Params) -> Params:
-            """Each device's part of parameters or gradients: that of its moments."""
+            """Shards parameters or gradients like their moments."""
             if mesh.shape["data"] == 1:
                 return tree
             return jax.lax.with_sharding_constraint(tree, moments)
@@ -205,4 +206,4 @@ def compile_step(
     except Exception as error:
         if "No such compile option" not in str(error):
             raise
-        return lowered.compile()  # another compiler: the same program, with more to exchange
+        return lowered.compile()  # another compiler version: the same program, more communication

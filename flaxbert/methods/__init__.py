@@ -1,9 +1,9 @@
-"""Methods: what trains, and what stays as it is. One file each, and these files are the registry.
+"""Methods: which parameters are trained. One file each, and these files are the registry.
 
 A file's `make(options, bert)` returns its `Method`; its options are a dataclass `Options` in the
-same file (flaxbert/registry.py). In a training state the parameters stand in two parts: "params",
-which are trained, have an optimizer's state and are saved with every checkpoint, and "frozen",
-which are none of this. `params_of` puts them together.
+same file (flaxbert/registry.py). A training state has two parts: "params" are trained, have
+optimizer state and are saved with every checkpoint; "frozen" are saved once. `params_of` merges
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flaxbert.registry import member, options_for
 
 
 class Method:
-    """The contract; by itself it trains everything."""
+    """The contract; the base class trains every parameter."""
 
     def is_trained(self, path: str) -> bool:
         """Whether a parameter is trained; its path is like "bert/pooler/dense/kernel"."""
@@ -36,10 +36,10 @@ def method_for(section: MethodConfig, bert: BertConfig) -> Method:
 
 
 def split(params: Params, method: Method) -> tuple[Params, Params]:
-    """Returns the parameters that a method trains, and the others.
+    """Returns the parameters that a method trains, and the frozen ones.
 
     Raises:
-      ConfigError: it trains none.
+      ConfigError: no parameter is trained.
     """
     trained, frozen = _split(params, method, "")
     if not trained:
@@ -53,7 +53,8 @@ def params_of(state: dict[str, Any]) -> Params:
 
 
 def merged(trained: Any, frozen: Any) -> Any:
-    """Returns what `split` has taken apart."""
+    """Merges the two results of `split`."""
+
     if not isinstance(trained, dict):
         return trained
     both = {name: merged(trained[name], frozen[name]) for name in trained if name in frozen}

@@ -1,7 +1,7 @@
-"""Trains a part of the model: the head alone, biases (BitFit, Ben Zaken et al. 2022, arXiv
-2106.10199), LayerNorms, or what is above the lowest layers.
+"""Trains a part of the model: the head, and with it biases (BitFit, Ben Zaken et al. 2022, arXiv
+2106.10199), LayerNorms, or all layers above the lowest ones.
 
-The pooler belongs to the head: nothing else reads it, and where a checkpoint has none it is fresh.
+The pooler counts as head: nothing else reads it, and if a checkpoint has none it is initialised.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from flaxbert.model.bert_config import BertConfig
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    trained: str = "head"  # the head alone, or with it every bias, every LayerNorm (norm), or all
-    layers: int = -1  # lowest layers to leave, and the embeddings; 0 = these alone, -1 = none
+    trained: str = "head"  # the head alone, or also every bias, every LayerNorm (norm), or all
+    layers: int = -1  # lowest layers to freeze, with the embeddings; 0 = embeddings only, -1 = none
 
 
 CHOICES = {"trained": ("head", "bias", "norm", "all")}

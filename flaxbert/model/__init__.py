@@ -1,1 +1,1 @@
-"""Token rows -> logits: BERT as Flax NNX modules. JAX and Flax only, no files, no flags."""
+"""Token rows -> hidden states: BERT as Flax NNX modules. JAX and Flax only, no files, no flags."""

@@ -1,10 +1,11 @@
 """Self-attention within each sequence of a row: tokens attend where their sequence ids are equal.
 
-One rule covers packed rows, padded rows and single sentences. Padding (id 0) attends to padding, so
-no row of the softmax is ever empty and no NaN can appear.
+This covers packed rows, padded rows and single sentences. Padding (id 0) attends to padding, so no
+row of the softmax is empty and no NaN can appear.
 
-Note: heads are moved in front of positions before both products. Left to the compiler, XLA:CPU
-multiplies the transposed probabilities, four times slower than all of the rest.
+Note: heads are transposed in front of positions before both products. Otherwise XLA:CPU multiplies
+transposed probabilities, which takes four times as long as everything else here.
+
 """
 
 from __future__ import annotations

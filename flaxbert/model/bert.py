@@ -29,10 +29,10 @@ from flaxbert.model.matmul import dense, precision_for, stable_dtype
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where each token stands: the number of its sequence (0 = padding), its position there.
+    """The sequence number (0 = padding) and the position of each token.
 
-    Attention and dropout masks are functions of these and of the update's dropout seed (None: no
-    dropout), never of the token's place in its row.
+    Attention and dropout masks depend on these and on the update's dropout seed (None: no dropout),
+    never on the token's index in its row.
     """
 
     sequence_ids: Int[Array, "B L"]
@@ -45,7 +45,7 @@ class Places:
         return drop.token_bits(self.seed, layer, site, self.sequence_ids, self.position_ids)
 
     def at(self, positions: Int[Array, "B S"]) -> Places:
-        """Returns the places of the tokens at some positions of each row."""
+        """Returns the places of the tokens at some indices of each row."""
         return Places(
             jnp.take_along_axis(self.sequence_ids, positions, axis=1),
             jnp.take_along_axis(self.position_ids, positions, axis=1),
@@ -54,7 +54,7 @@ class Places:
 
 
 def _gelu(x: Array) -> Array:
-    """The exact GELU in PyTorch's form; jax.nn.gelu's erfc takes XLA:CPU 2.5 times as long."""
+    """The exact GELU in PyTorch's form; jax.nn.gelu uses erfc, 2.5 times as slow on XLA:CPU."""
     return 0.5 * x * (1 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
 
 
@@ -63,10 +63,10 @@ def _gelu_tanh(x: Array) -> Array:
 
 
 def tokens_at(x: Float[Array, "B L D"], positions: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-    """Returns the vectors at some positions of each row.
+    """Returns the vectors at some indices of each row.
 
-    A one-hot product reads the same values as a gather, bit for bit, and stays local when rows are
-    spread over devices (a gather along a sharded batch is not, nor its gradient).
+    A one-hot product gives the same bits as a gather, and stays local when rows are sharded over
+    devices; a gather along a sharded batch, and its gradient, do not.
     """
     one_hot = jax.nn.one_hot(positions, x.shape[1], dtype=x.dtype)
     return jnp.einsum("BSL,BLD->BSD", one_hot, x, precision=precision_for(x.dtype))
@@ -121,7 +121,7 @@ class LayerNorm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """A lookup table. Indices must be in range: the host checks them, the device cannot."""
+    """A lookup table. Indices must be in range: the host checks them, the device does not."""
 
     def __init__(self, rows: int, config: BertConfig, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
         init = nnx.initializers.normal(config.initializer_range)
@@ -282,8 +282,8 @@ class BertEncoder(nnx.Module):
     ) -> list[Float[Array, "B L D"]]:
         """Returns the input and every layer's output: num_hidden_layers + 1 arrays.
 
-        With `only` the last one is [B, S, D], computed at those positions: a classifier reads no
-        others, and all of the last layer but its keys and values is saved.
+        With `only` the last one is [B, S, D], computed at those positions: a sequence head reads no
+        others, and only keys and values of the last layer are computed for all tokens.
         """
         states = [x]
         for number, layer in enumerate(self.layer):
@@ -296,5 +296,6 @@ class BertEncoder(nnx.Module):
 def _run(
     layer: BertLayer, x: Array, places: Places, number: Int[Array, ""], only: Array | None
 ) -> Array:
-    """Runs a layer, whose number is an array here: so all layers are traced once."""
+    """Runs a layer; its number is an array, so that all layers share one trace."""
+
     return layer(x, places, number, only)

@@ -1,7 +1,7 @@
-"""BertConfig: what `config.json` says about the function, every field honoured or refused by name.
+"""BertConfig: the fields of `config.json`; each is implemented, irrelevant or refused by name.
 
-Refusing is deliberate: a field that would change the function and that this model does not
-implement (relative positions, decoders, pruned heads) must never be dropped quietly.
+A field that would change the function and is not implemented (relative positions, decoders, pruned
+heads) is refused, never silently dropped.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from flaxbert.errors import ModelFileError
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 _ACTIVATION_ALIASES = {"swish": "silu"}
-_MAX_LAYERS = 1000  # every layer is an object: a damaged file must not ask for a billion
+_MAX_LAYERS = 1000  # every layer is an object: a damaged file must not create a billion
 _MAX_SIZE = 2**31 - 1  # indices are int32
-_MAX_LABELS = 100_000  # as with layers: num_labels alone makes a name for each
+_MAX_LABELS = 100_000  # as with layers: num_labels creates a name for each
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
-# Fields that name a value at which they change nothing; any other value is refused.
+# Fields with the values that this model implements; any other value is refused.
 _ONLY_VALUE: dict[str, tuple[Any, ...]] = {
     "model_type": ("bert",),
     "position_embedding_type": ("absolute", None),
@@ -29,7 +29,7 @@ _ONLY_VALUE: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
 }
 
-# Fields that do not change the classifier's function: bookkeeping, generation, old training flags.
+# Fields that do not change the function: bookkeeping, generation, old training flags.
 _NO_EFFECT = frozenset(
     (
         "architectures",
@@ -118,7 +118,7 @@ class BertConfig:
 
     @property
     def has_label_names(self) -> bool:
-        """Whether the names mean something: not transformers' placeholders LABEL_n."""
+        """Whether the labels have names, not transformers' placeholders LABEL_n."""
         return any(name != f"LABEL_{i}" for i, name in enumerate(self.id2label))
 
     def __post_init__(self) -> None:
@@ -171,7 +171,7 @@ class BertConfig:
             raise ModelFileError(f"id2label: expected at most {_MAX_LABELS} names.")
         if any("\ud800" <= letter <= "\udfff" for name in self.id2label for letter in name):
             raise ModelFileError(
-                "id2label: a name has half of a surrogate pair, which no file can."
+                "id2label: a name has half of a surrogate pair, which cannot be encoded."
             )
         if not self.id2label or len(set(self.id2label)) != len(self.id2label):
             raise ModelFileError(f"id2label: expected distinct names, got {list(self.id2label)}.")
@@ -180,10 +180,10 @@ class BertConfig:
     def from_dict(cls, values: object) -> tuple[BertConfig, list[str]]:
         """Reads the object of a `config.json` (Hugging Face or Google's bert_config.json).
 
-        Returns the config and the names of fields that are none of BERT's and were not used.
+        Returns the config and the names of unknown fields, which were not used.
 
         Raises:
-          ModelFileError: a field has a value that this model would compute differently.
+          ModelFileError: a field has a value that this model does not implement.
         """
         if not isinstance(values, dict):
             raise ModelFileError(f"expected an object, got {type(values).__name__}.")
@@ -233,7 +233,8 @@ def _read_labels(values: dict[str, Any]) -> tuple[str, ...]:
         by_id = {int(key): str(name) for key, name in id2label.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelFileError(f"id2label is not a map from ids: {id2label!r}.") from error
-    # By the number of entries: "1" and "01" are two keys and one id.
+    # Compared with the number of entries: "1" and "01" are two keys but one id.
+
     if sorted(by_id) != list(range(len(id2label))):
         raise ModelFileError(
             f"id2label must number its names 0..n-1, got ids {', '.join(map(str, id2label))}."

@@ -1,6 +1,6 @@
-"""BertModel: embeddings, encoder and, for heads that read it, the pooler; and what heads build on.
+"""BertModel (embeddings, encoder, and the pooler for heads that use it), and the base of all heads.
 
-A row may hold several sequences, so the pooler reads the first token of each, wherever it stands.
+A row may hold several sequences, so the pooler reads the first token of each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class BertPooler(nnx.Module):
 
 
 class BertModel(nnx.Module):
-    """The encoder that every head stands on; transformers' class of that name."""
+    """The encoder of every head; transformers' class of that name."""
 
     def __init__(
         self, config: BertConfig, dtype: jnp.dtype, *, pooler: bool, rngs: nnx.Rngs
@@ -53,13 +53,14 @@ class BertModel(nnx.Module):
 
 
 class BertWithHead(nnx.Module):
-    """The base of every head's module: packed rows in, the head's logits out.
+    """The base of every head's module: maps packed rows to logits.
 
     A subclass sets `bert` and its own layers, and defines `head`.
     """
 
-    # Whether the head reads the first token of each sequence alone: the last layer then computes
-    # no other.
+    # Whether the head reads only the first token of each sequence; the last layer then computes no
+    # others.
+
     first_only = True
 
     bert: BertModel

@@ -1,6 +1,6 @@
-"""The parameters of a module as a plain nested dict, and the module that computes with them.
+"""Converts between NNX modules and parameters as plain nested dicts.
 
-Everything outside of NNX sees a dict of arrays with string keys only: layer numbers are decimal
+Outside of NNX parameters are a dict of arrays with string keys only: layer numbers are decimal
 strings. A module class is called as `module(config, dtype, rngs=...)`; its encoder is `bert`.
 """
 
@@ -29,7 +29,7 @@ def _abstract(
 ) -> tuple[Any, Any]:
     """Splits an abstract model into its structure and its parameters' shapes (no memory used)."""
     model = nnx.eval_shape(lambda: module(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
-    model.bert.encoder.set_attributes(kernels=kernels)  # the head's few products stay as they are
+    model.bert.encoder.set_attributes(kernels=kernels)  # not for the head's few products
     graphdef, state = nnx.split(model)
     return graphdef, _string_keys(nnx.to_pure_dict(state))
 
@@ -48,7 +48,7 @@ def init_params(
 ) -> Params:
     """Returns fresh parameters: normal(0, initializer_range), zero biases, unit LayerNorms.
 
-    With `paths`, like "classifier/kernel", only these: {path: array}. No other is drawn.
+    With `paths`, like "classifier/kernel", it draws and returns only these: {path: array}.
     """
     return _init(module, config, str(jnp.dtype(dtype)), paths, jax.random.key(seed))
 
@@ -71,7 +71,7 @@ def bind(
     dtype: str = "float32",
     kernels: Kernels | None = None,
 ) -> Any:
-    """Returns the module that computes with `params`; cheap, to be called inside `jax.jit`.
+    """Returns the module with these parameters; cheap, to be called inside `jax.jit`.
 
     `kernels` are those of the device: see `loop.mesh.kernels_for`.
     """
@@ -86,7 +86,8 @@ def _string_keys(tree: Any) -> Any:
 
 
 def _module_keys(tree: Any) -> Any:
-    """NNX numbers the items of a list with ints; everything outside of NNX uses strings."""
+    """Turns layer numbers into ints, which NNX uses for the items of a list."""
+
     if isinstance(tree, dict):
         return {
             int(name) if name.isdecimal() else name: _module_keys(value)

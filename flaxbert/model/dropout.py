@@ -1,9 +1,9 @@
-"""Dropout whose mask is a pure function of where an element stands, not of a random stream.
+"""Dropout whose mask is a pure function of an element's coordinates, not of a random stream.
 
 The bits of an element are a hash of (update seed, layer and site, sequence number, position in the
-sequence, feature): so a mask does not depend on packing, mesh, hosts or micro-batches, and nothing
-has to be carried or saved. Note: no `jax.random`; threefry costs 17 ns an element on CPU and about
-a third of a TPU step, the hash fuses into its consumer.
+sequence, feature): so a mask does not depend on packing, mesh, hosts or micro-batches, and no state
+is saved. Note: no `jax.random`; threefry takes 17 ns per element on CPU and about a third of a TPU
+step, while the hash fuses into its consumer.
 
 The hash is the 32-bit finaliser of MurmurHash3 (Appleby), applied once per word that goes in.
 """
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-# Odd, so that multiplying is one-to-one modulo 2**32; spreads small integers over all bits.
+# Odd, so that multiplication is invertible modulo 2**32; spreads small integers over all bits.
 _GOLDEN = np.uint32(0x9E3779B9)
 
-# Sites of one encoder layer, and outside of the layers. A site's word is layer * 8 + site.
+# Sites within an encoder layer, and outside of the layers. A site's word is layer * 8 + site.
 ATTENTION, ATTENTION_OUTPUT, OUTPUT = 0, 1, 2
 EMBEDDINGS, HEAD = 3, 4
 
@@ -82,7 +82,8 @@ def key_word(heads: Int[Array, "*T"], positions: Int[Array, "*T"]) -> UInt32[Arr
 
 
 def is_kept(bits: UInt32[Array, "*T"], word: UInt32[Array, "*T"], rate: float) -> Bool[Array, "*T"]:
-    """Whether a token's element, told apart by its word, survives; the arguments broadcast."""
+    """Whether the element of a token with this word is kept; the arguments broadcast."""
+
     return mix(bits ^ word) >= np.uint32(round(rate * 2**32))
 
 

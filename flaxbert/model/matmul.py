@@ -1,9 +1,8 @@
-"""The model's matrix products: what they read, what they accumulate in, forward and backward.
+"""The model's matrix products: inputs in the compute dtype, accumulation in at least float32.
 
-Forward and backward, a product reads the compute dtype and accumulates in at least float32. Note:
-JAX alone does not do that. A product of bfloat16 inputs with a float32 result has a float32
-cotangent, so it converts the other factor of each gradient to float32 as well. In float32 and
-float64 nothing is changed, and forward-mode derivatives work.
+This holds forward and backward. Note: JAX alone does not do it. A product of bfloat16 inputs with a
+float32 result has a float32 cotangent, so JAX converts the other factor of each gradient to float32
+too. In float32 and float64 nothing is changed, and forward-mode derivatives work.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Dtype = Any
 
 
 def stable_dtype(dtype: Dtype) -> jnp.dtype:
-    """At least float32: for norms, softmax, activations and losses."""
+    """Returns at least float32: for norms, softmax, activations and losses."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -28,14 +27,14 @@ def is_half(dtype: Dtype) -> bool:
 
 
 def precision_for(dtype: Dtype) -> jax.lax.Precision:
-    """float32 means float32: the default would be bfloat16 passes on TPU and TF32 on GPU."""
+    """Returns full precision for float32; the default is bfloat16 passes on TPU, TF32 on GPU."""
     return jax.lax.Precision.DEFAULT if is_half(dtype) else jax.lax.Precision.HIGHEST
 
 
 def dense(x: Float[Array, "*T I"], kernel: Float[Array, "I O"], dtype: Dtype) -> Array:
-    """Returns x W, at least float32; both are read in the compute dtype.
+    """Returns x W in at least float32, from inputs in the compute dtype.
 
-    The kernel's gradient has the kernel's dtype: it is never rounded to the compute dtype.
+    The kernel's gradient has the kernel's dtype, not rounded to the compute dtype.
     """
     x = x.astype(dtype)
     return _half_dense(x, kernel) if is_half(dtype) else _dense(x, kernel)
@@ -44,8 +43,8 @@ def dense(x: Float[Array, "*T I"], kernel: Float[Array, "I O"], dtype: Dtype) ->
 def einsum(spec: str, a: Array, b: Array) -> Array:
     """Returns the einsum of two arrays of one dtype, at least float32.
 
-    Each axis must stand in two of the three terms (no axis is summed alone): then the gradients
-    are einsums too.
+    Each axis must appear in two of the three terms, so that the gradients are einsums too.
+
     """
     return _half_einsum(spec, a, b) if is_half(a.dtype) else _einsum(spec, a, b)
 

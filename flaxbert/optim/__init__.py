@@ -1,10 +1,11 @@
 """Optimizers: one file each, and these files are the registry; `optim.name` names one.
 
-A file's `make(options, learning_rate, weight_decay)` returns an optax transformation for the rate
-of the moment: `step` counts updates, so no state of an optimizer does it again. Its options are a
-dataclass `Options` in the same file (flaxbert/registry.py). What all have in common is here: the
-schedule, gradients that are summed and clipped, updates that are skipped because they are not
-finite, and a state of plain nested dicts.
+A file's `make(options, learning_rate, weight_decay)` returns an optax transformation for the
+learning rate of one update: the run's `step` drives the schedule, not the optimizer's state. Its
+options are a dataclass `Options` in the same file (flaxbert/registry.py). Common to all, and here:
+the schedule, division and clipping of summed gradients, skipped updates that are not finite, and a
+state of plain nested dicts.
+
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ Tree = dict[str, Any]
 
 
 class Fused(optax.GradientTransformationExtraArgs):
-    """A transformation that does by itself what `Optimizer.apply` does for the others.
+    """A transformation that scales gradients and skips updates itself.
 
-    Its `update` takes `scale`, which the gradients are still to be multiplied by, and `finite`:
-    where that is false it returns -0.0 for every parameter, and the state as it was.
+    Its `update` takes `scale`, a factor for the gradients, and `finite`: if that is false it
+    returns -0.0 for every parameter, and the unchanged state.
     """
 
 
@@ -40,7 +41,7 @@ class Fused(optax.GradientTransformationExtraArgs):
 class Optimizer:
     """An optimizer with its schedule, and clipping by the global norm."""
 
-    make: Callable[[Any], optax.GradientTransformationExtraArgs]  # of a learning rate
+    make: Callable[[Any], optax.GradientTransformationExtraArgs]  # for a learning rate
     schedule: Schedule
     clip_norm: float  # 0 = no clipping
 
@@ -61,11 +62,11 @@ class Optimizer:
     ) -> tuple[Any, Any]:
         """Returns parameters and state after update `step` (from 0).
 
-        The gradients still have to be divided by the normalizer; `norm` is that of the result.
-        Where the update is not `finite` all come out as they went in, bit for bit.
+        The gradients are divided by the normalizer here; `norm` is that of the quotients. If the
+        update is not `finite`, parameters and state stay unchanged, bit for bit.
         """
         scale = clip_factor(norm, self.clip_norm) / normalizer
-        # As a float: schedules divide, and an int32 step would make that float32 even under x64.
+        # A float: schedules divide, and an int32 step would give float32 even under x64.
         rate = jnp.asarray(self.schedule(step.astype(scale.dtype)), scale.dtype)
         transformation: Any = self.make(rate)
         if isinstance(transformation, Fused):
@@ -75,7 +76,7 @@ class Optimizer:
             return optax.apply_updates(params, updates), state
         like = jax.eval_shape(transformation.init, params)
 
-        # The choice is around the whole: made for each array afterwards, XLA copies all of them.
+        # One condition around everything: a choice per array makes XLA copy all of them.
         def update() -> tuple[Any, Any]:
             scaled = jax.tree.map(lambda leaf: leaf * scale, gradients)
             updates, new = transformation.update(scaled, _from_dict(like, state), params)
@@ -98,7 +99,7 @@ def optimizer_for(optim: Optim, total: int) -> Optimizer:
 def _as_dict(state: Any) -> Tree:
     """Returns the arrays of an optax state by the names on their paths.
 
-    Places in a chain have no name: versions of optax may chain otherwise.
+    Indices in a chain are left out: other versions of optax may chain differently.
     """
     nested: Tree = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -117,7 +118,7 @@ def _as_dict(state: Any) -> Tree:
 
 
 def _from_dict(like: Any, nested: Tree) -> Any:
-    """Returns an optax state like another one, with the arrays that `_as_dict` has named."""
+    """Returns an optax state of the given structure with the arrays of `_as_dict`."""
 
     def leaf(path: tuple[Any, ...], _: Any) -> Any:
         node = nested

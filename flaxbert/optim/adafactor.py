@@ -1,9 +1,9 @@
-"""Adafactor (Shazeer and Stern 2018, arXiv 1804.04235), as optax.adafactor: next to no memory.
+"""Adafactor (Shazeer and Stern 2018, arXiv 1804.04235), as optax.adafactor: needs little memory.
 
-Of the second moment of a large matrix only means over rows and over columns are kept, and there is
-no first one. Steps are relative to the size of what they change, so rates are larger than AdamW's:
-1e-3 is usual. Weight decay is times the learning rate, as with every optimizer here: optax's own
-default is not.
+For a large matrix only row and column means of the second moment are kept, and no first moment.
+Steps are relative to the size of the parameters, so learning rates are larger than AdamW's: 1e-3 is
+usual. Weight decay is multiplied by the learning rate, as with every optimizer here but not by
+default in optax.
 """
 
 from __future__ import annotations

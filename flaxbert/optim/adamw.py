@@ -1,6 +1,6 @@
 """AdamW (Loshchilov and Hutter 2019) with PyTorch's semantics, fused for speed.
 
-Its options stand in the section `optim` itself.
+Its options are in the section `optim` itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def make(options: Optim, learning_rate: Float[Array, ""] | float, weight_decay: 
         finite: Bool[Array, ""],
     ) -> tuple[Any, dict[str, Any]]:
         count = jnp.where(finite, state["count"] + 1, state["count"])
-        # Before the first finite update both corrections are 0, and nothing is divided by them.
+        # Before the first finite update both corrections are 0; the quotients are then unused.
         corrections = [1 - beta ** count.astype(scale.dtype) for beta in (options.b1, options.b2)]
         numbers = (scale, learning_rate, *corrections, finite)
 
@@ -42,7 +42,7 @@ def make(options: Optim, learning_rate: Float[Array, ""] | float, weight_decay: 
         updates, mu, nu = jax.tree.transpose(jax.tree.structure(params), None, done)
         return updates, {"count": count, "mu": mu, "nu": nu}
 
-    return Fused(init, update)  # pyright: ignore[reportArgumentType] - it takes more than optax's
+    return Fused(init, update)  # pyright: ignore[reportArgumentType] - more arguments than optax's
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -57,8 +57,9 @@ def _adamw(
 ) -> tuple[Array, Array, Array]:
     """Returns one parameter's update and its new moments; traced once for each shape.
 
-    Whether the update is finite is decided for each moment before the parameter reads it: deciding
-    afterwards made XLA copy both moments, twice the time of the whole optimizer on a CPU.
+    `finite` selects each moment before the parameter reads it: selecting afterwards made XLA copy
+    both moments, twice the time of the whole optimizer on a CPU.
+
     """
     scale, rate, correct1, correct2, finite = numbers
 

@@ -1,7 +1,7 @@
-"""Any other optimizer of optax, `optim.from_optax.function=radam`: one that needs gradients alone.
+"""Any other optimizer of optax that needs only gradients: `optim.from_optax.function=radam`.
 
-It gets the rate of the moment; clipping, skipped updates and weight decay are those of every
-optimizer here: decay is decoupled, times the learning rate, and spares biases and LayerNorms.
+Learning rate, clipping, skipped updates and weight decay are those of every optimizer here: decay
+is decoupled, multiplied by the learning rate, and not applied to biases and LayerNorms.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def make(
                 "and weight decay are config.optim.learning_rate and config.optim.weight_decay."
             )
     if "weight_decay" in taken:
-        arguments["weight_decay"] = 0.0  # below, and in one way for all
+        arguments["weight_decay"] = 0.0  # added below, in the same way for all
+
     try:
         return optax.chain(
             function(learning_rate, **arguments),

@@ -1,7 +1,7 @@
-"""Lion (Chen et al. 2023, arXiv 2302.06675), as optax.lion: the sign of a momentum.
+"""Lion (Chen et al. 2023, arXiv 2302.06675), as optax.lion: updates by the sign of a momentum.
 
-Its steps have one size for all parameters: rates are 3 to 10 times smaller than AdamW's, and
-weight decay is as much larger.
+All parameters change by the same amount: learning rates are 3 to 10 times smaller than AdamW's, and
+weight decay larger by the same factor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from flaxbert.optim.shared.decay import decay_mask
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    b1: float = 0.9  # weight of the momentum in a step, beside the gradient
+    b1: float = 0.9  # weight of the momentum in a step, against the gradient
+
     b2: float = 0.99  # decay of the momentum
 
 

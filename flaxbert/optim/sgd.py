@@ -13,7 +13,8 @@ from flaxbert.optim.shared.decay import decay_mask
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    momentum: float = 0.9  # what is kept of the last direction; 0 = none, and no memory for it
+    momentum: float = 0.9  # decay of the momentum; 0 = none, which needs no memory
+
     nesterov: bool = False  # look ahead (Sutskever et al. 2013)
 
 

@@ -1,8 +1,8 @@
 """The compiled programs of a run: its update in every planned shape, and its evaluation.
 
-All are there before the first update, so that no shape is met later that has to be compiled while a
-signal waits. An update that does not fit the device is computed in more micro-batches: it stays the
-same update.
+All are compiled before the first update, so that a signal never has to wait for a compilation
+later. An update that does not fit the device is split into more micro-batches: it stays the same
+update.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Compiled = Callable[[Run, int], Any]  # a run, rows of its update -> the program
 def train_step_of(run: Run, state: Any, *, agreeing: bool = False) -> Any:
     """Returns the run's jitted train step, for a real state or an abstract one.
 
-    Of several `agreeing` processes it takes what each of them says (loop/agreement.py).
+    With `agreeing` it takes the votes of several processes (loop/agreement.py).
     """
     return make_train_step(
         run.inputs.bert,
@@ -57,20 +57,20 @@ def train_step_of(run: Run, state: Any, *, agreeing: bool = False) -> Any:
 class CompiledUpdate:
     """The update of a run, compiled for every planned number of rows."""
 
-    run: Run  # in as many micro-batches as it takes
+    run: Run  # in as many micro-batches as fit the devices
     programs: dict[int, Any]  # rows of a micro-batch: program
     seeds: dict[str, Any]
     agreement: Agreement | None
 
     def __call__(self, state: Any, batch: Batch) -> Any:
-        """Sends an update to the devices: this process's rows of it."""
+        """Sends this process's rows of an update to the devices."""
         arrays = on_mesh(self.run.mesh, batch, micro_batches=True)
         program = self.programs[arrays["input_ids"].shape[1]]
         return program(state, arrays, self.seeds, *_said(self.agreement))
 
 
 def compile_update(run: Run, state: Any, agreement: Agreement | None) -> CompiledUpdate:
-    """Compiles every planned shape; several processes of a group give an `agreement`.
+    """Compiles every planned shape; several processes pass an `agreement`.
 
     Raises:
       ConfigError: not even the smallest micro-batch fits.
@@ -86,16 +86,16 @@ def compile_update(run: Run, state: Any, agreement: Agreement | None) -> Compile
         return program
 
     device = jax.local_devices()[0]
-    # The least of all machines: the plan is one for all. Processes share the memory of a host.
+    # The minimum of all machines, as all have one plan. Processes share the memory of a host.
     sharing = group.local_count if device.platform == "cpu" else 1
     limit = min(group.all_gather(memory.limit_of(device) // sharing))
     run, largest, fit = fitted(
         run, _compiled_by_all(compiled, group), lambda program: fit_of_all(group, limit, program)
     )
     *smaller, rows = run.shapes.train.row_counts
-    # Accelerators' compilers leave cores idle: a GPU's times kernels to choose among them, half a
-    # minute for each shape. A CPU's takes more memory than training does.
-    # Compilers of several processes share their choices, and expect them in one order.
+    # Compilers for accelerators leave cores idle: a GPU's autotunes kernels, half a minute for each
+    # shape. A CPU's takes more memory than training does. The autotuners of several processes
+    # exchange results and expect them in one order.
     at_once = 1 if device.platform == "cpu" or group.count > 1 else min(3, len(smaller))
     others = _each(lambda other: compiled(run, other), smaller, at_once)
     programs = {rows: largest, **dict(zip(smaller, others, strict=True))}
@@ -111,7 +111,7 @@ def _said(agreement: Agreement | None) -> list[Any]:
 
 
 def _compiled_by_all(compiled: Compiled, group: SingleProcess) -> Compiled:
-    """What the compiler of one process refuses is refused for all: they have one plan."""
+    """Makes an out-of-memory error of one process's compiler one of all: they have one plan."""
 
     def by_all(run: Run, rows: int) -> Any:
         program, refusal = None, None
@@ -130,7 +130,7 @@ def _compiled_by_all(compiled: Compiled, group: SingleProcess) -> Compiled:
 
 
 def fit_of_all(group: SingleProcess, limit: int, program: Any) -> memory.Fit:
-    """Returns the fit of the process whose compiler needs the most: they have one plan."""
+    """Returns the largest memory need of all processes: they have one plan."""
     found = memory.fit(program, limit)
     said = group.all_gather([found.needed, found.fixed])
     needed, fixed = map(max, zip(*said, strict=True))
@@ -147,12 +147,12 @@ def _each(function: Callable[[int], Any], values: Sequence[int], at_once: int) -
 def fitted(
     run: Run, compiled: Compiled, fit: Callable[[Any], memory.Fit]
 ) -> tuple[Run, Any, memory.Fit]:
-    """Returns the run in as few micro-batches as fit, the program of its most rows, and its memory.
+    """Returns the run in as few micro-batches as fit, its largest program, and its memory.
 
     Args:
       run: as planned.
-      compiled: compiles the update of so many rows.
-      fit: says what a program needs of a device, and may take.
+      compiled: compiles the update with a number of rows.
+      fit: compares a program's memory with the limit.
 
     Raises:
       ConfigError: not even the smallest micro-batch fits.
@@ -169,16 +169,16 @@ def fitted(
                 raise ConfigError(
                     f"the device has too little memory: its compiler refuses micro-batches of "
                     f"{rows} x {length} tokens. With config.train.accumulate=0 an update is "
-                    "computed in as many micro-batches as it takes."
+                    "computed in as many micro-batches as needed."
                 ) from error
-            # TPUs refuse such a program while it is compiled and do not say by how much.
+            # TPU compilers refuse such a program and do not say how much is missing.
             run = _smaller(run, None)
             continue
         found = fit(largest)
         if not found.fits and asked:
             say(
                 f"flaxbert: WARNING: an update needs {found} of memory. With train.accumulate=0 it "
-                "is computed in as many micro-batches as it takes."
+                "is computed in as many micro-batches as needed."
             )
         if found.fits or asked:
             return run, largest, found
@@ -189,7 +189,7 @@ def _smaller(run: Run, found: memory.Fit | None) -> Run:
     """Returns the run with smaller micro-batches.
 
     Raises:
-      ConfigError: parameters and moments alone do not fit, or not even one row a device.
+      ConfigError: parameters and moments alone do not fit, or not even one row per device.
     """
     multiple, train = row_multiple(run.mesh), run.shapes.train
     most = train.accumulate * train.row_counts[-1] // multiple
@@ -199,7 +199,7 @@ def _smaller(run: Run, found: memory.Fit | None) -> Run:
         raise ConfigError(
             f"the device has too little memory: an update in {train.accumulate} micro-batches of "
             f"{train.row_counts[-1]} x {train.row_length} tokens {needs}, and smaller ones do not "
-            "help. Lower config.data.max_length, or spread the parameters over devices with "
+            "help. Lower config.data.max_length, or shard the parameters over devices with "
             "config.mesh.fsdp."
         )
     run = run.in_micro_batches(accumulate)
@@ -214,9 +214,9 @@ Evaluate = Callable[[Params], dict[str, Any]]
 
 
 def compile_evaluation(run: Run, params: Params, check: Callable[[], None]) -> Evaluate | None:
-    """Returns evaluate(params), its shapes compiled; None without validation data.
+    """Compiles evaluation; returns evaluate(params), None without validation data.
 
-    `check` is called after every batch, and may raise.
+    `check` is called after every batch and may raise.
     """
     shapes, inputs, group = run.shapes.validation, run.inputs, run.group
     if shapes is None:
@@ -248,7 +248,8 @@ def compile_evaluation(run: Run, params: Params, check: Callable[[], None]) -> E
             )
             for suffix, examples in inputs.validation.items()
         }
-        # What follows from it must be the same everywhere, to the last bit.
+        # Decisions that follow must be the same in all processes, so the bits must be too.
+
         return group.on_first(lambda: merged(results))
 
     return evaluate_all

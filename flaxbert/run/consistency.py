@@ -1,7 +1,7 @@
-"""Where the processes of a run come together on their way to training.
+"""Checks before training that all processes agree: config, workdir, weights, collectives.
 
-What one alone does (open and lock the workdir, read it) is done by the first, and an error there
-ends all others as well, with its code; so nobody else looks for it.
+The first process alone opens, locks and reads the workdir; an error there ends all others too, with
+its exit code.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from flaxbert.shell.signals import StopSignal
 if TYPE_CHECKING:
     from flaxbert.storage.workdir import Workdir
 
-# Of programs that must be the same everywhere.
+# What compiled programs depend on: it must be the same in all processes.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 _VARIABLES = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "XLA_FLAGS", "LIBTPU_INIT_ARGS")
-# A network file system may tell of a new file a minute late.
+# Seconds: a network file system may show a new file a minute late.
 _PATIENCE = 70.0
-# Wrong sums came with nearly every exchange of 4 MiB; larger ones only take longer.
+# Faulty sums showed with nearly every exchange of 4 MiB; larger ones only take longer.
 _SIZES, _TIMES = (2**10, 2**18, 2**22), 2
 
 
@@ -52,7 +52,7 @@ def check_same(config: Config, group: SingleProcess) -> None:
 
 
 def _without_dumps(flags: str) -> str:
-    """Where the compiler writes what it did may differ."""
+    """Drops the compiler's output folders, which may differ."""
     return " ".join(flag for flag in flags.split() if not flag.startswith("--xla_dump"))
 
 
@@ -61,7 +61,7 @@ def opened(path: str | os.PathLike[str], group: SingleProcess) -> Iterator[Workd
     """Opens and locks the workdir while the block runs.
 
     Raises:
-      ConfigError: see `open_workdir` and `Store.locked`; or the processes do not see one workdir.
+      ConfigError: see `open_workdir` and `Store.locked`; or the processes see different workdirs.
     """
     from flaxbert.storage.store import location
     from flaxbert.storage.workdir import Workdir, open_workdir
@@ -82,20 +82,19 @@ def _check_shared(workdir: Workdir, group: SingleProcess) -> None:
     while _holder(workdir.lock, workdir) != holder:
         if time.monotonic() > until:
             raise ConfigError(
-                f"--workdir: process {group.index} does not see {workdir.root} as process 0 "
-                "has it. Name one that all machines share: gs://bucket/folder, or a network "
-                "file system."
+                f"--workdir: process {group.index} does not see the {workdir.root} of process 0. "
+                "Name one that all machines share: gs://bucket/folder, or a network file system."
             )
         time.sleep(0.5)
     group.all_gather("seen")
 
 
 def _holder(lock: PurePath, workdir: Workdir) -> str:
-    """Returns what identifies the lock as it is held now."""
+    """Returns what identifies the current holder of the lock."""
     if not workdir.store.is_file(lock):
         return ""
     text = workdir.store.read(lock).decode(errors="replace")
-    # In a bucket it is a lease, of which all but the token changes.
+    # In a bucket it is a lease, of which only the token is constant.
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return str(json.loads(text)["token"])
     return text
@@ -104,11 +103,11 @@ def _holder(lock: PurePath, workdir: Workdir) -> str:
 def check_params(params: Any, group: SingleProcess) -> None:
     """Raises ModelFileError if the processes have read different weights.
 
-    Each takes its own for those of all: a mixture of two models would train without a word.
+    JAX assumes that they are the same, and would silently train a mixture of both.
     """
     if group.count == 1:
         return
-    import jax  # here, as elsewhere: errors of the command line should not wait for it
+    import jax  # here: errors of the command line should not wait for it
     import numpy as np
 
     found = 0

@@ -1,7 +1,7 @@
-"""What makes a later start the same run: config, data, tokenizer and labels.
+"""The identity of a run: config, data, tokenizer and labels.
 
-The first start writes it into the workdir, a resume compares. Note: some facts stay the first
-start's for ever (compute dtype, revisions), whatever a later machine would choose.
+The first start writes them into the workdir, a resume compares. Note: compute dtype and revisions
+always stay those of the first start, whatever a later machine would choose.
 """
 
 from __future__ import annotations
@@ -22,27 +22,21 @@ if TYPE_CHECKING:
     from flaxbert.storage.checkpoint import Checkpoints
 
 
-def check_config(config: Config, workdir: Workdir) -> None:
-    """Raises ConfigError if the run was started with another config, naming the fields."""
-    stored = make_config(read_json(workdir.config))
-    differences = resume_differences(stored, config)
+def look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:
+    """Returns whether the run has been started, and finished.
+
+    Raises:
+      ConfigError: it was started with another config; names the fields.
+    """
+    if not workdir.started:
+        return False, False
+    differences = resume_differences(make_config(read_json(workdir.config)), config)
     if differences:
         listed = "\n".join(f"  config.{name}: {old!r} -> {new!r}" for name, old, new in differences)
         raise ConfigError(
             f"--workdir: {workdir.root} holds a run with another config:\n{listed}\n"
             "Name another --workdir, or put these fields back."
         )
-
-
-def look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:
-    """Returns whether the run has been started, and finished.
-
-    Raises:
-      ConfigError: see `check_config`.
-    """
-    if not workdir.started:
-        return False, False
-    check_config(config, workdir)
     return True, workdir.finished
 
 
@@ -72,10 +66,10 @@ def newest_record(workdir: Workdir, checkpoints: Checkpoints) -> dict[str, Any]:
 def run_facts(
     config: Config, workdir: Workdir, inputs: Inputs, dtype: str, record: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns what run.json records beside the progress; some of it stays the first start's.
+    """Returns what run.json records beside the progress; `record` is run.json of a resume.
 
     Raises:
-      DataError: a resume has other sentences or labels than the start had.
+      DataError: training or validation data are not those of the first start.
     """
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
     versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
@@ -103,9 +97,9 @@ def run_facts(
 def start_workdir(
     config: Config, workdir: Workdir, inputs: Inputs, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes config.json first: from then on the folder is this run's.
+    """Writes what a resume reads or compares; returns the facts with the digests of it.
 
-    Returns the facts with what was written.
+    config.json comes first: from then on the folder belongs to this run.
     """
     write_json(workdir.config, to_dict(config))
     workdir.store.make_directory(workdir.source)
@@ -118,10 +112,9 @@ def start_workdir(
 
 
 def _source_digests(workdir: Workdir) -> dict[str, str]:
-    """Returns the SHA-256 of what a resume reads instead of the starting checkpoint."""
-
+    """Returns the SHA-256 of the files that a resume reads instead of the starting checkpoint."""
     source, store = workdir.source, workdir.store
-    # A start that was killed may have left a file that its rename never came to.
+    # A killed start may have left a temporary file.
     names = [
         name
         for name in store.names(source)

@@ -1,7 +1,7 @@
-"""What a run reads before a device is asked: model files, labels and examples.
+"""The inputs of a run: model files, labels and examples, read before any device is used.
 
-Note: a resume reads the tokenizer and the label map that the first start left in the workdir, never
-the pretrained weights; of a hub data set it reads the recorded revision.
+Note: a resume reads the tokenizer and the label map that the first start wrote into the workdir,
+never the pretrained weights; of a hub data set it reads the recorded revision.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _VALIDATION = "validation "
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The checkpoint that a run starts from; its weights are read when they are wanted."""
+    """The checkpoint that a run starts from; its weights are read when they are needed."""
 
     path: str  # as the config names it
     folder: str
     ignored: list[str]  # fields of its config that are not used
-    names: list[str]  # its labels, if they have names
+    names: list[str]  # its label names, [] if they are LABEL_n
     seed: int  # of a fresh head
 
     def load_params(self, bert: BertConfig) -> Params:
-        """Returns the weights as numpy arrays, with a fresh head where it has none that fits.
+        """Returns the weights as numpy arrays, with a fresh head if it has none that fits.
 
         Raises:
           ModelFileError: they cannot be read, or are not finite.
@@ -60,13 +60,13 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Everything that a run reads before a device is asked."""
+    """Everything that a run reads before any device is used."""
 
     bert: BertConfig  # with the run's head and labels
     labels: Labels
     train: Examples
     validation: dict[str, Examples]  # {suffix of its metrics: examples}; {} = none
-    lines: tuple[str, ...]  # what to tell about the data
+    lines: tuple[str, ...]  # the data report as log lines
     report: dict[str, Any]  # the same and more, for data_report.json
     tokenizer_files: dict[str, bytes]  # of the exported model, by name
     start: Start
@@ -103,7 +103,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
 
     Args:
       config: of the run.
-      workdir: where a resume reads what the first start left; None = there is nothing to resume.
+      workdir: has the tokenizer and labels that a resume reads; None = a plan, never a resume.
       record: run.json of the checkpoint that a resume starts from, {} for a fresh start.
     """
     data = sources.with_task(config.data)
@@ -173,14 +173,12 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
 def read_inputs_together(
     config: Config, workdir: Workdir, group: SingleProcess, record: dict[str, Any]
 ) -> Inputs:
-    """`read_inputs` for the processes of a run: once on each machine, and the same on all.
+    """Calls `read_inputs` once on each machine of a run, and shares the result.
 
     Raises:
-      DataError: machines have other data.
+      DataError: the machines have different data.
     """
-    own = None
-    if group.is_leader:
-        own = read_inputs(config, workdir, record)
+    own = read_inputs(config, workdir, record) if group.is_leader else None
     if group.count == 1 and own:
         return own
     sets, told = shared_data.hand_over(group, own.sets if own else None, own.facts if own else None)
@@ -190,13 +188,13 @@ def read_inputs_together(
         if digest not in (None, digests[0]):
             raise DataError(
                 f"process {process} has read other data than process 0. Give all machines the same "
-                "files, or a data set at one revision."
+                "files, or one revision of a data set."
             )
     return inputs
 
 
 def _inputs_from(sets: dict[str, Examples], told: dict[str, Any]) -> Inputs:
-    """Returns what another process of this machine has read; it has told the user."""
+    """Returns the inputs that another process of this machine has read, and reported."""
     bert, _ = BertConfig.from_dict(told["bert"])
     validation = {
         name.removeprefix(_VALIDATION): examples
@@ -219,7 +217,7 @@ def _inputs_from(sets: dict[str, Examples], told: dict[str, Any]) -> Inputs:
 
 
 def _refuse_nonfinite(path: str, params: Params) -> None:
-    """Raises ModelFileError: every update would be skipped, or NaN would spread with the others."""
+    """Raises ModelFileError if a weight is NaN or infinite: every update would be skipped."""
     for name, array in flatten(params).items():
         odd = int(np.size(array) - np.isfinite(array).sum())
         if odd:
@@ -232,11 +230,11 @@ def _refuse_nonfinite(path: str, params: Params) -> None:
 def _label_notes(
     checkpoint: tuple[str, ...], names: tuple[str, ...], fresh: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Tells that a checkpoint was trained on other labels: its head, if kept, means those."""
+    """Returns a note if the checkpoint's labels are not the run's, and whether its head is kept."""
     if not checkpoint or checkpoint == names:
         return ()
     had, has = (", ".join(map(repr, some[:20])) for some in (checkpoint, names))
-    kept = "is not used" if "classifier.weight" in fresh else "goes on from there"
+    kept = "is not used" if "classifier.weight" in fresh else "is trained further"
     return (f"the checkpoint's labels are {had}, the run's are {has}; its head {kept}",)
 
 
@@ -244,7 +242,8 @@ def _best_metric(config: Config, head: Head, examples: Examples, labels: Labels)
     """Returns the metric that picks the best model.
 
     Raises:
-      ConfigError: config.train.best_metric is none that the head has.
+      ConfigError: the head has no such config.train.best_metric.
+
     """
     asked = config.train.best_metric
     if not asked:

@@ -13,12 +13,13 @@ from flaxbert.data.batches import WHOLE, Share
 from flaxbert.heads import Head
 from flaxbert.hosts.group import SingleProcess
 from flaxbert.loop.cadence import Cadence
-from flaxbert.loop.mesh import row_blocks
+from flaxbert.loop.mesh import make_mesh, row_blocks
 from flaxbert.loop.step import State
 from flaxbert.methods import Method, method_for
 from flaxbert.optim import Optimizer, optimizer_for
+from flaxbert.run import consistency
 from flaxbert.run.inputs import Inputs
-from flaxbert.run.shapes import Shapes, plan_shapes
+from flaxbert.run.shapes import Shapes, plan_shapes, resolve_dtype
 from flaxbert.shell.console import say
 
 
@@ -30,7 +31,7 @@ def share_of(mesh: Mesh) -> Share:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What is known of a run before anything is compiled."""
+    """A run before anything is compiled."""
 
     config: Config
     inputs: Inputs
@@ -38,6 +39,15 @@ class Run:
     dtype: str  # compute dtype: float32 or bfloat16
     shapes: Shapes
     group: SingleProcess  # the processes of the run
+
+    @classmethod
+    def plan_here(
+        cls, config: Config, inputs: Inputs, group: SingleProcess, dtype: str | None
+    ) -> Run:
+        """Plans a run on this machine's devices; `dtype` is that of a run to resume, if any."""
+        mesh = make_mesh(config.mesh, inputs.bert)
+        consistency.check_collectives(group)
+        return cls.plan(config, inputs, mesh, dtype or resolve_dtype(config.model.dtype), group)
 
     @classmethod
     def plan(
@@ -48,17 +58,17 @@ class Run:
         dtype: str,
         group: SingleProcess | None = None,
     ) -> Run:
-        """Plans a run in as few micro-batches as the config asks for."""
+        """Plans a run in the config's micro-batches; one if it leaves their number open."""
         shapes = plan_shapes(config, inputs, mesh, dtype, config.train.accumulate or 1)
         return cls(config, inputs, mesh, dtype, shapes, group or SingleProcess())
 
     def in_micro_batches(self, accumulate: int) -> Run:
-        """Returns the same run with its updates in so many micro-batches."""
+        """Returns the same run with each update in this many micro-batches."""
         shapes = plan_shapes(self.config, self.inputs, self.mesh, self.dtype, accumulate)
         return dataclasses.replace(self, shapes=shapes)
 
     def in_one_micro_batch(self) -> Run:
-        """Returns the run with rows of the same length, those of an update in one micro-batch."""
+        """Returns the run with the rows of one micro-batch as its whole update."""
         train = dataclasses.replace(self.shapes.train, accumulate=1)
         return dataclasses.replace(self, shapes=dataclasses.replace(self.shapes, train=train))
 
@@ -93,7 +103,7 @@ class Run:
         return method_for(self.config.method, self.inputs.bert)
 
     def announce(self, state: State) -> None:
-        """Tells what will run before anything compiles."""
+        """Logs devices, model, target, data and shapes before anything compiles."""
         trained, frozen = (
             sum(leaf.size for leaf in jax.tree.leaves(state.get(part, {}))) / 1e6
             for part in ("params", "frozen")

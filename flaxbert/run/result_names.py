@@ -6,7 +6,7 @@ from typing import Any
 
 from flaxbert.loop.progress import Progress
 
-# Not prefixed by the split, as in the Trainer's files.
+# Without the split's prefix, as in the Trainer's files.
 _PLAIN = ("epoch", "step")
 
 
@@ -14,8 +14,9 @@ def train_results(progress: Progress, samples: int, epoch: float) -> dict[str, A
     """Returns train_loss, train_runtime (seconds, all starts), train_samples and speeds.
 
     train_samples_per_second is the steady state: from the first update after compilation to the
-    last, data, packing, logging and saves included, compilation and evaluation apart. The longest
-    update and save are what a stop waits for; train_saving_runtime is what saves held training up.
+    last, with data, packing, logging and saves, without compilation and evaluation. A stop waits
+    for at most the longest update and save; train_saving_runtime is how long training waited for
+    saves.
     """
     total, wall = progress.total, max(progress.wall_seconds, 1e-9)
     return {
@@ -35,8 +36,9 @@ def train_results(progress: Progress, samples: int, epoch: float) -> dict[str, A
 
 
 def merged(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Puts the results of several sets into one: {"": ..., "mm": ...} gives accuracy, accuracy_mm,
-    the names that transformers' run_glue has for MNLI."""
+    """Merges the results of several sets: {"": ..., "mm": ...} gives accuracy and accuracy_mm, the
+    names of transformers' run_glue for MNLI."""
+
     return {
         f"{name}_{suffix}" if suffix else name: value
         for suffix, values in results.items()

@@ -1,7 +1,7 @@
-"""What leaves a run: model/ with the best weights, and the result files.
+"""The output of a run: model/ with the best weights, and the result files.
 
-Note: model/ may be newer than the last checkpoint. The one that the checkpoint speaks of is kept
-beside it, so that a resume can always go back to what its run.json names.
+Note: model/ may be newer than the last checkpoint. The model that the checkpoint names is kept
+beside it, so that a resume can always go back to it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Exporter:
     facts: dict[str, Any]  # what run.json records
 
     def __call__(self, params: Params, step: int, results: dict[str, Any], committed: bool) -> str:
-        """Writes model/ whole, beside it first, then switched; returns the weights' SHA-256.
+        """Replaces model/ as a whole; returns the SHA-256 of the weights.
 
-        All processes of a run call it, for each may hold a part of the parameters; the first
-        writes. `committed`: whether the present model/ is the one that a checkpoint names.
+        All processes of a run call it, as each may hold a part of the parameters; the first one
+        writes. `committed`: whether the current model/ is the one that a checkpoint names.
         """
         group = self.run.group
         host = on_host(self.run.mesh, params, wanted=group.is_first)
@@ -57,13 +57,7 @@ class Exporter:
             "compute dtype": facts["dtype"],
             **facts["versions"],
         }
-        write_model(
-            staged,
-            inputs.bert,
-            params,
-            (),
-            card=model_card(inputs.bert, told, results),
-        )
+        write_model(staged, inputs.bert, params, (), card=model_card(inputs.bert, told, results))
         write_files(inputs.tokenizer_files, staged)
         digest = _digest_of(staged)
         self.workdir.store.replace_directory(staged, self.workdir.model, committed=committed)
@@ -80,10 +74,10 @@ def _data_name(config: Config) -> str:
 
 
 def restore_model(workdir: Workdir, progress: Progress) -> dict[str, Any] | None:
-    """Makes model/ the best model that the checkpoint knows; returns what it knows of it now.
+    """Puts the checkpoint's best model back into model/; returns its record, None if it is gone.
 
-    It may be a later one: exported, and then the process died before a checkpoint named it. Where
-    the replay is bit-identical it comes again, on other devices perhaps not.
+    model/ may hold a later one, exported before the process died without a checkpoint. The replay
+    exports it again if it is bit-identical; on other devices it may not be.
     """
     best = progress.best
     if best is None or workdir.store.choose_directory(
@@ -91,14 +85,14 @@ def restore_model(workdir: Workdir, progress: Progress) -> dict[str, Any] | None
     ):
         return best
     say(
-        f"WARNING: {workdir.model} is not the best model, of update {best['step']}, any more; the "
+        f"WARNING: {workdir.model} is no longer the best model, that of update {best['step']}; the "
         "next evaluation counts as best"
     )
     return None
 
 
 def drop_previous(workdir: Workdir) -> None:
-    """Deletes the model that was kept beside model/; what cannot be costs room and nothing else."""
+    """Deletes the model that was kept beside model/; a failure is only a warning."""
     try:
         workdir.store.forget_previous(workdir.model)
     except (OSError, StorageError) as error:
@@ -111,15 +105,15 @@ def _digest_of(folder: PurePath) -> str:
     return store.sha256(path) if store.is_file(path) else ""
 
 
-def write_results(run: Run, export: Exporter, progress: Progress, params: Params) -> None:
+def write_results(export: Exporter, progress: Progress, params: Params) -> None:
     """Writes train_results.json, eval_results.json and, last of all, all_results.json.
 
-    All processes of a run call it, for the model may have to leave; the first one writes.
+    All processes of a run call it, as the model may still have to be exported; the first writes.
     """
     if progress.best is None:
         export(params, progress.step, {}, True)
-    if run.group.is_first:
-        _write_results(run, export.workdir, progress)
+    if export.run.group.is_first:
+        _write_results(export.run, export.workdir, progress)
 
 
 def _write_results(run: Run, workdir: Workdir, progress: Progress) -> None:
@@ -138,15 +132,15 @@ def _write_results(run: Run, workdir: Workdir, progress: Progress) -> None:
         if progress.results is not None:
             why = f"{best_metric} was never finite"
             evaluated = named_for("validation", progress.results)
-        say(f"{why}: model/ holds the weights after the last update")
+        say(f"{why}: model/ has the weights after the last update")
     if evaluated:
         write_json(workdir.results("validation"), evaluated)
     drop_previous(workdir)
-    # The epoch is that of the end; when the best model was reached stands in eval_results.json.
+    # The epoch is that of the end; eval_results.json has that of the best model.
     merged = {name: v for name, v in evaluated.items() if name != "step"} | train
     write_json(workdir.all_results, merged)
     say(
         f"done: {train['train_samples_per_second']:.1f} sequences/s in training, "
-        f"{progress.wall_seconds:.0f} s in the loop; {progress.least_grace}; model in "
+        f"{progress.wall_seconds:.0f} s in the loop; {progress.grace_period}; model in "
         f"{workdir.model}"
     )

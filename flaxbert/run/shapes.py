@@ -1,4 +1,4 @@
-"""How many updates a run has, and the shapes of rows of its updates and its evaluation."""
+"""The number of updates of a run, and the row shapes of its updates and its evaluation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shapes:
 
 
 def plan_shapes(config: Config, inputs: Inputs, mesh: Mesh, dtype: str, accumulate: int) -> Shapes:
-    """Plans rows and updates for a mesh, in so many micro-batches."""
+    """Plans rows and updates for a mesh, in `accumulate` micro-batches."""
     count, train = len(inputs.train), config.train
     total = total_steps(count, train.batch_size, epochs=train.epochs, steps=train.steps)
     work = work_for(inputs.bert, mesh.devices.flat[0].platform, dtype, mesh.shape["model"])
@@ -60,10 +60,10 @@ def plan_shapes(config: Config, inputs: Inputs, mesh: Mesh, dtype: str, accumula
 
 
 def resolve_dtype(asked: str, device: Any = None) -> str:
-    """Returns the compute dtype on a device (None: the first one at hand).
+    """Returns the compute dtype on a device (None: the first one of this machine).
 
-    auto is bfloat16 on TPUs and on GPUs from Ampere on. On CPUs it is float32: bfloat16 products
-    were no faster there in this program.
+    auto is bfloat16 on TPUs and on GPUs from Ampere on. On CPUs it is float32: bfloat16 was no
+    faster there in this program.
     """
     if asked != "auto":
         return asked
@@ -71,7 +71,7 @@ def resolve_dtype(asked: str, device: Any = None) -> str:
     if device.platform == "gpu":
         try:
             capability = float(getattr(device, "compute_capability", 0))
-        except ValueError:  # not NVIDIA's numbering: all of those in use are good at it
+        except ValueError:  # not NVIDIA's numbering: current AMD GPUs all compute bfloat16 fast
             capability = 8.0
         return "bfloat16" if capability >= 8 else "float32"
     return "bfloat16" if device.platform == "tpu" else "float32"

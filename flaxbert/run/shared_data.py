@@ -1,7 +1,7 @@
-"""Prepared data, handed from one process of a machine to the others there: tokenized once.
+"""Shares the tokenized data of one process with the others on its machine.
 
-Arrays go through files that the others map, so a machine holds them once, however many processes it
-has. The files are deleted as soon as all have opened them: a mapping outlives its name.
+Arrays go through files that the others map into memory, so a machine holds them once. The files are
+deleted as soon as all have opened them: the mappings stay valid.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ _DESCRIPTION = "prepared.json"
 def hand_over(
     group: SingleProcess, sets: dict[str, Examples] | None, description: Any
 ) -> tuple[dict[str, Examples], Any]:
-    """Returns the sets of examples and the description (JSON) that this machine's leader has.
+    """Returns the sets of examples and the description (JSON) of this machine's leader.
 
-    All processes call it; those that do not lead have nothing to give. One that cannot see the
-    leader's files raises FileNotFoundError.
+    All processes call it; the others pass None. One that cannot see the leader's files raises
+    FileNotFoundError.
     """
+
     if max(group.all_gather(group.local_count)) == 1:
         return sets or {}, description
     folder = Path(group.on_leader(lambda: str(_write(sets or {}, description))))

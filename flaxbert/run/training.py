@@ -1,7 +1,4 @@
-"""What the loop trains: a run with its compiled programs, its batches and its export.
-
-`loop.control` knows a run by these methods alone.
-"""
+"""A run that is ready to train: its compiled programs, its batches and its export."""
 
 from __future__ import annotations
 
@@ -20,21 +17,17 @@ from flaxbert.run.compile import CompiledUpdate, Evaluate, compile_evaluation, c
 from flaxbert.run.one_run import Run
 from flaxbert.run.results import Exporter
 from flaxbert.shell.signals import StopSignal
-from flaxbert.storage import compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A run that is ready for its first update."""
+    """A run with its compiled programs; `run.control` trains it."""
 
-    run: Run  # as it fits the devices
+    run: Run  # in as many micro-batches as fit the devices
     update: CompiledUpdate  # (state, batch) -> state, sums
     evaluate: Evaluate | None  # parameters -> metrics; None: no validation data
     export: Exporter  # writes model/
-    facts: dict[str, Any]  # what run.json records beside the progress
-    cadence: Cadence
     started: float  # time.perf_counter() of this start
-    learning_rate: Callable[[int], Any]
     utilisation: Callable[[int, int, float], dict[str, float]]
     stop: StopSignal
 
@@ -45,12 +38,11 @@ class Training:
         state: Any,
         *,
         export: Exporter,
-        facts: dict[str, Any],
         started: float,
         stop: StopSignal,
         saving: Callable[[], bool],
     ) -> Training:
-        """Compiles a run's programs; `saving` tells whether this process still saves."""
+        """Compiles a run's programs; `saving` says whether this process is writing a checkpoint."""
         agreement = None
         if run.group.count > 1:
             agreement = Agreement(run.mesh, lambda: stop.requested, saving)
@@ -62,10 +54,7 @@ class Training:
             update=update,
             evaluate=compile_evaluation(run, params_of(state), check),
             export=export,
-            facts=facts,
-            cadence=run.cadence,
             started=started,
-            learning_rate=run.optimizer.schedule,
             utilisation=Utilisation(run.inputs.bert, peak_of(run.mesh, run.dtype)).of,
             stop=stop,
         )
@@ -80,19 +69,28 @@ class Training:
         return batch, batches.count_update(examples, **which, computed=computed)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json records beside the progress."""
+        return self.export.facts
+
+    @property
+    def cadence(self) -> Cadence:
+        return self.run.cadence
+
+    @property
+    def learning_rate(self) -> Callable[[int], Any]:
+        return self.run.optimizer.schedule
+
+    @property
     def several(self) -> bool:
-        """Whether other processes train the same run: they agree inside the update."""
+        """Whether several processes train this run: they agree to stop inside the update."""
         return self.run.group.count > 1
 
     @property
     def interrupted(self) -> bool:
-        """Whether this process, the only one, was asked to stop."""
+        """Whether a stop was requested of this process, if it is the only one."""
         return self.stop.requested and not self.several
 
-    def start_facts(self) -> str:
-        """Returns what else to tell of the start, once the first update is done."""
-        return compiled.told()
-
     def beat(self) -> None:
-        """Tells the other processes that something was finished."""
+        """Tells the watchdog that the run makes progress."""
         self.run.group.beat()

@@ -1,8 +1,8 @@
-"""The border between a shell and the package: flags in, exit codes and readable errors out.
+"""The command line: flags, exit codes, and errors as single lines.
 
 Exit codes: 0 done; 2 usage or config; 3 data; 4 model file or checkpoint; 5 loss not finite;
 70 internal; 71 another process lost; 75 interrupted, every finished update saved.
-Note: this file imports neither JAX nor anything that does, so that a wrong flag is told at once.
+Note: this file imports neither JAX nor anything that does, so that flag errors appear at once.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def run(
       main: does the work; raises the package's errors.
       define: adds the command's flags to the FlagValues it is given.
       description: printed by --help.
-      processes: what several of them, started by Slurm or on a TPU pod, are to each other.
-        "each": nothing; "one": the command refuses them; "together": they join, and
+      processes: what happens if Slurm or a TPU pod starts several. "each": they are independent;
+        "one": the command refuses them; "together": they join one run, and
         `main(flags, stop, group)` is called.
     """
-    # transformers tells everybody without PyTorch that models will not be available: not ours.
+    # Without PyTorch transformers warns that its own models are not available.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     be_quiet()
     stop: StopSignal = install()
@@ -68,7 +68,7 @@ def run(
         stop.settle()
         code = exit_code_of(error)
         if code == InterruptedRun.exit_code:
-            say(f"flaxbert: {error}. The same command goes on.")
+            say(f"flaxbert: {error}. Run the same command again.")
         elif hasattr(error, "exit_code"):
             complain(f"flaxbert: error: {error}")
         elif code == ModelFileError.exit_code and isinstance(error, OSError):
@@ -90,7 +90,7 @@ def run(
 def _run_together(
     main: Callable[..., None], define: Callable[[flags.FlagValues], None], stop: StopSignal
 ) -> None:
-    """Calls `main(flags, stop, group)`; what is wrong with one command line ends all processes."""
+    """Calls `main(flags, stop, group)`; an error in one command line ends all processes."""
     values, wrong, lost_after = None, None, Processes().lost_after
     try:
         values = _parse(define)
@@ -129,7 +129,7 @@ def read_config(values: Any) -> Config:
 
 
 def define_columns(values: flags.FlagValues, *, label: bool) -> None:
-    """Adds the flags that name columns; their default is the run's, else text, none, label."""
+    """Adds the flags that name columns; the defaults are those of the run, else of the config."""
     flags.DEFINE_string("text", "", "Column of the text.", flag_values=values)
     flags.DEFINE_string("text_pair", "", "Column of the second text.", flag_values=values)
     if label:
@@ -140,13 +140,13 @@ def define_columns(values: flags.FlagValues, *, label: bool) -> None:
 
 
 def define_split(values: flags.FlagValues, default: str | None) -> None:
-    """Adds --split, one of a run's or of its data set's."""
+    """Adds --split: a split of a run or of its data set."""
     text = "train, validation or test of the run, or a split of its data set."
     flags.DEFINE_string("split", default, text, flag_values=values)
 
 
 def define_inference(values: flags.FlagValues) -> None:
-    """Adds the flags of how texts are read and computed."""
+    """Adds the flags for long texts, memory and dtype."""
     flags.DEFINE_integer(
         "max_length", 0, "Tokens per text; 0 = the run's, else the model's.", flag_values=values
     )
@@ -154,9 +154,9 @@ def define_inference(values: flags.FlagValues) -> None:
         "long",
         "",
         ("", "truncate", "head_tail", "window"),
-        "Texts over max_length: keep the beginning; the first quarter and last three; or read all "
-        "in overlapping windows and take the mean of their logits. Empty = truncate; words that "
-        "are tagged are always read in windows.",
+        "Texts over max_length: keep the beginning; the first and the last three quarters of the "
+        "limit; or read all in overlapping windows and average their logits. Empty = truncate; "
+        "tagged words are always read in windows.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -210,18 +210,18 @@ def _help(define: Callable[[flags.FlagValues], None], description: str | None) -
 
 
 def _parse(define: Callable[[flags.FlagValues], None]) -> Any:
-    # config_flags reads overrides from sys.argv itself, so the file that is found stands there.
+    # config_flags reads overrides from sys.argv itself, so the path is replaced there.
     sys.argv[1:] = _with_found_config(sys.argv[1:])
     values = flags.FlagValues()
     try:
         define(values)
         rest = values(sys.argv)
-        # Reading the value runs get_config and applies overrides: errors show here, not later.
+        # Reading the value runs get_config and applies overrides, so that errors appear here.
         if CONFIG_FLAG in values:
-            _raise_what_was_put_off(values[CONFIG_FLAG].value)
+            _raise_deferred_error(values[CONFIG_FLAG].value)
     except ConfigError:
         raise
-    except Exception as error:  # config_flags lets errors of many kinds through
+    except Exception as error:  # config_flags raises errors of many kinds
         raise ConfigError(_readable(error)) from error
     if len(rest) > 1:
         raise ConfigError(
@@ -230,8 +230,8 @@ def _parse(define: Callable[[flags.FlagValues], None]) -> Any:
     return values
 
 
-def _raise_what_was_put_off(config: Any) -> None:
-    """Raises the OSError of a get_config: config_flags keeps it until a field is asked for."""
+def _raise_deferred_error(config: Any) -> None:
+    """Raises the OSError of a get_config: config_flags keeps it until a field is read."""
     try:
         hasattr(config, "to_dict")
     except OSError as error:
@@ -276,22 +276,22 @@ def _config_arguments(argv: list[str]) -> list[tuple[str, str]]:
 
 
 def _shipped_configs() -> Path:
-    """configs/ inside the installed package, or beside it in a clone."""
+    """Returns configs/ inside the installed package, or beside it in a clone."""
     package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def _readable(error: Exception) -> str:
-    """One message of a flag or config file error, with the place in the user's own file.
+    """Returns the message of a flag or config file error, with the line in the user's own file.
 
-    config_flags wraps what a config file raised into the text of a traceback: its last line is the
-    message, and the last file in it is the place.
+    config_flags wraps an exception of a config file into the text of a traceback: its last line is
+    the message, the last file in it is the user's.
     """
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {error.msg}"
     text = str(error).strip()
-    if text[:1] in ("'", '"'):  # a KeyError's own text, and what wraps it, is a quoted string
+    if text[:1] in ("'", '"'):  # the text of a KeyError is a quoted string
         with contextlib.suppress(ValueError, SyntaxError):
             text = f"--config: there is no field {ast.literal_eval(text)}"
         text = ". ".join(text.splitlines())

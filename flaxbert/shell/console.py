@@ -1,8 +1,8 @@
-"""Lines for a person, on standard error. Standard output is for results.
+"""Messages on standard error. Standard output is for results.
 
-Names of files, labels and columns come from data, so they may hold what a terminal obeys: colours,
-titles, the order of letters. They are made harmless here alone, as the last step, so no caller has
-to think of it and no file holds anything but the name itself.
+Names of files, labels and columns come from data, so they may contain terminal control sequences
+(colours, titles, text direction). They are escaped here, as the last step before printing, so no
+caller has to do it and files keep the names unchanged.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import contextlib
 import re
 import sys
 
-# Control characters but tab and line feed, line separators, marks that turn the direction of
-# letters, and halves of pairs, which no encoding can say.
+# Control characters except tab and line feed, line separators, marks of text direction, and lone
+# surrogates, which cannot be encoded.
 _OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    r"""Returns the text with what a terminal would obey written out, as "\x1b" and "\u202e"."""
+    r"""Returns the text with terminal control characters escaped, as "\x1b" and "\u202e"."""
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -29,25 +29,26 @@ def printable_json(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Tells the user something, at once; of several processes of a run only the first does."""
+    """Prints a message at once; of several processes of a run only the first one does."""
     if not _process:
         _write(line)
 
 
 def complain(text: str) -> None:
-    """Tells the user what ends this process, whichever of a run's it is."""
+    """Prints an error, in every process of a run, with the process number in front."""
     lines = f"[{_process}] ".join(["", *text.splitlines(True)]) if _process else text
     _write(lines)
 
 
 def _write(text: str) -> None:
-    # A terminal or pipe that is gone ends no run, nor does it change an exit code.
+    # A closed terminal or pipe must not end a run or change its exit code.
     with contextlib.suppress(OSError):
         print(printable(text), file=sys.stderr, flush=True)
 
 
 def speak_as(process: int) -> None:
-    """From here on this is that process of a run."""
+    """Sets the number of this process in its run."""
+
     global _process
     _process = process
 

@@ -1,4 +1,4 @@
-"""Giving memory back to the system."""
+"""Returns freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 
 
 def give_back_memory() -> None:
-    """Returns to the system what was freed.
+    """Returns freed memory to the operating system, where glibc is used.
 
-    glibc keeps freed memory in the arenas of the threads that wrote it: hundreds of MiB that a
-    compiler used, up to 1.5 times the state after a save. Elsewhere (macOS, musl) there is nothing
-    to call.
+    glibc keeps freed memory in the arenas of its threads: hundreds of MiB after a compilation, up
+    to 1.5 times the state after a save.
     """
+
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)

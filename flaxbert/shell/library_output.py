@@ -1,8 +1,8 @@
-"""Keeps libraries from printing what they also raise, and from importing what nothing here uses.
+"""Keeps libraries from printing errors that they also raise, and from importing unused packages.
 
-A command tells an error in one line; tracebacks of the same error around it hide that line.
-Note: it changes the process, so only commands do it, never an import or a library call (but for
-`left_out`, which is over when an import is).
+A command prints an error as one line; tracebacks of the same error around it would hide that line.
+Note: this changes the whole process, so only commands do it, never an import or a library call
+(except `left_out`, which is undone when its imports are done).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import logging as absl_logging
 
-_CLIENTS = ("gcsfs", "asyncio", "google.auth")  # of a bucket: tracebacks of what they also raise
+_CLIENTS = ("gcsfs", "asyncio", "google.auth")  # bucket clients: they log tracebacks and raise too
 
 
 class _NotTwice(logging.Filter):
@@ -26,14 +26,14 @@ class _NotTwice(logging.Filter):
 
 
 def be_quiet() -> None:
-    """Silences what Orbax, its event loop and gcsfs print of errors that reach us anyway.
+    """Silences what Orbax, its event loop and gcsfs print about errors that they also raise.
 
-    Where one of many writes fails, Orbax closes its event loop, and TensorStore still tells it of
-    the others: Python would print a traceback for each.
+    When one of many writes fails, Orbax closes its event loop, while TensorStore still reports the
+    others to it: Python would print a traceback for each.
     """
     for name in _CLIENTS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    absl = absl_logging.get_absl_logger()  # by name it would be made too early, of another class
+    absl = absl_logging.get_absl_logger()  # getLogger would create it too early, as another class
     if any(isinstance(some, _NotTwice) for some in absl.filters):
         return
     absl.addFilter(_NotTwice())
@@ -48,7 +48,8 @@ def be_quiet() -> None:
 
 @contextlib.contextmanager
 def left_out(*packages: str) -> Iterator[None]:
-    """Makes packages as good as not installed while the block imports others."""
+    """Hides packages while the block imports others, as if they were not installed."""
+
     absent = [package for package in packages if package not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # pyright: ignore[reportArgumentType,reportCallIssue]
     try:

@@ -1,4 +1,4 @@
-"""How far prediction and evaluation are, on standard error."""
+"""The progress bar of prediction and evaluation, on standard error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from huggingface_hub.utils import tqdm
 
-_EVERY = 30.0  # seconds where there is no terminal: a bar would fill a log file
+_EVERY = 30.0  # seconds between lines without a terminal: a bar would fill a log file
 
 
 def progress_bar(total: int | None = None, unit: str = "rows") -> tqdm:

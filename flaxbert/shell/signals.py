@@ -1,10 +1,10 @@
-"""SIGTERM and SIGINT: how a command is asked to stop, and how it ends.
+"""Handles SIGTERM and SIGINT: requests to stop, and the end of the process.
 
-It imports only what Python starts with, so that handlers stand before the slow imports begin.
-Note: no handler raises. Python runs one only when the main thread is back from C++,
-which a compiler may keep for minutes, and an exception that comes out of the blue is lost in
-callbacks, told as another error by libraries, and crashed NumPy in the middle of its import. So a
-thread of our own, woken by the signal itself, ends the process as long as there is nothing to save.
+It imports only the standard library, so that handlers are installed before the slow imports begin.
+Note: no handler raises. Python runs handlers only when the main thread returns from C++, which may
+take minutes in a compiler, and an exception at a random place gets lost in callbacks, is reported
+as another error by libraries, and crashed NumPy during its import. So a separate thread, woken by
+the signal itself, ends the process while there is nothing to save.
 """
 
 from __future__ import annotations
@@ -19,57 +19,57 @@ from collections.abc import Callable, Iterator
 
 from flaxbert.errors import InterruptedRun
 
-# Seconds for all that `undoing` has registered. Kubernetes, Slurm and spot machines kill 30 seconds
-# after SIGTERM.
+# Seconds for all functions that `undoing` has registered. Kubernetes, Slurm and spot machines kill
+# 30 seconds after SIGTERM.
 _PATIENCE = 3.0
 
-# Seconds in which a repetition is the same request: GNU timeout, for one, signals its child and
-# then the group that the child is in.
+# Seconds in which a repeated signal counts as the same request: GNU timeout, for example, signals
+# its child and then the child's process group.
 _SAME_REQUEST = 0.5
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """One command's answer to SIGTERM and SIGINT.
+    """How a command reacts to SIGTERM and SIGINT.
 
-    The first one ends the process with exit code 75, but inside `deferred` it only sets
-    `requested`. A second one ends it at once, unsaved, with 128 + its number.
+    The first signal ends the process with exit code 75; inside `deferred` it only sets `requested`.
+    A second one ends the process at once, without saving, with 128 + its number.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self.over = False  # the outcome is settled: a first signal does not change it any more
+        self.over = False  # the outcome is settled: a first signal no longer changes it
         self._deferred = False
         self._undo: list[Callable[[], None]] = []
-        self._lock = threading.Lock()  # over the question whether to defer or to leave
+        self._lock = threading.Lock()  # held while deciding whether to defer or to leave
 
     @contextlib.contextmanager
     def deferred(self, agreed: Callable[[bool], bool] = bool) -> Iterator[None]:
-        """Around what has something to save: it polls `requested`, or calls `check`.
+        """Defers signals in a block that has something to save, which polls `requested` or `check`.
 
-        `agreed` is told at the end whether a signal has come, and says whether one has come to any
-        process of the run.
+        At the end `agreed` gets whether this process had a signal, and returns whether any process
+        of the run had one.
 
         Raises:
-          InterruptedRun: at the end of the block, if one has.
+          InterruptedRun: at the end of the block, if any had one.
         """
         with self._lock:
             self._deferred = True
         try:
             yield
         except BaseException:
-            self.settle()  # an error ends the command, whatever was requested
+            self.settle()  # an error ends the command, signal or not
             raise
         if agreed(self.requested):
             raise InterruptedRun("stopped by a signal")
         with self._lock:
             self._deferred = False
-            if self.requested:  # since all agreed: there is nothing to save any more
+            if self.requested:  # after the processes agreed: there is nothing left to save
                 self._leave()
 
     def settle(self) -> None:
-        """The outcome stands: returns, unless a signal that came before is ending the process."""
+        """Fixes the outcome; later signals change nothing."""
         with self._lock:
             self.over = True
 
@@ -79,12 +79,12 @@ class StopSignal:
             raise InterruptedRun("stopped by a signal")
 
     def on_leaving(self, undo: Callable[[], None]) -> None:
-        """Calls `undo` (in another thread) if the process is left in this command."""
+        """Registers `undo`, to be called in another thread if a signal ends this process."""
         self._undo.append(undo)
 
     @contextlib.contextmanager
     def undoing(self, undo: Callable[[], None]) -> Iterator[None]:
-        """The same, while the block runs."""
+        """Does the same while the block runs."""
         self.on_leaving(undo)
         try:
             yield
@@ -92,7 +92,7 @@ class StopSignal:
             self._undo.remove(undo)
 
     def arrived(self, number: int, *, again: bool) -> None:
-        """Answers a signal, in the thread that watches for them."""
+        """Handles a signal, in the watching thread."""
         if again:
             os._exit(128 + number)
         self.request()
@@ -100,14 +100,14 @@ class StopSignal:
             tell("stopping after this update; a second signal ends at once, unsaved")
 
     def request(self) -> None:
-        """Asks the command to stop, as a first signal does; from any thread."""
+        """Requests a stop, as a first signal does; from any thread."""
         with self._lock:
             self.requested = True
             if not (self._deferred or self.over):
                 self._leave()
 
     def undo(self) -> None:
-        """Undoes, within a few seconds, what the command would undo at its end."""
+        """Calls the registered functions, for a few seconds at most."""
         undoing = [threading.Thread(target=undo, daemon=True) for undo in reversed(self._undo)]
         for thread in undoing:
             thread.start()
@@ -116,19 +116,21 @@ class StopSignal:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _leave(self) -> None:
-        said = "stopped by a signal; there was nothing to save. The same command goes on."
-        leave(InterruptedRun.exit_code, said)
+        leave(
+            InterruptedRun.exit_code,
+            "stopped by a signal; there was nothing to save. Run the same command again.",
+        )
 
 
 def install() -> StopSignal:
-    """Returns the StopSignal that answers the signals; a new one if the last command is over."""
+    """Returns the StopSignal that handles the signals; a new one if the last command is over."""
     global _answering
     if _answering is None:
         _start_watching()
     if _answering is None or _answering.over:
         _answering = StopSignal()
     for number in _SIGNALS:
-        # A handler must stand for the thread to be woken; it has nothing to do itself.
+        # Without a handler the thread is not woken; the handler itself has nothing to do.
         signal.signal(number, lambda number, frame: None)
     return _answering
 
@@ -147,7 +149,7 @@ def on_leaving(undo: Callable[[], None]) -> None:
 
 
 def leave(code: int, line: str = "") -> None:
-    """Ends the process from any thread, without Python's own end."""
+    """Ends the process from any thread, without Python's shutdown."""
     global _leaving
     _leaving = _leaving or (code, line)
     try:
@@ -155,17 +157,17 @@ def leave(code: int, line: str = "") -> None:
             _answering.undo()
         if line:
             tell(line)
-    finally:  # also where no thread can be started any more
+    finally:  # even if no thread can be started
         os._exit(code)
 
 
 def leaving() -> tuple[int, str]:
-    """Returns what `leave` was called with first, for what undoes."""
+    """Returns the arguments of the first `leave`, for functions that undo."""
     return _leaving or (InterruptedRun.exit_code, "stopped by a signal")
 
 
 def leave_at_the_end() -> None:
-    """Makes `end` leave at once: Python's own end waits for threads, and they for others."""
+    """Makes `end` leave at once: Python's shutdown waits for threads, and they for others."""
     global _at_the_end
     _at_the_end = True
 
@@ -180,9 +182,10 @@ def end(code: int) -> None:
 
 
 def tell(line: str) -> None:
-    """Prints a line on standard error, whatever another thread is printing."""
-    # Not print, whose lock the main thread may hold. A progress bar's line stays whole.
-    # Nor may a terminal or pipe that is gone end the thread that answers signals.
+    """Prints a line on standard error, even if another thread is printing."""
+    # Not by print, whose lock the main thread may hold; on a line of its own, below a progress bar.
+    # A closed terminal or pipe must not end the thread that handles signals.
+
     with contextlib.suppress(OSError):
         os.write(2, f"{chr(10) if os.isatty(2) else ''}flaxbert: {line}\n".encode())
 

@@ -1,8 +1,7 @@
-"""Processes that a command starts to have something done: none of them outlives it.
+"""Child processes of a command; none of them outlives it.
 
-Note: a child gets a session of its own. Ctrl-C in a terminal then reaches its
-parent alone, which may want to go on for a while; when the parent leaves, it ends the child and
-whatever that has started.
+Note: a child gets its own session, so that Ctrl-C in a terminal reaches only the parent, which may
+still have work to finish. When the parent ends, it ends the child and the child's children.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from collections.abc import Sequence
 
 from flaxbert.shell import signals
 
-# To clear up: pip has temporary folders. `signals.undoing` waits a little longer than this.
+# Seconds to clean up: pip has temporary folders. `signals.undoing` waits a little longer.
 _PATIENCE = 2.0
 
 
 def run(command: Sequence[str], seconds: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, with nothing on its standard input.
+    """Runs a command to its end, with empty standard input.
 
-    A signal that ends this process meanwhile interrupts the command, and kills it if need be.
+    A signal that ends this process meanwhile interrupts the command, and kills it if necessary.
 
     Raises:
-      OSError: it cannot be started.
-      subprocess.TimeoutExpired: it was killed after `seconds`.
+      OSError: the command cannot be started.
+      subprocess.TimeoutExpired: the command was killed after `seconds`.
     """
     process: subprocess.Popen[str] | None = None
-    guard = threading.Lock()  # a signal may come when the child runs and `process` is not set yet
+    guard = threading.Lock()  # a signal may come while the child runs but `process` is not set
     leaving = False
 
     def stop() -> None:
@@ -65,12 +64,13 @@ def run(command: Sequence[str], seconds: float | None = None) -> subprocess.Comp
                     raise
             if not leaving:
                 return subprocess.CompletedProcess(command, process.returncode, out, err)
-        while True:  # this process is ending: an answer would only start the next child
+        while True:  # this process is ending: returning would only start the next child
             time.sleep(1)
 
 
 def _send(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Signals the session of a child that has not been waited for; its number is still its own."""
+    """Signals the session of a child that is still running."""
+
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Trackers: what a run tells while it trains. One file each, and these files are the registry.
+"""Trackers: where a run logs its values. One file each, and these files are the registry.
 
 A file's `make(start)` returns its `Tracker`. Every run has `console` and `jsonl`; others are named
 in `config.log.trackers`. The loop has one `Trackers` and does not know what is in it.
@@ -18,17 +18,17 @@ from flaxbert.errors import ConfigError
 from flaxbert.storage.interface import Spool
 from flaxbert.storage.workdir import Workdir
 
-# A checkpoint counts the lines of metrics.jsonl as written, so a run ends where they cannot be.
+# A checkpoint assumes that the lines of metrics.jsonl are written, so a run ends if they cannot be.
 _RECORD = "jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a tracker may know of the run that starts, or goes on after update `step`."""
+    """The start of a run, or its resume after update `step`, for a tracker."""
 
     config: Config
     workdir: Workdir
-    spool: Spool  # what grows in its directory is kept in the workdir
+    spool: Spool  # files in its directory are kept in the workdir
     total: int  # updates of the whole run
     step: int = 0
     evaluated: int = 0  # update after which the last evaluation ran
@@ -40,9 +40,9 @@ class Start:
 
 
 class Tracker:
-    """The contract: a tracker overrides what it cares for.
+    """The contract: a tracker overrides the methods that it needs.
 
-    One that raises is left out from then on, with a warning, and the run goes on.
+    One that raises is dropped with a warning, and the run continues.
     """
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
@@ -55,10 +55,10 @@ class Tracker:
         """Notes that one more update was sent to the devices."""
 
     def sync(self) -> None:
-        """Makes durable what came so far: after evaluations, and before a checkpoint."""
+        """Writes everything to storage: after evaluations, and before a checkpoint."""
 
     def close(self) -> None:
-        """Ends. Nothing comes afterwards."""
+        """Closes; no other call follows."""
 
 
 class Trackers:
@@ -68,14 +68,14 @@ class Trackers:
         self._trackers: dict[str, Tracker] = {}
 
     def add(self, name: str, make: Callable[[], Tracker]) -> None:
-        """Adds what `make` returns; raises ConfigError if it cannot be as it is configured."""
+        """Adds the tracker that `make` returns; raises ConfigError if its options are invalid."""
         with self._guarding(name):
             self._trackers[name] = make()
 
     def scalars(self, step: int, epoch: float, split: str, values: Mapping[str, Any]) -> None:
         numbers = {name: float(value) for name, value in values.items()}
         self._each(lambda tracker: tracker.scalars(step, epoch, split, numbers))
-        if split == "validation":  # it took long, and somebody may be watching from elsewhere
+        if split == "validation":  # evaluations are rare, and somebody may be watching remotely
             self.sync()
 
     def text(self, line: str) -> None:
@@ -100,7 +100,7 @@ class Trackers:
 
     @contextlib.contextmanager
     def _guarding(self, name: str) -> Any:
-        """Leaves a tracker out that fails in the block."""
+        """Drops a tracker that fails in the block."""
         try:
             yield
         except Exception as error:
@@ -110,8 +110,10 @@ class Trackers:
             if failed:
                 with contextlib.suppress(Exception):
                     failed.close()
-            # The one that would tell it may be the next to fail, and comes here again.
-            self.text(f"flaxbert: WARNING: {name}: {error}. The run goes on without this tracker.")
+            # The tracker that shows this line may fail next, and is then dropped in the same way.
+            self.text(
+                f"flaxbert: WARNING: {name}: {error}. The run continues without this tracker."
+            )
 
 
 def open_trackers(
@@ -121,7 +123,8 @@ def open_trackers(
     start = Start(config, workdir, workdir.store.spool(workdir.metrics), total, step, evaluated)
     named = [name for name in config.log.trackers if name not in ("console", _RECORD)]
     trackers = Trackers()
-    # The record goes last: it uploads to a bucket what the others have just written, too.
+    # The record comes last: to a bucket it also uploads what the others have just written.
+
     for name in dict.fromkeys(("console", *named, _RECORD)):
         module = importlib.import_module(f"{__name__}.{name}")
         trackers.add(name, lambda module=module: module.make(start))

@@ -1,4 +1,4 @@
-"""Lines on standard error, above a progress bar where that is a terminal."""
+"""Lines on standard error, above a progress bar if that is a terminal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """metrics.jsonl, the run's own record of its values.
 
 Note: a resume cuts it back to the checkpoint's step, so the file of an interrupted run equals that
-of an uninterrupted one, times apart.
+of an uninterrupted one, except for times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flaxbert.track import Start, Tracker
 
 class Jsonl(Tracker):
     def __init__(self, path: Path, spool: Spool, step: int = 0, evaluated: int = 0) -> None:
-        """Goes on after update `step`; `evaluated` was the last evaluation before it."""
+        """Continues after update `step`; the last evaluation was after update `evaluated`."""
         cut_back(path, step, evaluated)
         self._spool = spool
         self._path = path
@@ -62,11 +62,12 @@ def make(start: Start) -> Jsonl:
 
 
 def cut_back(metrics: Path, step: int, evaluated: int = 0) -> None:
-    """Drops the lines of metrics.jsonl after `step`, and one that was only half written.
+    """Drops the lines of metrics.jsonl after `step`, and an incomplete one.
 
-    Validation lines go after `evaluated` already: an evaluation at `step` that the checkpoint has
-    not seen runs again.
+    Validation lines after `evaluated` are dropped too: an evaluation at `step` that the checkpoint
+    does not include runs again.
     """
+
     if not metrics.is_file():
         return
     kept = []

@@ -1,10 +1,10 @@
-"""TensorBoard event files, written where the values come and flushed as the run goes.
+"""TensorBoard event files, written in the training thread and flushed regularly.
 
-Note: tensorboardX's own writers have a thread for it. A full disk ends that thread, and the run
-then waits for it for ever.
+Note: tensorboardX's own writers use a thread. A full disk ends that thread, and the run would then
+wait for it forever.
 
-A run in a bucket shows its events at saves and evaluations only: an object cannot grow, so every
-upload puts the whole file again.
+A run in a bucket shows its events only after saves and evaluations: an object cannot grow, so every
+upload writes the whole file again.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from flaxbert.shell.library_output import left_out
 from flaxbert.storage.interface import naming
 from flaxbert.track import Start, Tracker
 
-# What it could take values from or write to, and here does not: 0.3 s of each start where Google's
-# client is installed, 1 to 2 s where PyTorch is.
+# Optional packages that it would import and that are not used here: 0.3 s of each start if Google's
+# client is installed, 1 to 2 s if PyTorch is.
 with left_out("torch", "google.cloud.storage", "boto3"):
     from tensorboardX import RecordWriter
     from tensorboardX.proto import event_pb2, summary_pb2
 
-# Made from protobuf as they are imported.
+# protobuf creates these classes at import.
 Event: Any = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
 SessionLog: Any = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 Summary: Any = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-# As often as the writers of PyTorch and TensorFlow, so that a TensorBoard follows a long stretch
-# between two saves.
+# Like the writers of PyTorch and TensorFlow, so that TensorBoard shows values between two saves.
 _FLUSH_SECONDS = 30.0
 
 
@@ -40,7 +39,7 @@ class TensorBoard(Tracker):
     def __init__(self, folder: Path, step: int = 0) -> None:
         """Starts a file that replaces the events after `step` in earlier ones."""
         now = time.time()
-        # To the microsecond: a second start may come within a second, and names are in order.
+        # In microseconds: a second start may come within a second, and names must sort by time.
         self._path = folder / f"events.out.tfevents.{now:.6f}.{socket.gethostname()}"
         with naming(self._path):
             self._file = RecordWriter(str(self._path))
@@ -61,7 +60,7 @@ class TensorBoard(Tracker):
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        with contextlib.ExitStack() as stack:  # it closes even if it cannot flush
+        with contextlib.ExitStack() as stack:  # closes even if the flush fails
             stack.enter_context(naming(self._path))
             stack.callback(self._file.close)
             self._file.flush()

@@ -66,7 +66,7 @@ def test_all_are_stuck_where_nothing_is_finished(watchdogs, left):
     assert left == []
     turns(watchdogs[1:])
     turns(watchdogs)
-    cause = "nothing was finished for 6 s"
+    cause = "no progress for 6 s"
     because = f"because of process 1: {cause}"
     ends = [(1, cause), (2, because), (0, because)]
     # Each its own stacks, before it leaves.

@@ -92,7 +92,7 @@ def test_mesh_sizes(asked, shape):
     [
         (Mesh(data=3), "must be one of 1, 2, 4, 8"),
         (Mesh(data=16), "must be one of 1, 2, 4, 8"),
-        (Mesh(data=1, fsdp=1, model=8), "num_attention_heads 4. Legal sizes: 1, 2, 4"),
+        (Mesh(data=1, fsdp=1, model=8), "num_attention_heads 4. Possible sizes: 1, 2, 4"),
     ],
 )
 def test_illegal_sizes_name_the_legal_ones(asked, message):

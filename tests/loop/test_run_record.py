@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flaxbert.errors import ModelFileError
-from flaxbert.loop.control import Progress
+from flaxbert.loop.progress import Progress
 from flaxbert.loop.run_record import check_recorded
 from flaxbert.storage.workdir import to_json
 

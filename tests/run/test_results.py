@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxbert.loop import control
+from flaxbert.run import control
 from flaxbert.run.results import drop_previous, restore_model
 from flaxbert.storage.local import LocalDisk
 from flaxbert.storage.workdir import Workdir
@@ -48,7 +48,7 @@ def test_a_model_that_somebody_changed_is_not_called_best(tmp_path, capsys):
     _model(workdir.model, "changed by hand")
     progress = _best("named by the checkpoint")
     assert restore_model(workdir, progress) is None
-    assert "is not the best model" in capsys.readouterr().err
+    assert "is no longer the best model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("failures", [1, 1000])

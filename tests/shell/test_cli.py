@@ -192,7 +192,7 @@ def test_sigterm_while_training_saves_and_exits_75(tmp_path, tiny_bert, reviews)
             break
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert "The same command goes on" in err
+    assert "Run the same command again" in err
     saved = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     run = json.loads((workdir / "checkpoints" / str(saved[0]) / "run.json").read_text())
     assert run["step"] == saved[0] > 0

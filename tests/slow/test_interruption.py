@@ -114,7 +114,7 @@ def test_parameters_that_overflow_are_never_saved(tiny_bert, reviews, tmp_path, 
     monkeypatch.setattr(training, "compile_update", compiled)
     workdir = tmp_path / "work"
     flags = train_flags(tiny_bert, reviews["train"], workdir, train__steps=12, checkpoint__every=4)
-    with pytest.raises(NonFiniteError, match="not finite any more after update 8"):
+    with pytest.raises(NonFiniteError, match="no longer finite after update 8"):
         resume_points.run(flags)
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["4"]
 

@@ -134,7 +134,7 @@ def test_one_signal_stops_all(phase, asked, one_layer, reviews, tmp_path, whole)
         assert run.codes() == [75, 75], run.said()
         assert time.monotonic() - begun <= _GRACE
         if phase == "compiling":  # nothing is saved: the other one is told by this one
-            assert all(run.text(i).count("The same command goes on.") == 1 for i in range(2))
+            assert all(run.text(i).count("Run the same command again.") == 1 for i in range(2))
     goes_on(tmp_path, flags, whole, tmp_path / "run")
 
 
@@ -184,7 +184,7 @@ def test_a_stuck_process_dumps_its_stack(one_layer, reviews, tmp_path):
     flags = flags_of(one_layer, reviews, tmp_path / "run", processes__stuck_after=5)
     with started(tmp_path, 2, 1, train(flags), env=staying("training", 600.0, 1)) as run:
         assert run.codes() == [70, 70], run.said()
-    assert "nothing was finished" in run.text(0)
+    assert "no progress for" in run.text(0)
     assert "sitecustomize.py" in run.text(1)  # where it is stuck
     assert "in train" in run.text(0)
 

@@ -1,4 +1,4 @@
-"""Public model classes and what answers for texts with them, a file for each file of heads/.
+"""Public model classes and their predictors, a file for each file of heads/.
 
 A member defines a `FlaxBertFor...` and `PREDICTOR`, the `Predictor` of that class. The files of the
 folder are the registry; flaxbert/__init__.py gives the public ones their short names.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def predictor_for(path_or_id: str | os.PathLike[str]) -> type[Predictor]:
-    """Returns the class that answers with a trained model: the one of its head.
+    """Returns the predictor class for a trained model, by its head.
 
     Raises:
       ModelFileError: there is no such model.

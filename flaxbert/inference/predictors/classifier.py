@@ -1,4 +1,4 @@
-"""A trained sequence classifier that answers for texts.
+"""The sequence classifier for users: model class, and predictor for texts.
 
 classify = flaxbert.Classifier.from_pretrained("runs/quickstart/model")
 classify("a gripping, beautifully acted film")   # {"label": "positive", "score": 0.9..., ...}
@@ -6,8 +6,7 @@ classify("a gripping, beautifully acted film")   # {"label": "positive", "score"
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,15 @@ from flaxbert.data.tokenize import Tokens
 from flaxbert.inference.models import FlaxBertModel
 from flaxbert.inference.predictor import Predictor
 
-# A text, or a pair of texts.
-Input = str | tuple[str, str] | list[str]
-
 
 class FlaxBertForSequenceClassification(FlaxBertModel):
-    """A pooler and a classifier: the function of the PyTorch class of that name."""
+    """BERT with a pooler and a classifier: the same function as PyTorch's class of that name."""
 
     architecture = "BertForSequenceClassification"
 
 
 class Classifier(Predictor):
-    """Answers for texts with a trained `FlaxBertForSequenceClassification`.
+    """Classifies texts, or pairs of them, with a `FlaxBertForSequenceClassification`.
 
     Example:
       >>> classify = Classifier.from_pretrained("runs/quickstart/model", long="head_tail")
@@ -40,18 +36,18 @@ class Classifier(Predictor):
     model_class = FlaxBertForSequenceClassification
 
     def __call__(self, inputs: Any) -> Any:
-        """Answers for one text, or for many.
+        """Classifies one text, or many.
 
         Args:
-          inputs: a text; a list of texts; a list of pairs [(a, b), ...]; or ([a, ...], [b, ...]),
-            first and second texts apart.
+          inputs: a text; a list of texts; a list of pairs [(a, b), ...]; or the first and the
+            second texts of pairs as two lists ([a, ...], [b, ...]).
 
         Returns:
           A dict for one text, else a list of them in order: {"label", "score", "probabilities"},
           for several labels a row {"labels", "probabilities"}, for regression {"value"}.
 
         Raises:
-          ValueError: anything else than texts; names the place.
+          ValueError: an input that is not a text; names its number.
         """
         if isinstance(inputs, str):
             return self([inputs])[0]
@@ -69,26 +65,11 @@ class Classifier(Predictor):
             inputs = list(zip(*inputs, strict=True))
         return list(self.stream(inputs))
 
-    def stream(self, inputs: Iterable[Input], *, size: int = 8192) -> Iterator[dict[str, Any]]:
-        """Yields an answer for each text or pair, in order; memory does not grow.
-
-        Texts are taken and answered `size` at a time: packing wants many at once.
-
-        Example:
-          >>> for answer in classify.stream(line.rstrip("\\n") for line in open("reviews.txt")):
-          ...     print(answer["label"])
-        """
-        inputs = iter(inputs)
-        start = 0
-        while chunk := list(itertools.islice(inputs, size)):
-            texts, pairs = _columns(chunk, start)
-            rows = _rows(texts, pairs)
-            examples = self.encode_rows(rows)
-            yield from self.records(rows, examples, self.answers(examples))
-            start += len(chunk)
+    def rows(self, inputs: list[Any], start: int) -> Rows:
+        return _rows(*_columns(inputs, start))
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
-        """Turns texts into sequences of at most max_length tokens: one each, or windows."""
+        """Tokenizes texts into sequences of at most max_length tokens: one each, or windows."""
         return self.encode_rows(_rows(texts, pairs)).tokens
 
     def logits(

@@ -1,4 +1,4 @@
-"""A trained token classifier that tags words and finds entities.
+"""The token classifier for users: model class, and predictor of tags and entities.
 
 tag = flaxbert.TokenClassifier.from_pretrained("runs/ner/model")
 tag(["EU", "rejects", "German", "call"])   # {"tags": ["B-ORG", "O", ...], "entities": [...]}
@@ -6,8 +6,7 @@ tag(["EU", "rejects", "German", "call"])   # {"tags": ["B-ORG", "O", ...], "enti
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flaxbert.data.rows import Rows
@@ -16,20 +15,19 @@ from flaxbert.inference.predictor import Predictor
 
 
 class FlaxBertForTokenClassification(FlaxBertModel):
-    """A classifier of every token: the function of the PyTorch class of that name.
+    """BERT with a classifier on every token: the same function as PyTorch's class of that name.
 
-    Logits are [B, L, C], those of padding included.
+    Logits are [B, L, C], padding included.
     """
 
     architecture = "BertForTokenClassification"
 
 
 class TokenClassifier(Predictor):
-    """Answers for texts with a trained `FlaxBertForTokenClassification`.
+    """Tags words and finds entities with a `FlaxBertForTokenClassification`.
 
-    Exactly one tag comes out for each word that goes in, however long the text: long ones are read
-    in overlapping windows. A plain text is split at white space, and punctuation around a word is a
-    word of its own.
+    Every word gets exactly one tag, in texts of any length: long ones are read in overlapping
+    windows. A plain text is split at white space, and punctuation around a word is a separate word.
 
     Example:
       >>> tag = TokenClassifier.from_pretrained("runs/ner/model")
@@ -40,7 +38,7 @@ class TokenClassifier(Predictor):
     model_class = FlaxBertForTokenClassification
 
     def __call__(self, inputs: str | Sequence[Any]) -> Any:
-        """Answers for one text, one list of words, or a list of several of either.
+        """Tags one text, one list of words, or a list of texts or of lists of words.
 
         Returns:
           A dict for one, else a list of them in order: {"words", "tags", "scores"} and, unless the
@@ -49,7 +47,7 @@ class TokenClassifier(Predictor):
           list of strings is the words of one text.
 
         Raises:
-          ValueError: anything else; names the place.
+          ValueError: an input of another kind; names its number.
         """
         if isinstance(inputs, str):
             return next(self.stream([inputs]))
@@ -57,23 +55,14 @@ class TokenClassifier(Predictor):
             return next(self.stream([list(inputs)]))
         return list(self.stream(inputs))
 
-    def stream(
-        self, inputs: Iterable[str | Sequence[str]], *, size: int = 8192
-    ) -> Iterator[dict[str, Any]]:
-        """Yields an answer for each text or list of words, in order; memory does not grow."""
-        inputs = iter(inputs)
-        start = 0
-        while chunk := list(itertools.islice(inputs, size)):
-            for place, item in enumerate(chunk, start):
-                if not isinstance(item, str) and not all(isinstance(word, str) for word in item):
-                    raise ValueError(
-                        f"input {place}: expected a text or a list of words, got {item!r:.80}"
-                    )
-            texts = [item if isinstance(item, str) else list(item) for item in chunk]
-            rows = Rows("inputs", {"text": texts}, range(len(texts)))
-            examples = self.encode_rows(rows)
-            yield from self.records(rows, examples, self.answers(examples))
-            start += len(chunk)
+    def rows(self, inputs: list[Any], start: int) -> Rows:
+        for place, item in enumerate(inputs, start):
+            if not isinstance(item, str) and not all(isinstance(word, str) for word in item):
+                raise ValueError(
+                    f"input {place}: expected a text or a list of words, got {item!r:.80}"
+                )
+        texts = [item if isinstance(item, str) else list(item) for item in inputs]
+        return Rows("inputs", {"text": texts}, range(len(texts)))
 
 
 PREDICTOR = TokenClassifier

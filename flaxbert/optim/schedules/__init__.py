@@ -1,7 +1,7 @@
-"""Learning-rate schedules: a warm-up, then what `optim.schedule` names; one file for each.
+"""Learning-rate schedules: a linear warm-up, then the schedule of `optim.schedule`, a file each.
 
 A file's `make(rate, updates)` returns the optax schedule from the peak rate on, over the updates
-that are left after the warm-up.
+after the warm-up.
 
 Note: with a warm-up the rate of the very first update is 0, as in transformers'
 `get_linear_schedule_with_warmup`.
@@ -22,15 +22,16 @@ Schedule = Callable[[Any], Any]  # step (from 0) -> learning rate
 
 
 def warmup_steps(warmup: float, total: int) -> int:
-    """Returns the updates of the warm-up: a fraction of all (rounded up), or a number."""
+    """Returns the number of warm-up updates: a fraction of all (rounded up), or a number."""
     return math.ceil(total * warmup) if warmup < 1 else round(warmup)
 
 
 def make_schedule(optim: Optim, total: int) -> Schedule:
-    """Returns step (from 0) -> learning rate, as transformers' schedules of that name.
+    """Returns step (from 0) -> learning rate, equal to transformers' schedules of that name.
 
     `total` is the number of updates of the run.
     """
+
     rate, warm = optim.learning_rate, warmup_steps(optim.warmup, total)
     after = member("optim/schedules", optim.schedule).make(rate, max(1, total - warm))
     if not warm:

@@ -1,4 +1,4 @@
-"""The peak rate to the end."""
+"""A constant learning rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Down to 0 on half a cosine (Loshchilov and Hutter 2017, without restarts)."""
+"""Cosine decay to 0 (Loshchilov and Hutter 2017, without restarts)."""
 
 from __future__ import annotations
 

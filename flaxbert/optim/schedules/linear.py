@@ -1,4 +1,4 @@
-"""Down to 0 on a line."""
+"""Linear decay to 0."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What optimizers and the step share: weight decay by name, the norm of gradients and clipping."""
+"""Shared by optimizers and the step: weight decay by name, gradient norm and clipping."""

@@ -15,33 +15,34 @@ _CLIP_EPS = 1e-6
 
 
 def clip_factor(norm: Float[Array, ""], limit: float) -> Float[Array, ""]:
-    """Returns what torch's clip_grad_norm_ multiplies gradients of that norm by; 0 = no limit."""
+    """Returns the factor of torch's clip_grad_norm_ for gradients of this norm; limit 0 = none."""
     return jnp.minimum(1.0, limit / (norm + _CLIP_EPS)) if limit else jnp.ones_like(norm)
 
 
 def norm_together(gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, ""]:
     """Returns the norm of all gradients over the normalizer, for one device.
 
-    Columns first, and their sums of all gradients at once: a scalar of each, as optax takes them,
-    is two launches for each on a GPU, a quarter of those of a small update.
+    Sums columns first, then those of all gradients together: one scalar per gradient, as in optax,
+    takes two kernel launches each on a GPU, a quarter of those of a small update.
     """
     columns = [
         jnp.sum(jnp.square(leaf), axis=0) if leaf.ndim > 1 else jnp.square(leaf)
         for leaf in jax.tree.leaves(gradients)
     ]
-    # The barrier, or XLA makes of it the scalars again.
+    # Without the barrier XLA turns this into scalars again.
     norm = jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(columns))))
-    # Not before: XLA would write out the quotients. Class weights are bounded (config.py), so that
-    # no square leaves float32.
+    # Divided last, or XLA would write out the quotients. Class weights are bounded (config.py), so
+    # that squares fit float32.
     return norm / normalizer
 
 
 def norm_spread(shardings: Any, gradients: Any, normalizer: Float[Array, ""]) -> Float[Array, ""]:
-    """Returns the same for gradients that are spread over several devices as the shardings say.
+    """Returns the same for gradients sharded over several devices.
 
-    Each device adds up its parts of all gradients that are spread alike, and that one sum is
-    exchanged: a scalar of each gradient, as optax takes them, is a message of each.
+    Each device sums its shards of all gradients with the same sharding, and only these sums are
+    all-reduced: one scalar per gradient, as in optax, would be one message each.
     """
+
     flat, leaves = jax.tree.leaves(shardings), jax.tree.leaves(gradients)
     mesh, specs = flat[0].mesh, [sharding.spec for sharding in flat]
     spread_over = [_axes_of(mesh, spec) for spec in specs]

@@ -11,9 +11,9 @@ import pytest
 
 from flaxbert.config import Config
 from flaxbert.errors import InterruptedRun, ModelFileError
-from flaxbert.loop import control
 from flaxbert.loop.cadence import Cadence
 from flaxbert.loop.progress import Progress
+from flaxbert.run import control
 from flaxbert.storage import checkpoint
 from flaxbert.storage.checkpoint import Checkpoints
 from flaxbert.storage.workdir import Workdir
@@ -59,7 +59,6 @@ class _Runs:
             evaluate=self._evaluate,
             export=self._export,
             started=0.0,
-            start_facts=lambda: "",
             facts={},
             several=False,
             beat=lambda: None,
