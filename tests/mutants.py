@@ -28,6 +28,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -60,7 +61,7 @@ COVERED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 _PRELOADED = ["jax", "jax.numpy", "flax.nnx", "optax", "numpy", "safetensors", "pytest"]
-_SECONDS = 400.0  # of one stage: a mutant that never ends is found
+_SECONDS = 1200.0  # of one stage, ten times what it takes: a mutant that never ends is found
 _MESSAGES = (ast.Raise, ast.JoinedStr, ast.Assert)
 
 _OTHER: dict[type[ast.AST], type[ast.AST]] = {
@@ -307,6 +308,12 @@ def main() -> None:
     multiprocessing.util.get_temp_dir()  # outside of a folder that goes before it
     with workplace():
         os.environ["PYTHONPATH"] = str(ROOT)
+        # JAX reads these as it is imported. Programs that a mutant does not change are kept.
+        os.environ |= {
+            "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
         multiprocessing.set_start_method("forkserver")
         multiprocessing.set_forkserver_preload(_PRELOADED)
         chosen = {mutant.name: mutant for mutant in drawn(arguments.count, arguments.seed)}

@@ -15,6 +15,9 @@ weights without padding, by varlen_attn, which has no dropout in attention). Dty
 of the model; graphs also replays forward and backward as CUDA graphs ("reduce-overhead"), one for
 each width; clipping and AdamW are compiled in none. Note: on padded batches these two begin with
 updates of every width that the timed ones will have.
+
+Labels in the data are one of each sequence, or one of each token (-1 = none): then it is a
+BertForTokenClassification.
 """
 
 from __future__ import annotations
@@ -35,7 +38,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 try:
@@ -75,15 +82,20 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     data = dict(np.load(arguments.data))
-    model = load(arguments.model, arguments.random_weights).to(device).train()
+    by_token = len(data["labels"]) == len(data["input_ids"])
+    if by_token and padding == "unpadded":
+        parser.error("--mode: unpadded is for one label a sequence")
+    classes = AutoModelForTokenClassification if by_token else AutoModelForSequenceClassification
+    count = max(2, int(data["labels"].max()) + 1)
+    model = load(classes, arguments.model, count, arguments.random_weights).to(device).train()
     longest = int(np.diff(data["offsets"]).max())
     module = Unpadded(model, longest) if padding == "unpadded" else model
-    count = arguments.warmup + arguments.repeats * arguments.updates
+    total = arguments.warmup + arguments.repeats * arguments.updates
     widths: list[Counted] = []
     if compiler and padding != "unpadded":  # whose lengths differ every time
-        widths = of_each_width(data, padding, arguments.batch, count)
+        widths = of_each_width(data, padding, arguments.batch, total)
     warmup = PASSES * len(widths) + arguments.warmup
-    update = Update(module, compiler, dtype, device, PASSES * len(widths) + count)
+    update = Update(module, compiler, dtype, device, PASSES * len(widths) + total)
     batches = itertools.chain(PASSES * widths, make_batches(data, padding, arguments.batch))
     warmup_seconds, _ = timed(update, batches, warmup, device)
     compiled = update.compiled()
@@ -270,11 +282,10 @@ def attend(
     return out[0].transpose(0, 1)
 
 
-def load(folder: str, random_weights: bool) -> torch.nn.Module:
+def load(classes: Any, folder: str, labels: int, random_weights: bool) -> torch.nn.Module:
     if random_weights:
-        config = AutoConfig.from_pretrained(folder, num_labels=2)
-        return AutoModelForSequenceClassification.from_config(config)
-    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+        return classes.from_config(AutoConfig.from_pretrained(folder, num_labels=labels))
+    return classes.from_pretrained(folder, num_labels=labels, ignore_mismatched_sizes=True)
 
 
 def optimizer_for(model: torch.nn.Module, total: int) -> tuple:
@@ -326,11 +337,13 @@ def lay_out(data: Batch, chosen: np.ndarray, padding: str) -> Batch:
     lengths = np.diff(data["offsets"])[chosen]
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     inside = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
-    tokens = data["input_ids"][np.repeat(data["offsets"][chosen], lengths) + inside]
-    tokens, labels = tokens.astype(np.int64), data["labels"][chosen].astype(np.int64)
+    places = np.repeat(data["offsets"][chosen], lengths) + inside
+    by_token = len(data["labels"]) == len(data["input_ids"])
+    tokens = data["input_ids"][places].astype(np.int64)
+    labels = data["labels"][places if by_token else chosen].astype(np.int64)
     if padding == "unpadded":
-        places = {"position_ids": inside, "bounds": bounds.astype(np.int32)}
-        return {"input_ids": tokens, **places, "labels": labels}
+        where = {"position_ids": inside, "bounds": bounds.astype(np.int32)}
+        return {"input_ids": tokens, **where, "labels": labels}
     if padding == "full":
         return {"input_ids": tokens.reshape(len(chosen), -1), "labels": labels}
     width = int(lengths.max())
@@ -341,6 +354,9 @@ def lay_out(data: Batch, chosen: np.ndarray, padding: str) -> Batch:
     mask = np.arange(width) < lengths[:, None]
     ids = np.zeros(mask.shape, np.int64)
     ids[mask] = tokens  # row by row, as they stand
+    if by_token:
+        flat, labels = np.where(labels < 0, -100, labels), np.full(mask.shape, -100, np.int64)
+        labels[mask] = flat
     return {"input_ids": ids, "attention_mask": mask.astype(np.int64), "labels": labels}
 
 

@@ -7,9 +7,8 @@ a file can be repaired at once and not line by line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from flaxbert.data.rows import NAMED, Rows, list_lines
+from flaxbert.data.rows import NAMED, Rows, list_lines, shown
 from flaxbert.errors import DataError
 
 
@@ -65,8 +64,3 @@ class Sieve:
 def where(flags: Iterable[bool]) -> list[int]:
     """Returns the indices of the rows that are flagged."""
     return [index for index, flag in enumerate(flags) if flag]
-
-
-def shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

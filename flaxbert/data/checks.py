@@ -14,8 +14,8 @@ from typing import Any
 
 from flaxbert.config import Data
 from flaxbert.data import cells
-from flaxbert.data.bad_rows import Sieve, shown, where
-from flaxbert.data.rows import Rows, Target, list_lines
+from flaxbert.data.bad_rows import Sieve, where
+from flaxbert.data.rows import Rows, Target, list_lines, list_names, shown
 from flaxbert.errors import ConfigError, DataError
 
 # The loss of a regression squares its targets, in float32.
@@ -236,7 +236,7 @@ def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
     """Returns the targets by the model's names; integers may be ids of them."""
     kept, known = sieve.kept(), {name: name for name in labels.names}
     what = "the label is not among those of the training data or the model"
-    fix = f"Expected one of {', '.join(map(shown, labels.names[:20]))}."
+    fix = f"Expected one of {list_names(labels.names)}."
     used = {name for i in kept for name in cells.as_list(canonical[i])}
     if not used <= known.keys() and cells.are_ids(used, labels.names):
         known = {str(i): name for i, name in enumerate(labels.names)}

@@ -15,7 +15,7 @@ import numpy as np
 from flaxbert.data import checks, overlap
 from flaxbert.data.checks import Labels
 from flaxbert.data.overlap import Repeat
-from flaxbert.data.rows import Rows, Target, list_lines
+from flaxbert.data.rows import Rows, Target, list_lines, list_names
 from flaxbert.data.tokenize import Tokens
 
 About = tuple[list[str], dict[str, Any]]  # lines about the targets, and values for JSON
@@ -94,13 +94,13 @@ def describe_labels(labels: Labels, counts: dict[str, dict[str, int]]) -> Report
     for split, of_split in counts.items():
         absent = [name for name, count in of_split.items() if not count]
         if absent:
-            lines.append(f"{split}: WARNING: no row has the label {_names(absent)}")
+            lines.append(f"{split}: WARNING: no row has the label {list_names(absent)}")
     alike: dict[str, list[str]] = {}
     for label in labels.names:
         alike.setdefault(overlap.normalised(label), []).append(label)
     near = [names for names in alike.values() if len(names) > 1]
     lines += [
-        f"labels: WARNING: {_names(names)} differ only in case or spacing, and are classes of "
+        f"labels: WARNING: {list_names(names)} differ only in case or spacing, and are classes of "
         "their own; write them alike if they mean the same"
         for names in near
     ]
@@ -198,8 +198,3 @@ def _pairs_line(found: Sequence[Repeat], rows: Rows, earlier: Rows) -> str:
     if not conflicts:
         return f": {named}"
     return f", {len(conflicts)} of them with another label: {named}"
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
-    return ", ".join(map(repr, names[:_LABELS])) + more

@@ -10,7 +10,7 @@ from typing import Any
 # The target of a row, after reading: a name or id, a list of names, or a number.
 Target = Any
 
-# Lines named in one message; the rest are counted.
+# Lines or names in one message; the rest are counted.
 NAMED = 20
 
 
@@ -67,9 +67,21 @@ class Rows:
 
 def list_lines(lines: Sequence[int], named: int = NAMED) -> str:
     """Returns "line 3", "lines 3, 4" or "lines 3, 4 and 7 more"."""
-    shown = ", ".join(map(str, lines[:named]))
+    first = ", ".join(map(str, lines[:named]))
     more = f" and {len(lines) - named} more" if len(lines) > named else ""
-    return f"line{'s' if len(lines) > 1 else ''} {shown}{more}"
+    return f"line{'s' if len(lines) > 1 else ''} {first}{more}"
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Returns the first names, each quoted, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(shown, names[:NAMED])) + more
+
+
+def shown(value: Any) -> str:
+    """Returns a value for messages, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def near_name(names: Iterable[str], name: str) -> str:

@@ -22,12 +22,12 @@ from jaxtyping import Array, Float, Int
 
 from flaxbert.config import Config
 from flaxbert.data import cells, checks, report
-from flaxbert.data.bad_rows import Sieve, shown, where
+from flaxbert.data.bad_rows import Sieve, where
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Known, Labels
 from flaxbert.data.long import Cut, cut_for
 from flaxbert.data.report import About
-from flaxbert.data.rows import Rows
+from flaxbert.data.rows import Rows, list_names, shown
 from flaxbert.data.tokenize import Tokenizer, Tokens
 from flaxbert.errors import DataError
 from flaxbert.heads import Head, Names
@@ -130,7 +130,7 @@ class TokenHead(Head):
         sieve.refuse(
             unknown,
             "a tag is not among those of the training data or the model",
-            f"Expected {', '.join(map(shown, labels.names[:20]))}.",
+            f"Expected {list_names(labels.names)}.",
             f" (got {shown(got)})",
         )
         return sieve.left(), [tags[i] for i in sieve.kept()]

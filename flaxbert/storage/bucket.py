@@ -210,16 +210,12 @@ def configure_clients() -> None:
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 
-def _code(error: Exception) -> int:
-    """Returns the HTTP status of an error of gcsfs or TensorStore, 0 if it has none."""
-    found = re.search(r"\[http_response_code='(\d+)'\]", str(error))
-    code = str(found[1] if found else getattr(error, "code", ""))
-    return int(code) if code.isdecimal() else 0
-
-
 def reason_for(error: Exception) -> str:
     """Returns one line: what is wrong and, for refusals, what to do."""
-    code, whole = _code(error), str(error).strip()
+    whole = str(error).strip()
+    found = re.search(r"\[http_response_code='(\d+)'\]", whole)  # TensorStore's
+    status = str(found[1] if found else getattr(error, "code", ""))
+    code = int(status) if status.isdecimal() else 0
     # gcsfs has its message last; TensorStore's is followed by the answer in brackets.
     text = (whole or type(error).__name__).splitlines()[-1].split(" [")[0][:300]
     kind = type(error).__module__

@@ -108,7 +108,13 @@ def newest_valid(directory: PurePath) -> int | None:
                     f"{passing.strerror}. Nothing was changed; once that is fixed run the same "
                     "command again."
                 ) from error
-            damaged.append(_set_aside(directory, step, error))
+            damaged.append(f"damaged-{step}")
+            target = directory / damaged[-1]
+            store_for(directory).set_aside(directory / str(step), target)
+            say(
+                f"flaxbert: WARNING: checkpoint {step} is damaged ({error}); kept as {target}, "
+                "using an older one"
+            )
     if damaged:
         raise ModelFileError(
             f"{directory}: no checkpoint is valid ({', '.join(sorted(damaged))}). Restore one from "
@@ -134,17 +140,6 @@ def verify_frozen(directory: PurePath, step: int) -> str:
             "from a copy, or start again in another workdir."
         ) from error
     return digest
-
-
-def _set_aside(directory: PurePath, step: int, reason: Exception) -> str:
-    name = f"damaged-{step}"
-    target = directory / name
-    store_for(directory).set_aside(directory / str(step), target)
-    say(
-        f"flaxbert: WARNING: checkpoint {step} is damaged ({reason}); kept as {target}, using an "
-        "older one"
-    )
-    return name
 
 
 def _passing(error: Exception) -> OSError | None:

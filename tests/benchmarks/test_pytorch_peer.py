@@ -100,6 +100,16 @@ def test_rows_hold_their_tokens():
     assert batch["labels"].tolist() == DATA["labels"][CHOSEN].tolist()
 
 
+def test_labels_of_tokens_stand_at_their_tokens():
+    data = {**DATA, "labels": np.arange(len(DATA["input_ids"])) - 1}
+    batch = peer.lay_out(data, CHOSEN, "dynamic")
+    real = batch["attention_mask"] == 1
+    own = [np.arange(*data["offsets"][i : i + 2]) - 1 for i in CHOSEN]
+    expected = np.concatenate(own)
+    assert batch["labels"][real].tolist() == np.where(expected < 0, -100, expected).tolist()
+    assert (batch["labels"][~real] == -100).all() and not real.all()
+
+
 def test_full_rows_have_no_mask():
     data = {**DATA, "input_ids": np.arange(12), "offsets": np.array([0, 4, 8, 12])}
     batch = peer.lay_out(data, np.array([2, 0]), "full")

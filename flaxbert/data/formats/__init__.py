@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxbert.data.bad_rows import BadRows
-from flaxbert.data.rows import near_name
+from flaxbert.data.rows import list_names, near_name
 from flaxbert.errors import DataError
 from flaxbert.registry import member, members
 from flaxbert.storage.store import is_url
@@ -93,12 +93,3 @@ def place_of(where: str, header: Sequence[str], name: str) -> int:
             f"Columns: {list_names(header)}."
         )
     return header.index(name)
-
-
-def list_names(names: Sequence[str]) -> str:
-    shown = ", ".join(map(shortened, names[:20]))
-    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-
-
-def shortened(name: str) -> str:
-    return repr(name if len(name) <= 80 else name[:77] + "...")

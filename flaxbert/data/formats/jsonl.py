@@ -10,8 +10,8 @@ from typing import Any
 
 from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import read_lines
-from flaxbert.data.formats import Format, Row, list_names, shortened
-from flaxbert.data.rows import near_name
+from flaxbert.data.formats import Format, Row
+from flaxbert.data.rows import list_names, near_name, shown
 from flaxbert.errors import DataError
 
 # Objects to read before a key that none of them has is reported as missing.
@@ -80,7 +80,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _TwiceError(f"the key {shortened(twice)} is twice in one object")
+        raise _TwiceError(f"the key {shown(twice)} is twice in one object")
     return values
 
 

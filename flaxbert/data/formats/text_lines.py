@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import read_lines
-from flaxbert.data.formats import Format, Row, list_names
+from flaxbert.data.formats import Format, Row
+from flaxbert.data.rows import list_names
 from flaxbert.errors import DataError
 
 

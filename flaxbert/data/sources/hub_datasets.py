@@ -85,27 +85,22 @@ def open_dataset(data: Data, config: str, revision: str) -> HubData:
                 f"{name}: expected a folder of Parquet files or a hub id. For a single file set "
                 "config.data.task=text and config.data.train=FILE."
             )
-        return HubData(_title(name, config), _splits(local, name, config), "", data)
-    if not is_hub_id(name):
+        folder, commit = local, ""
+    elif not is_hub_id(name):
         raise DataError(f"{name!r}: there is no such folder, and it is no hub id (OWNER/NAME).")
-    try:
-        folder = fetch("dataset", name, revision, [CARD])
-        commit = folder.name
-        fetch("dataset", name, commit, _patterns(folder, name, config))
-    except HubError as error:
-        raise DataError(
-            f"data set {name!r}: there is no such folder; as a hub id: {error} {_layout(data)}"
-        ) from error
-    return HubData(_title(name, config), _splits(folder, name, config), commit, data)
-
-
-def _layout(data: Data) -> str:
-    example = f"FOLDER/{data.dataset_config or 'NAME'}/train-00000-of-00001.parquet"
-    return f"A folder for config.data.dataset=FOLDER has the hub's layout, as {example}."
-
-
-def _title(name: str, config: str) -> str:
-    return f"{name} ({config})" if config else name
+    else:
+        try:
+            folder = fetch("dataset", name, revision, [CARD])
+            commit = folder.name
+            fetch("dataset", name, commit, _patterns(folder, name, config))
+        except HubError as error:
+            example = f"FOLDER/{data.dataset_config or 'NAME'}/train-00000-of-00001.parquet"
+            raise DataError(
+                f"data set {name!r}: there is no such folder; as a hub id: {error} A folder for "
+                f"config.data.dataset=FOLDER has the hub's layout, as {example}."
+            ) from error
+    title = f"{name} ({config})" if config else name
+    return HubData(title, _splits(folder, name, config), commit, data)
 
 
 def _patterns(folder: Path, name: str, config: str) -> list[str]:
