@@ -27,7 +27,7 @@ def make(
     options: Options, learning_rate: Any, weight_decay: float
 ) -> optax.GradientTransformationExtraArgs:
     """Raises ConfigError: optax has no such optimizer, or it takes no such arguments."""
-    function = getattr(optax, options.function, None)
+    function: Any = getattr(optax, options.function, None)
     taken = inspect.signature(function).parameters if callable(function) else {}
     is_part = options.function.startswith(("_", "scale_by_"))
     if is_part or "learning_rate" not in taken or "linesearch" in taken:
@@ -47,8 +47,9 @@ def make(
         arguments["weight_decay"] = 0.0  # added below, in the same way for all
 
     try:
+        transformation: Any = function(learning_rate, **arguments)
         return optax.chain(
-            function(learning_rate, **arguments),
+            transformation,
             optax.add_decayed_weights(-weight_decay * learning_rate, decay_mask),
         )
     except (TypeError, ValueError) as error:
