@@ -2,9 +2,9 @@
 
     python -m flaxbert.train --config=configs/glue.py:mrpc
 
-TASK is cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli. Columns, labels, splits and the metric
-that picks the best model come with the task (flaxbert/data/sources/glue.py). The model and
-`nyu-mll/glue` come from the Hugging Face hub; without one name local folders:
+TASK is cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli. The task sets columns, labels, splits
+and the metric that picks the best model (flaxbert/data/sources/glue.py). The model and
+`nyu-mll/glue` come from the Hugging Face hub; without a hub name local folders:
 
     --config.model.path=FOLDER with config.json, model.safetensors and tokenizer files
     --config.data.dataset=FOLDER with mrpc/train-00000-of-00001.parquet and so on
@@ -38,6 +38,7 @@ def get_config(arg: str = ""):
     config.train.epochs = EPOCHS.get(arg, 3.0)  # passes over the training data
     config.optim.learning_rate = 2e-5  # peak; linear decay to 0
     config.optim.warmup = 0.0  # the published runs had none
-    config.optim.weight_decay = 0.0  # nor weight decay
+    config.optim.weight_decay = 0.0  # the published runs had none
+
     config.optim.clip_norm = 1.0  # global gradient norm
     return config

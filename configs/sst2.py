@@ -2,8 +2,9 @@
 
     python -m flaxbert.train --config=configs/sst2.py
 
-Fetches the model and the data from the Hugging Face hub (about 440 MB) into its cache; HF_HOME,
-HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured. Without a hub name local folders:
+Fetches model and data from the Hugging Face hub (about 440 MB) into its cache; HF_HOME,
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE have their usual effect. Without a hub name local folders:
+
 
     --config.model.path=FOLDER with config.json, model.safetensors and tokenizer files
     --config.data.dataset=FOLDER with sst2/train-00000-of-00001.parquet and validation
@@ -26,6 +27,7 @@ def get_config(arg: str = ""):
     config.train.epochs = 3.0  # passes over the sentences
     config.optim.learning_rate = 2e-5  # peak; linear decay to 0
     config.optim.warmup = 0.0  # the published runs had none
-    config.optim.weight_decay = 0.0  # nor weight decay
+    config.optim.weight_decay = 0.0  # the published runs had none
+
     config.optim.clip_norm = 1.0  # global gradient norm
     return config

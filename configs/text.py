@@ -3,10 +3,11 @@
     python -m flaxbert.train --config=configs/text.py \
         --config.data.train=train.csv --config.data.validation=dev.csv
 
-CSV and TSV need a header line, JSONL one object a line; these may be .gz, and Parquet is read too.
-Labels may be strings or integers (one label a row), a list in JSONL or Parquet or a cell split by
-data.label_separator (several labels a row), or numbers with decimals (regression). See
-docs/own_data.md.
+CSV and TSV need a header line, JSONL one object per line; all may be .gz. Parquet is read too.
+Labels may be strings or integers (one label per row), a list in JSONL or Parquet or a cell split by
+data.label_separator (several labels per row), or numbers with decimals (regression). See
+docs/own_data.md; for word tags see configs/ner.py.
+
 """
 
 from flaxbert.config import default_config
@@ -20,14 +21,14 @@ def get_config(arg: str = ""):
     config.model.path = "embedded:minilm"  # any BERT folder or hub id
     config.data.task = "text"  # read the files named below
     config.data.train = ""  # required: --config.data.train=FILE
-    config.data.validation = ""  # a file, or "" with validation_fraction
-    config.data.validation_fraction = 0.0  # e.g. 0.1 holds a tenth of the rows out, alike in labels
+    config.data.validation = ""  # a file; "" = none, or validation_fraction
+    config.data.validation_fraction = 0.0  # 0.1 = hold out a tenth of the rows, by label
     config.data.text = "text"  # column of the text
     config.data.text_pair = ""  # column of the second text, for pairs
     config.data.label = "label"  # column of the target
-    config.data.problem = "auto"  # decided from the label column, and printed
-    config.data.on_bad_row = "error"  # skip = leave rows without usable text or label out
+    config.data.problem = "auto"  # auto = decided from the label column and printed
+    config.data.on_bad_row = "error"  # skip = leave out rows without usable text or label
     config.data.on_empty = "keep"  # skip or error for rows whose text is empty
-    config.data.on_leak = "warn"  # error = refuse validation texts that stand in training
-    config.data.on_single_class = "error"  # warn = allow it where the model knows another label
+    config.data.on_leak = "warn"  # error = refuse validation texts that are also in training
+    config.data.on_single_class = "error"  # warn = allow one label if the model has more
     return config

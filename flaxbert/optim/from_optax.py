@@ -47,8 +47,9 @@ def make(
         arguments["weight_decay"] = 0.0  # added below, in the same way for all
 
     try:
+        transformation: Any = function(learning_rate, **arguments)
         return optax.chain(
-            function(learning_rate, **arguments),
+            transformation,
             optax.add_decayed_weights(-weight_decay * learning_rate, decay_mask),
         )
     except (TypeError, ValueError) as error:

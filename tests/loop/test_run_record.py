@@ -57,5 +57,5 @@ def test_a_missing_field_is_refused_by_name(name):
 
 @pytest.mark.parametrize("values", [[], None, 5, "x"])
 def test_no_object_is_refused(values):
-    with pytest.raises(ModelFileError, match="is no object"):
+    with pytest.raises(ModelFileError, match="is not an object"):
         check_recorded(values, Path("run/4"), 4)
