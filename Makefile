@@ -12,10 +12,11 @@ NEXT_PYTHON ?=
 # minutes.
 SELECT ?= not slow
 TESTS ?=
-# What another Python, jax or flax may break, compiled as for a user (tests/conftest.py): numbers,
-# kernels, files of every format, the commands.
-NEXT_TESTS := tests/heads tests/optim tests/model/test_fidelity.py tests/model/test_dropout.py \
-  tests/loop/test_forward.py tests/loop/test_equivalence.py::test_float32 \
+# What another Python, jax or flax may break: numbers, compiled as for a user (tests/conftest.py),
+# then kernels, files of every format, the commands.
+NEXT_NUMBERS := tests/model/test_fidelity.py tests/model/test_dropout.py \
+  tests/loop/test_equivalence.py::test_float32 tests/optim/test_adamw.py
+NEXT_TESTS := tests/heads tests/optim/test_conformance.py tests/loop/test_forward.py \
   tests/model/kernels/test_gpu.py::test_the_kernels_are_written_for_a_gpu \
   tests/weights/formats tests/data/test_tokenize.py tests/storage/test_checkpoint.py \
   tests/storage/test_compiled.py tests/test_layout.py tests/test_train.py tests/test_predict.py \
@@ -61,7 +62,8 @@ test-slow: $(VENV)/.installed-tpu $(VENV)/.installed-schemas
 # PyTorch is not there: golden files stand in.
 test-next:
 	python="$(NEXT_PYTHON)" && python="$${python:-$$(.ci/find_python 3.12)}" && \
-	XLA_FLAGS= $(MAKE) test PYTHON="$$python" VENV=$(NEXT_VENV) \
+	XLA_FLAGS= $(MAKE) test PYTHON="$$python" VENV=$(NEXT_VENV) TESTS="$(NEXT_NUMBERS)" && \
+	$(MAKE) test PYTHON="$$python" VENV=$(NEXT_VENV) \
 	  SELECT="not slow or both_lines" TESTS="$(NEXT_TESTS)"
 
 # Full counts; the result files are committed.

@@ -26,8 +26,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="flaxbert-test-")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-# Compiling is most of the tests' time. `make test-next` sets XLA_FLAGS to nothing: there programs
-# are compiled as a user's are.
+# Compiling is most of the tests' time. `make test-next` sets XLA_FLAGS to nothing for the tests of
+# numbers: those programs are compiled as a user's are.
 os.environ.setdefault("XLA_FLAGS", QUICKLY)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -1,6 +1,6 @@
 """Every command of README and docs/ works as written, page after page, in a folder like a user's.
 
-Training commands are cut to two updates, and the models behind the hub ids are tiny; apart from
+Training commands are cut to two updates, and all models but the quickstart's are tiny; apart from
 that the text between ```sh (or bash, python) and ``` is what runs.
 """
 
@@ -60,6 +60,9 @@ def environment(hub, tmp_path_factory):
 
 def _run(command: str, folder: Path, environment: dict[str, str]) -> None:
     short = re.sub(r"(flaxbert\.train --config=\S+)", r"\1 --config.train.steps=2", command)
+    # A command that names a model itself does so later, and that counts.
+    own_data = r"(flaxbert\.\w+ --config=configs/(?:text|ner)\.py)"
+    short = re.sub(own_data, r"\1 --config.model.path=bert-folder", short)
     done = subprocess.run(
         ["bash", "-euc", short], cwd=folder, env=environment, capture_output=True, text=True
     )

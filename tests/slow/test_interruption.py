@@ -37,8 +37,8 @@ def test_signals_in_the_phases_of_a_run(tiny_bert, reviews, tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("dtype", "points"),
-    # The first update, one inside of an epoch and between checkpoints, and the last one.
-    [("float32", (1, 37, 59)), ("bfloat16", (30,))],
+    # Inside of an epoch and between checkpoints.
+    [("float32", (37,)), ("bfloat16", (30,))],
 )
 def test_stops_after_single_updates(tiny_bert, reviews, tmp_path, dtype, points):
     outcomes = resume_points.stop_everywhere(tiny_bert, reviews, tmp_path, dtype, points)

@@ -191,5 +191,5 @@ def test_what_is_wrong_on_a_tpu_is_told(monkeypatch):
         raise NotImplementedError
 
     monkeypatch.setattr(tpu_attention, "attention_backward", refused)
-    with pytest.warns(RuntimeWarning, match="what is wrong: NotImplementedError"):
+    with pytest.warns(RuntimeWarning, match="Please report: NotImplementedError"):
         assert not are_right()
