@@ -24,7 +24,7 @@ def exit_code_of(error: BaseException) -> int:
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message; the name of its type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:500]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

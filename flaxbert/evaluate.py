@@ -146,9 +146,9 @@ def _evaluate(
     positions = predictor.model.config.max_position_embeddings
     examples, windows = split.examples, ""
     names = predictor.labels.names
-    if predictor.long != predictor.head.long[0] or predictor.max_length != resolve_max_length(
-        config.data.max_length, positions
-    ):
+    length = resolve_max_length(config.data.max_length, positions)
+    as_trained = (predictor.head.long[0], length, -1)
+    if (predictor.long, predictor.max_length, predictor.stride) != as_trained:
         examples = predictor.encode_rows(split.rows)
         examples = predictor.head.with_targets(examples, split.targets, names)
         tokens = examples.tokens

@@ -60,7 +60,7 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
         return
 
     from flaxbert.methods import params_of
-    from flaxbert.run import control, inputs, one_run, results, training
+    from flaxbert.run import control, inputs, one_run, results, shapes, training
     from flaxbert.storage import checkpoint, compiled
     from flaxbert.track import Trackers, open_trackers
 
@@ -72,8 +72,9 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
 
     # Read and check model files and data; plan the mesh, the rows and the number of updates.
     read = inputs.read_inputs_together(config, workdir, group, record)
-    run = one_run.Run.plan_here(config, read, group, record.get("dtype"))
-    facts = group.on_first(lambda: identity.run_facts(config, workdir, read, run.dtype, record))
+    dtype = record.get("dtype") or shapes.resolve_dtype(config.model.dtype)
+    facts = group.on_first(lambda: identity.run_facts(config, workdir, read, dtype, record))
+    run = one_run.Run.plan_here(config, read, group, dtype)
 
     # Restore the state from the newest valid checkpoint, else start from the pretrained weights.
     if record:

@@ -44,7 +44,7 @@ def usable_texts(rows: Rows, data: Data) -> Rows:
     Raises DataError if no row is left; for a text that is missing or no string unless on_bad_row is
     "skip"; for an empty text if on_empty is "error".
     """
-    _refuse_nothing(rows)
+    refuse_nothing(rows)
     sieve = Sieve(rows, data.on_bad_row)
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
@@ -62,7 +62,7 @@ def usable_texts(rows: Rows, data: Data) -> Rows:
         fix = "Give it a value, remove the row, or set config.data.on_empty to keep or skip."
         sieve.refuse(empty_texts(rows), "the text is empty", fix)
         rows = sieve.left()
-    _refuse_nothing(rows)
+    refuse_nothing(rows)
     return rows
 
 
@@ -120,7 +120,7 @@ def usable_labels(rows: Rows, labels: Labels, data: Data) -> tuple[Rows, list[Ta
         targets = _within(sieve, _canonical(sieve, targets, labels.problem, separator), labels)
     targets = [targets[i] for i in sieve.kept()]
     rows = sieve.left()
-    _refuse_nothing(rows)
+    refuse_nothing(rows)
     return rows, targets
 
 
@@ -145,7 +145,8 @@ def label_counts(targets: Iterable[Target], labels: Labels) -> dict[str, int]:
     return {name: counts[name] for name in labels.names}
 
 
-def _refuse_nothing(rows: Rows) -> None:
+def refuse_nothing(rows: Rows) -> None:
+    """Raises DataError if no row is left."""
     if len(rows):
         return
     if rows.skipped:
@@ -212,20 +213,22 @@ def _canonical(sieve: Sieve, targets: Sequence[Any], problem: str, separator: st
         [cells.name_of(item) for item in cells.as_list(target)] if many else cells.name_of(target)
         for target in targets
     ]
-    listed = [cells.as_list(names) for names in canonical]
-    unnamed = where(None in names for names in listed)
+    unnamed = where(None in cells.as_list(names) for names in canonical)
     sieve.refuse_labels(
         [i for i in unnamed if targets[i] is not None],
         "the label is neither a string nor a whole number",
         "For numbers with decimals set data.problem=regression.",
     )
     sieve.refuse_labels(
-        where(not all(map(cells.is_encodable, filter(None, names))) for names in listed),
+        where(
+            not all(map(cells.is_encodable, filter(None, cells.as_list(names))))
+            for names in canonical
+        ),
         "the label has half of a surrogate pair",
         "Repair the \\ud800-\\udfff escapes.",
     )
     sieve.refuse_labels(
-        where("-1" in names for names in listed),
+        where("-1" in cells.as_list(names) for names in canonical),
         "the label is -1, which marks hidden labels of a test set",
         "Remove these rows, or name the class by a word.",
     )

@@ -166,14 +166,14 @@ def _lengths(tokens: Tokens, max_length: int) -> dict[str, Any]:
     lengths = tokens.lengths if tokens.uncut_lengths is None else tokens.uncut_lengths
     p50, p90, p99 = (int(np.percentile(lengths, p, method="higher")) for p in (50, 90, 99))
     return {
-        "mean": float(tokens.lengths.mean()),
+        "mean": float(lengths.mean()),
         "p50": p50,
         "p90": p90,
         "p99": p99,
         "max": int(lengths.max()),
         "max_length": max_length,
         "truncated": tokens.truncated,
-        "truncated_share": tokens.truncated / len(tokens),
+        "truncated_share": tokens.truncated / len(lengths),
     }
 
 

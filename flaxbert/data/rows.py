@@ -81,7 +81,7 @@ def list_names(names: Sequence[str]) -> str:
 def shown(value: Any) -> str:
     """Returns a value for messages, cut if it is long."""
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 80 else f"{text[:76]}...{text[-1]}"
 
 
 def near_name(names: Iterable[str], name: str) -> str:

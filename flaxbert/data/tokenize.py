@@ -92,9 +92,6 @@ class Tokenizer:
         refuse_unusable(self.directory)
         written, parts = read_vocabulary(self.directory)
         self._tokenizer = load_tokenizer(self.directory)
-        self.cls_token_id: int = self._tokenizer.cls_token_id
-        self.sep_token_id: int = self._tokenizer.sep_token_id
-        self.unk_token_id: int = self._tokenizer.unk_token_id
         vocabulary = self._tokenizer.get_vocab()
         # The number of tokens is not enough: a duplicate line leaves a gap below the last id.
         size = max(len(self._tokenizer), 1 + max(vocabulary.values(), default=0))
@@ -106,11 +103,15 @@ class Tokenizer:
         for name in ("cls", "sep", "unk"):
             token = getattr(self._tokenizer, f"{name}_token")
             # transformers adds a token that the files lack, with an id that was never trained.
-            if token is None or token not in written:
+            if not token or token not in written:
                 raise ModelFileError(
                     f"{self.directory}: the tokenizer has no {name} token. Copy all tokenizer "
                     "files of the checkpoint there."
                 )
+        # After that check: transformers looks for an empty token's id without end.
+        self.cls_token_id: int = self._tokenizer.cls_token_id
+        self.sep_token_id: int = self._tokenizer.sep_token_id
+        self.unk_token_id: int = self._tokenizer.unk_token_id
         pad = self._tokenizer.pad_token_id
         if pad is not None and pad_token_id is not None and pad != pad_token_id:
             raise ModelFileError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from flaxbert.data.long import Cut, cut_for
 from flaxbert.data.report import About
 from flaxbert.data.rows import Rows, list_names, shown
 from flaxbert.data.tokenize import Tokenizer, Tokens
-from flaxbert.errors import DataError
+from flaxbert.errors import ConfigError, DataError
 from flaxbert.heads import Head, Names
 from flaxbert.heads.targets import single_label
 from flaxbert.metrics import classification, entities, tag_schemes
@@ -39,9 +40,14 @@ from flaxbert.model.bert import Linear, Places
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.bert_model import BertModel, BertWithHead
 
-# Punctuation around a word of a plain text is a separate word; punctuation inside a word is not.
+# Punctuation around a word of a plain text is a word of its own; that inside of one is not. Marks
+# belong to the character before them, and are "\u0300" when these patterns are applied.
 _WORD = re.compile(r"\S+")
-_INSIDE = re.compile(r"(?:\w+\.){2,}|\w(?:\S*\w)?|[^\w\s]")
+_INSIDE = re.compile(
+    "(?:[\\w\u0300]+\\.){2,}(?=[^\\w]*$)"  # an abbreviation, and nothing but punctuation after it
+    "|\\w(?:\\S*\\w)?\u0300*|[^\\w\\s]\u0300*"
+)
+_JOINERS = "\u200c\u200d"
 
 
 CHOICES = {"scheme": ("auto", "IOB1", "IOB2", "BIOES", "BILOU", "BMES", "IO", "plain")}
@@ -91,12 +97,15 @@ class TokenHead(Head):
         ]
         sieve.refuse(broken, "a word is no string, or has half of a surrogate pair", fix)
         rows = sieve.left()
+        if rows.pairs is not None:
+            raise ConfigError(
+                "data.text_pair: a row of word tags has one list of words. Leave it empty."
+            )
         if data.on_empty != "keep":
             sieve = Sieve(rows, data.on_empty)
             sieve.refuse(self.empty(rows), "there is no word", "Remove the row.")
             rows = sieve.left()
-        if not len(rows):
-            raise DataError(f"{rows.source}: has no rows that can be used. Expected at least one.")
+        checks.refuse_nothing(rows)
         return rows
 
     def empty(self, rows: Rows) -> list[int]:
@@ -105,10 +114,16 @@ class TokenHead(Head):
     def learn_labels(self, rows: Rows, config: Config, known: Known) -> Labels:
         """Takes the checkpoint's tags if they are the data's, sorts plain tags by number or code
         point, and else takes O, and B- and I- of every type."""
+        for field in ("problem", "label_separator", "on_single_class"):
+            if getattr(config.data, field) != getattr(Config().data, field):
+                raise ConfigError(f"config.data.{field} has no effect on word tags. Leave it out.")
         rows, tags = self._tags(rows, config)
+        used = {tag for row in tags for tag in row}
+        if _as_ids(used, known.checkpoint) == len(known.checkpoint) > 0:
+            return Labels(self.name, tuple(known.checkpoint))
         scheme = tag_schemes.scheme_for(tags, self._scheme(config))
         if scheme == PLAIN:
-            names = sorted({tag for row in tags for tag in row}, key=_natural)
+            names = sorted(used, key=_natural)
         else:
             types = {tag[2:] for row in tag_schemes.to_iob2(tags, scheme) for tag in row} - {""}
             names = tag_schemes.iob2_labels(types)
@@ -119,10 +134,7 @@ class TokenHead(Head):
 
     def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
         rows, tags = self._tags(rows, config)
-        scheme = self._scheme(config)
-        outside = all(tag in ("O", "o") for row in tags for tag in row)  # in any scheme
-        if scheme_of(labels.names) == "IOB2" and scheme != PLAIN and not outside:
-            tags = tag_schemes.to_iob2(tags, tag_schemes.scheme_for(tags, scheme))
+        tags = _as_labels(tags, labels.names, self._scheme(config))
         names = set(labels.names)
         sieve = Sieve(rows, config.data.on_bad_row)
         unknown = [i for i, row in enumerate(tags) if not names.issuperset(row)]
@@ -133,7 +145,12 @@ class TokenHead(Head):
             f"Expected {list_names(labels.names)}.",
             f" (got {shown(got)})",
         )
-        return sieve.left(), [tags[i] for i in sieve.kept()]
+        tags = [tags[i] for i in sieve.kept()]
+        rows = sieve.left()
+        checks.refuse_nothing(rows)
+        if not any(tags):
+            raise DataError(f"{rows.source}: has no word. Expected at least one.")
+        return rows, tags
 
     def _scheme(self, config: Config) -> str:
         return vars(config.head)[self.name].scheme
@@ -223,18 +240,22 @@ class TokenHead(Head):
             "label_shares": {tag: counts[tag] / words for tag in labels.names},
         }
         lines = [f"{len(rows)} rows, {words} words; {report.shares_line(values)}"]
-        if scheme_of(labels.names) != PLAIN:
-            irregular = tag_schemes.irregular_words(targets, "IOB2")
-            kinds = Counter(tag[2:] for row in targets for tag in row if tag[0] == "B")
-            kinds.update(targets[i][w][2:] for i, w in irregular)
+        scheme = scheme_of(labels.names)
+        if scheme != PLAIN:
+            irregular = tag_schemes.irregular_words(targets, scheme)
+            used, ids, sentences = tag_schemes.flatten(targets)
+            tag_set = TagSet.make(used, scheme)
+            found = tag_set.entities(ids, sentences).types
+            kinds = Counter(tag_set.types[kind] for kind in found.tolist())
             values["entities"] = dict(sorted(kinds.items()))
             listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(20))
             lines.append(f"{kinds.total()} entities; {listed or 'none'}")
             if irregular:
                 where = ", ".join(rows.where(i) for i in dict.fromkeys(i for i, _ in irregular[:9]))
                 lines.append(
-                    f"WARNING: {len(irregular)} entities begin with an I- tag ({where}); they are "
-                    "entities in training and in the default scores, not in the strict ones"
+                    f"WARNING: {len(irregular)} tags do not follow {scheme} ({where}), such as an "
+                    "I- that begins an entity; the default scores count such entities, the strict "
+                    "ones do not"
                 )
         return lines, values
 
@@ -313,6 +334,32 @@ class TokenHead(Head):
         return " ".join(record["tags"])
 
 
+def _as_labels(tags: list[list[str]], names: Names, choice: str) -> list[list[str]]:
+    """Returns tags in the terms of a model's labels: ids as names, entities of any scheme as IOB2.
+
+    Tags that cannot be converted stay as they are, to be refused.
+    """
+    used = {tag for row in tags for tag in row}
+    if not used <= set(names) and 0 < _as_ids(used, names) <= len(names):
+        return [[names[int(tag)] for tag in row] for row in tags]
+    types = {name[2:] for name in names} - {""}
+    entities = used - {"O", "o"}
+    if choice == PLAIN or not entities or set(names) != set(tag_schemes.iob2_labels(types)):
+        return tags
+    scheme = choice
+    if choice == "auto":
+        # A split may have too few words to tell IO without prefixes from plain tags.
+        scheme = "IO" if entities <= types else tag_schemes.scheme_for(tags)
+    if scheme == PLAIN or (scheme == "IOB2" and used <= set(names)):
+        return tags  # what breaks the scheme stays: the strict scores see it
+    return tag_schemes.to_iob2(tags, tag_schemes.scheme_for(tags, scheme))
+
+
+def _as_ids(used: set[str], names: Names) -> int:
+    """Returns 1 + the highest of tags that are ids of the names, 0 if they are none."""
+    return 1 + max(map(int, used), default=-1) if cells.are_ids(used, names) else 0
+
+
 def scheme_of(names: Names) -> str:
     """Returns the scheme of a model's labels: IOB2 if trained here, else the one they show."""
     if all(name == "O" or re.fullmatch(r"[BI]-.+", name) for name in names):
@@ -326,6 +373,10 @@ def scheme_of(names: Names) -> str:
 def word_spans(text: str) -> list[tuple[int, int]]:
     """Returns the (start, end) of each word of a plain text: split at white space, with punctuation
     around a word apart ("U.N." and "New-York" stay whole), as in tagged corpora."""
+    if not text.isascii():
+        text = "".join(
+            "\u0300" if c in _JOINERS or unicodedata.category(c)[0] == "M" else c for c in text
+        )
     return [
         (chunk.start() + part.start(), chunk.start() + part.end())
         for chunk in _WORD.finditer(text)

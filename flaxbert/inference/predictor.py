@@ -97,6 +97,7 @@ class Predictor:
         self.long = long or self.head.long[0]
         if self.long not in self.head.long:
             raise ConfigError(f"long: expected one of {', '.join(self.head.long)}, got {long!r}.")
+        self.stride = stride
         self._cut = cut_for(self.long, _resolve_stride(stride, self.long, self.max_length))
         if batch_rows < 0:
             raise ConfigError(f"batch_rows: expected a number of rows, got {batch_rows}.")

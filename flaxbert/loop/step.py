@@ -152,6 +152,8 @@ def make_train_step(
 
         seed = fold(seeds["dropout"], step)
         (total, normalizer), gradients = sums_over_micro_batches(state, batch, seed)
+        # An update may have nothing to learn from, such as rows without a word: its loss is 0.
+        normalizer = jnp.where(normalizer == 0, jnp.ones_like(normalizer), normalizer)
         gradients = spread(gradients)
         with jax.named_scope("gradient_norm"):
             if mesh.size == 1:

@@ -11,9 +11,10 @@ import dataclasses
 import inspect
 from typing import Any
 
+import jax
 import optax
 
-from flaxbert.errors import ConfigError
+from flaxbert.errors import ConfigError, first_line
 from flaxbert.optim.shared.decay import decay_mask
 
 
@@ -23,6 +24,10 @@ class Options:
     arguments: str = ""  # of it, without rate and decay: "b1=0.95, nesterov=True"
 
 
+# Of a model on which arguments are tried
+_SHAPES = {"kernel": jax.ShapeDtypeStruct((4, 4), "float32")}
+
+
 def make(
     options: Options, learning_rate: Any, weight_decay: float
 ) -> optax.GradientTransformationExtraArgs:
@@ -30,7 +35,9 @@ def make(
     function: Any = getattr(optax, options.function, None)
     taken = inspect.signature(function).parameters if callable(function) else {}
     is_part = options.function.startswith(("_", "scale_by_"))
-    if is_part or "learning_rate" not in taken or "linesearch" in taken:
+    # The step sizes of rprop begin with the first rate, which is 0 in a warm-up, and ignore others.
+    needs_more = "linesearch" in taken or options.function == "rprop"
+    if is_part or needs_more or "learning_rate" not in taken:
         raise ConfigError(
             "config.optim.from_optax.function: expected an optimizer of optax that takes a "
             f"learning rate, such as radam, got {options.function!r}."
@@ -45,23 +52,23 @@ def make(
             )
     if "weight_decay" in taken:
         arguments["weight_decay"] = 0.0  # added below, in the same way for all
-
     try:
         transformation: Any = function(learning_rate, **arguments)
-        return optax.chain(
-            transformation,
-            optax.add_decayed_weights(-weight_decay * learning_rate, decay_mask),
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"config.optim.from_optax: optax.{options.function}: {error}") from error
+        jax.eval_shape(lambda p: transformation.update(p, transformation.init(p), p), _SHAPES)
+    except Exception as error:  # whatever optax raises for values that it does not expect
+        raise ConfigError(
+            f"config.optim.from_optax: optax.{options.function}: {first_line(error)}"
+        ) from error
+    decay = optax.add_decayed_weights(-weight_decay * learning_rate, decay_mask)
+    return optax.chain(transformation, decay)
 
 
 def _parsed(text: str) -> dict[str, Any]:
     """Returns keyword arguments whose values are literals."""
     try:
         call: Any = ast.parse(f"f({text})", mode="eval").body
-        if call.args:
-            raise ValueError("without a name")
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("not name=value, ...")
         return {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg}
     except (SyntaxError, ValueError) as error:
         raise ConfigError(

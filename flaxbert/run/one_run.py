@@ -19,7 +19,7 @@ from flaxbert.methods import Method, method_for
 from flaxbert.optim import Optimizer, optimizer_for
 from flaxbert.run import consistency
 from flaxbert.run.inputs import Inputs
-from flaxbert.run.shapes import Shapes, plan_shapes, resolve_dtype
+from flaxbert.run.shapes import Shapes, plan_shapes
 from flaxbert.shell.console import say
 
 
@@ -41,13 +41,11 @@ class Run:
     group: SingleProcess  # the processes of the run
 
     @classmethod
-    def plan_here(
-        cls, config: Config, inputs: Inputs, group: SingleProcess, dtype: str | None
-    ) -> Run:
-        """Plans a run on this machine's devices; `dtype` is that of a run to resume, if any."""
+    def plan_here(cls, config: Config, inputs: Inputs, group: SingleProcess, dtype: str) -> Run:
+        """Plans a run on this machine's devices."""
         mesh = make_mesh(config.mesh, inputs.bert)
         consistency.check_collectives(group)
-        return cls.plan(config, inputs, mesh, dtype or resolve_dtype(config.model.dtype), group)
+        return cls.plan(config, inputs, mesh, dtype, group)
 
     @classmethod
     def plan(

@@ -154,9 +154,9 @@ def define_inference(values: flags.FlagValues) -> None:
         "long",
         "",
         ("", "truncate", "head_tail", "window"),
-        "Texts over max_length: keep the beginning; the first and the last three quarters of the "
-        "limit; or read all in overlapping windows and average their logits. Empty = truncate; "
-        "tagged words are always read in windows.",
+        "Texts over max_length: keep the beginning; the first quarter and the last three quarters "
+        "of the limit; or read all in overlapping windows and average their logits. Empty = "
+        "truncate; tagged words are always read in windows.",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -66,7 +66,7 @@ class ObjectStore:
             raise FileNotFoundError(2, os.strerror(2), str(path)) from error
 
     def write(self, path: PurePath, data: bytes) -> None:
-        self._check()
+        self.check_lease()
         self._bucket.put(self._name(path), data)
 
     @contextlib.contextmanager
@@ -75,7 +75,7 @@ class ObjectStore:
         try:
             with (folder / path.name).open("w", encoding="utf-8", newline="") as file:
                 yield file
-            self._check()
+            self.check_lease()
             self._bucket.upload(self._name(path), folder / path.name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -197,7 +197,7 @@ class ObjectStore:
         files = {f.relative_to(new).as_posix(): f for f in new.rglob("*") if f.is_file()}
         self._delete_all_but(set(files), target)
         for name in sorted(files, key=lambda name: (name in _VOUCHING, name)):
-            self._check()
+            self.check_lease()
             self._bucket.upload(self._name(target / name), files[name])
         shutil.rmtree(new.parent, ignore_errors=True)
 
@@ -225,7 +225,7 @@ class ObjectStore:
             finally:
                 self._lease = None
 
-    def _check(self) -> None:
+    def check_lease(self) -> None:
         """Raises StorageError if the lease is lost: then nothing more may be written."""
         if self._lease is not None:
             self._lease.check()
@@ -241,7 +241,7 @@ class ObjectStore:
 
         So a folder that is half removed, or half written, is never taken for a whole one.
         """
-        self._check()
+        self.check_lease()
         present = self._list(target)
         first = [name for name in present if name in _VOUCHING]
         gone = [name for name in present if name not in names and name not in first]
@@ -255,7 +255,7 @@ class ObjectStore:
         for last in (False, True):
             names = [name for name in files if (name in _VOUCHING) is last]
             size = sum(files[name].size for name in names)
-            self._check()
+            self.check_lease()
             self._bucket.copy({self._name(path / n): self._name(target / n) for n in names}, size)
 
     def _fetch(self, path: PurePath, listed: dict[str, Listed], target: Path) -> None:
@@ -292,16 +292,16 @@ class _Uploaded:
         self._pushed = self._states()
 
     def push(self) -> None:
-        states = self._states()
-        for name, state in states.items():
+        self._store.check_lease()
+        for name, state in self._states().items():
             if self._pushed.get(name) == state:
                 continue
             try:
                 self._store.write(self._parent / name, (self.directory / name).read_bytes())
-            except StorageError as error:
+            except (StorageError, OSError) as error:
                 if name == self._record:
                     raise
-                say(f"flaxbert: WARNING: {error} The run goes on; the next save tries again.")
+                say(f"flaxbert: WARNING: {name} was not uploaded, and the run goes on: {error}")
             else:
                 self._pushed[name] = state
 
@@ -312,8 +312,14 @@ class _Uploaded:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _states(self) -> dict[str, tuple[int, int]]:
-        found = {path.name: path.stat() for path in sorted(self.directory.iterdir())}
-        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+        found = {}
+        for path in sorted(self.directory.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # a tracker may remove its files
+                if path.is_file():
+                    stat = path.stat()
+                    name = path.relative_to(self.directory).as_posix()
+                    found[name] = (stat.st_size, stat.st_mtime_ns)
+        return found
 
 
 def _temporary_folder() -> Path:

@@ -131,7 +131,7 @@ def declared(checkpointer: Any, directory: PurePath) -> dict[str, Any]:
 def unreadable(directory: PurePath, error: Exception) -> ModelFileError:
     """Returns one readable line for whatever Orbax or TensorStore raised."""
     said = first_line(error).partition(" See full TensorStore details")[0]
-    return ModelFileError(f"{directory}: cannot be read by Orbax: {said}")
+    return ModelFileError(f"{directory}: cannot be read by Orbax: {said[:200]}")
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def read_weights(
     if not same_class:
         notes.append("its head is for another task, and is not used")
     read = table.assemble(config, tensors, str(directory), head=same_class)
-    if read.resized and keep_head and not config.has_label_names:
+    if read.resized and keep_head and same_class and not config.has_label_names:
         config = with_labels(config, [f"LABEL_{i}" for i in range(read.resized)])
         notes.append(f"the head has {read.resized} labels, which its config does not name")
         read = table.assemble(config, tensors, str(directory))

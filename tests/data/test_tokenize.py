@@ -453,6 +453,9 @@ def test_a_vocabulary_without_a_bert_token(tmp_path, name):
     assert f"the tokenizer has no {name} token. Copy all tokenizer files" in refusal(tmp_path, 16)
     write_vocabulary(tmp_path, [])
     assert "the tokenizer has no cls token" in refusal(tmp_path, 16)
+    # transformers looks for the id of an empty unknown token without end.
+    write_vocabulary(tmp_path, TOKENS, **{f"{name}_token": ""})
+    assert f"the tokenizer has no {name} token" in refusal(tmp_path, 16)
 
 
 def test_a_byte_order_mark_before_the_vocabulary(tmp_path):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flaxbert.config import Config, make_config
-from flaxbert.data.checks import Known
+from flaxbert.data.checks import Known, Labels
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer
-from flaxbert.errors import DataError
+from flaxbert.errors import ConfigError, DataError
 from flaxbert.heads import head_named
 from flaxbert.heads.token import word_spans
 
@@ -114,6 +114,60 @@ def test_tags_of_another_split_must_be_known(tokenizer):
         HEAD.split("dev", rows_of([["a"]], [["B-Y"]]), labels, tokenizer, 32, CONFIG)
 
 
+@pytest.mark.parametrize(
+    ("names", "tags", "expected"),
+    [
+        # Too few words to tell IO without prefixes from plain tags: the model's labels do.
+        (("B-PER", "I-PER", "O"), [["PER", "O"]], [["B-PER", "O"]]),
+        (("B-PER", "I-PER", "O"), [["o", "b-PER"]], [["O", "B-PER"]]),
+        # What breaks IOB2 stays, for the strict scores.
+        (("B-PER", "I-PER", "O"), [["B-PER", "O", "I-PER"]], [["B-PER", "O", "I-PER"]]),
+        # Numbers are ids of names.
+        (("O", "B-PER", "I-PER"), [[0, 1, 2]], [["O", "B-PER", "I-PER"]]),
+        # Models of others have schemes of their own.
+        (("O", "S-PER", "B-PER", "E-PER"), [["S-PER", "O"]], [["S-PER", "O"]]),
+        (("O", "b-per", "i-per"), [["b-per", "i-per"]], [["b-per", "i-per"]]),
+    ],
+)
+def test_tags_are_said_in_the_terms_of_the_models_labels(names, tags, expected, tokenizer):
+    rows = rows_of([["a"] * len(row) for row in tags], tags)
+    split = HEAD.split("dev", rows, Labels("token", names), tokenizer, 32, CONFIG)
+    assert split.targets == expected
+
+
+@pytest.mark.parametrize("tags", [[["NOUN", "VERB"]], [[0, 7]]])
+def test_tags_of_another_kind_are_refused(tags, tokenizer):
+    labels = Labels("token", ("B-PER", "I-PER", "O"))
+    with pytest.raises(DataError, match="a tag is not among those of the training data"):
+        HEAD.split("dev", rows_of([["a", "b"]], tags), labels, tokenizer, 32, CONFIG)
+
+
+def test_numbers_are_ids_of_the_checkpoints_names(tokenizer):
+    known = Known(checkpoint=("O", "B-X", "I-X"))
+    rows = rows_of([["a", "b", "c"]], [[1, 2, 0]])
+    assert HEAD.learn_labels(rows, CONFIG, known).names == known.checkpoint
+    assert HEAD.learn_labels(rows, CONFIG, Known()).names == ("0", "1", "2")
+
+
+def test_nothing_to_train_on_or_to_score_is_refused(tokenizer):
+    labels, skip = Labels("token", ("B-X", "O")), make_config({"data": {"on_bad_row": "skip"}})
+    with pytest.raises(DataError, match="has no word"):
+        HEAD.split("dev", rows_of([[]], [[]]), labels, tokenizer, 32, CONFIG)
+    with pytest.raises(DataError, match=r"no row can be used\. Skipped: a tag is not among"):
+        HEAD.split("dev", rows_of([["a"]], [["B-Y"]]), labels, tokenizer, 32, skip)
+
+
+@pytest.mark.parametrize("field", ["problem", "label_separator", "on_single_class"])
+def test_fields_without_effect_are_refused(field):
+    value = {"problem": "single_label", "label_separator": "|", "on_single_class": "warn"}[field]
+    config = make_config({"data": {field: value}})
+    with pytest.raises(ConfigError, match=f"config.data.{field} has no effect on word tags"):
+        HEAD.learn_labels(rows_of([["a"]], [["B-X"]]), config, Known())
+    pairs = Rows("x", {"text": [["a"]], "text_pair": [["b"]]}, [1])
+    with pytest.raises(ConfigError, match=r"data\.text_pair"):
+        HEAD.usable(pairs, CONFIG)
+
+
 def test_answers_of_a_text_have_places_in_it(tokenizer):
     text = "Angela Merkel visits Paris (again)."
     rows = rows_of([text, ["New", "York"]])
@@ -135,3 +189,19 @@ def test_words_of_a_text():
     text = "The U.N. met in New-York, didn't it?"
     words = [text[start:end] for start, end in word_spans(text)]
     assert words == ["The", "U.N.", "met", "in", "New-York", ",", "didn't", "it", "?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("www.example.com, 10.0.0.1", ["www.example.com", ",", "10.0.0.1"]),
+        ("(e.g. U.S.A)", ["(", "e.g.", "U.S.A", ")"]),
+        ("a.b.smith@x.org.", ["a.b.smith@x.org", "."]),
+        # Marks belong to their letters, in composed scripts and decomposed ones.
+        ("\u0926\u093f\u0932\u094d\u0932\u0940 \u092e\u0947\u0902", None),
+        ("cafe\u0301!", ["cafe\u0301", "!"]),
+        ("love\u2764\ufe0f", ["love", "\u2764\ufe0f"]),
+    ],
+)
+def test_what_is_inside_of_a_word_does_not_cut_it(text, words):
+    assert [text[start:end] for start, end in word_spans(text)] == (words or text.split())

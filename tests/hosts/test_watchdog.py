@@ -29,7 +29,7 @@ class Table:
         return self.values.get(key)
 
     def all_know(self, what, seconds):
-        pass
+        self.waited = seconds
 
 
 @pytest.fixture
@@ -91,6 +91,14 @@ def test_what_ended_one_ends_all(code, others, who, watchdogs, left):
     turns(watchdogs)
     assert [code for code, _ in left] == [others or code] * 2
     assert all(line.endswith(f"ends: because of process {who}: no such file") for _, line in left)
+
+
+def test_others_have_time_to_read_unless_a_signal_ends_this_process(watchdogs):
+    """A signal's path has 3 s in all (shell/signals.py)."""
+    watchdogs[0].tell(2, "no such file")
+    watchdogs[1].tell(75, "interrupted", patience=module.LEAVING_PATIENCE)
+    assert watchdogs[0]._table.waited >= 10
+    assert watchdogs[1]._table.waited < signals._PATIENCE
 
 
 def test_a_lost_process_ends_the_others_unless_they_end_already(watchdogs, left):

@@ -123,7 +123,7 @@ def test_a_doctor_beside_a_run_does_not_end_it(one_layer, reviews, tmp_path):
 
 @pytest.mark.parametrize(
     ("phase", "asked"),
-    [("compiling", [1]), ("saving", [0, 1])],
+    [("compiling", [1]), ("evaluating", [1]), ("saving", [0, 1])],
 )
 def test_one_signal_stops_all(phase, asked, one_layer, reviews, tmp_path, whole):
     flags = flags_of(one_layer, reviews, tmp_path / "run")

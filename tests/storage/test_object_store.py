@@ -174,19 +174,21 @@ def test_growing_files_are_put_whole_when_they_changed(gcs, root):
 def test_a_trackers_file_that_cannot_be_put_ends_no_run(gcs, root, capsys):
     """The run's own record has to arrive; the other file is put by the next push."""
     spool = store_for(root).spool(root / "metrics.jsonl")
-    for name in ("events", "metrics.jsonl"):
+    (spool.directory / "more").mkdir()
+    for name in ("events", "metrics.jsonl", "more/events"):
         (spool.directory / name).write_bytes(b"1")
     gcs.on_request = lambda request: failure(403, "no") if "events" in request.name else None
     spool.push()
     assert gcs.objects == {"runs/one/metrics.jsonl": b"1"}
-    assert "events: permission denied" in capsys.readouterr().err
+    assert "events was not uploaded, and the run goes on: " in capsys.readouterr().err
     gcs.on_request = lambda request: failure(403, "no")
     (spool.directory / "metrics.jsonl").write_bytes(b"12")
     with pytest.raises(StorageError, match=r"metrics\.jsonl: permission denied"):
         spool.push()
     gcs.on_request = lambda request: None
     spool.close()
-    assert gcs.objects == {"runs/one/metrics.jsonl": b"12", "runs/one/events": b"1"}
+    found = {"metrics.jsonl": b"12", "events": b"1", "more/events": b"1"}
+    assert gcs.objects == {f"runs/one/{name}": data for name, data in found.items()}
 
 
 # Opening a workdir

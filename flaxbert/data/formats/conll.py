@@ -6,6 +6,7 @@ which `tokens` is the first column, `tags` the last, and "1", "2", ... any colum
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from flaxbert.errors import DataError
 # Stands before each document of CoNLL-2003.
 _DOCUMENT = "-DOCSTART-"
 
+_LOOKED_AT = 10_000  # lines
+
 Split = Callable[[str], list[str]]
 Line = tuple[int, list[str]]  # its number, from 1, and its cells
 
@@ -25,12 +28,13 @@ Line = tuple[int, list[str]]  # its number, from 1, and its cells
 def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
     source = str(path)
     split, first, width = _shape(path)
+    tags_seen = _tags_in(path, split, width)
     known = {"tokens": 0, "tags": width - 1} | {str(i + 1): i for i in range(width)}
     for name in columns:
         place_of(source, list(known), name)
     places = {name: known[name] for name in columns}
     tags = {place for name, place in places.items() if place or name == "tags"}
-    for sentence in _sentences(path, split, width):
+    for sentence in _sentences(path, split, width, tags_seen):
         for line, cells in sentence:
             given = [cells[place] for place in tags if place < len(cells)]
             if tags and (len(cells) == 1 or not all(given)):
@@ -60,13 +64,22 @@ def _shape(path: Path) -> tuple[Split, int, int]:
     )
 
 
-def _sentences(path: Path, split: Split, width: int) -> Iterator[list[Line]]:
+def _tags_in(path: Path, split: Split, width: int) -> set[str]:
+    """Returns the last column's values at the beginning of a file, without what may be comments."""
+    lines = itertools.islice(decode.read_lines(path), _LOOKED_AT)
+    rows = (split(line) for line in lines if not line.startswith("# "))
+    return {cells[-1] for cells in rows if len(cells) == width}
+
+
+def _sentences(path: Path, split: Split, width: int, tags: set[str]) -> Iterator[list[Line]]:
     sentence: list[Line] = []
     size = 0
     for number, line in enumerate(decode.read_lines(path), start=1):
         cells = split(line)
-        if line.startswith("# ") and len(cells) != width:
-            continue  # a comment: as a row, "#" would be a token and have its tags
+        # A comment, as before a sentence: as a row, "#" would be a token and have one of the tags.
+        before = not sentence and cells[-1] not in tags
+        if line.startswith("# ") and (len(cells) != width or before):
+            continue
         if line.strip() and cells[0] != _DOCUMENT:
             sentence.append((number, cells))
             size += len(line)

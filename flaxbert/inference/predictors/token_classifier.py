@@ -51,13 +51,15 @@ class TokenClassifier(Predictor):
         """
         if isinstance(inputs, str):
             return next(self.stream([inputs]))
-        if all(isinstance(word, str) for word in inputs):
+        if inputs and all(isinstance(word, str) for word in inputs):
             return next(self.stream([list(inputs)]))
         return list(self.stream(inputs))
 
     def rows(self, inputs: list[Any], start: int) -> Rows:
         for place, item in enumerate(inputs, start):
-            if not isinstance(item, str) and not all(isinstance(word, str) for word in item):
+            words = [item] if isinstance(item, str) else item
+            is_list = isinstance(words, Sequence)
+            if not is_list or not all(isinstance(word, str) for word in words):
                 raise ValueError(
                     f"input {place}: expected a text or a list of words, got {item!r:.80}"
                 )

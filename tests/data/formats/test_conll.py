@@ -67,8 +67,12 @@ def test_white_space_around_columns_does_not_count(read, content):
 def test_comments_are_lines_that_cannot_be_rows(read):
     rows = read("# id = 1 of 2\na X O\n# NUM O\n# text\n\n# doc\n\nb X O\n")
     assert [row.line for row in rows] == [2, 8]
-    # As many columns as a row: "#" is a token.
+    # Before a sentence, and its end is no tag.
+    rows = read("# id 7 domain=en\nthe _ _ O\n\n# id 8 domain=en\na _ _ B-X\n", "tokens", "4")
+    assert [row.cells["tokens"] for row in rows] == [["the"], ["a"]]
+    # As many columns as a row, and a tag: "#" is a token.
     assert read("# a comment here\na O\n# O\n#\tO\n")[0].cells["tokens"] == ["a", "#", "#"]
+    assert read("# O\na O\n")[0].cells["tokens"] == ["#", "a"]
     assert read("# comment\na\tO\n# comment\n#\tO\n")[0].cells["tokens"] == ["a", "#"]
 
 
