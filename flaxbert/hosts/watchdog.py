@@ -32,6 +32,7 @@ class Watchdog:
         self._table = table
         self._idle: float | None = None  # seconds since the last beat; None before the first
         self._end: tuple[int, str] | None = None  # exit code and message of this process
+        self._leaves = False  # whether the thread ends this process
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -52,8 +53,11 @@ class Watchdog:
     ) -> None:
         """Tells the others why this process ends; waits until they know, or for `patience`.
 
-        They end with the same exit code, or with `others`.
+        They end with the same exit code, or with `others`. Note: where another process ends this
+        one already, whatever is raised here follows from that, and that exit code counts.
         """
+        if self._leaves and threading.current_thread() is not self._thread:
+            self._thread.join(patience)  # it ends the process
         if self._end is None:
             self._end = code, self._line(text)
             self._write(code if others is None else others, text)
@@ -90,7 +94,7 @@ class Watchdog:
         if self._end is not None:  # it is ending already
             return
         cause = "" if by == self._table.index else f"because of process {by}: "
-        self._end = code, self._line(cause + text)
+        self._end, self._leaves = (code, self._line(cause + text)), True
         if stacks:  # now: once one process ends, the others fail where they wait for it
             faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         self._table.all_know(_END, _PATIENCE)

@@ -6,6 +6,7 @@ The table is a dict here; tests/slow/test_several.py has the real one, and real 
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -99,6 +100,25 @@ def test_others_have_time_to_read_unless_a_signal_ends_this_process(watchdogs):
     watchdogs[1].tell(75, "interrupted", patience=module.LEAVING_PATIENCE)
     assert watchdogs[0]._table.waited >= 10
     assert watchdogs[1]._table.waited < signals._PATIENCE
+
+
+def test_what_follows_from_anothers_error_does_not_change_the_exit_code(watchdogs, left):
+    """The main thread fails when process 0 goes; the watchdog is about to end the process."""
+    first, second = watchdogs[:2]
+    first.tell(2, "no such file")
+    go = threading.Event()
+    second._table.all_know = lambda what, seconds: go.wait(10)
+    second.start()
+    while not second._leaves:
+        time.sleep(0.01)
+    failing = threading.Thread(target=lambda: second.tell(71, "the first process is gone"))
+    failing.start()
+    failing.join(0.2)
+    assert failing.is_alive() and left == []
+    go.set()
+    second.close()
+    failing.join(10)
+    assert [code for code, _ in left] == [2] and not failing.is_alive()
 
 
 def test_a_lost_process_ends_the_others_unless_they_end_already(watchdogs, left):
