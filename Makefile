@@ -56,8 +56,9 @@ $(VENV)/.installed-schemas: tests/launch/schemas.py $(VENV)/.installed-test
 	  $$($(BIN)/python -m tests.launch.schemas)
 	touch $@
 
+# The longest files first, so that no worker is left with one of them.
 test-slow: $(VENV)/.installed-tpu $(VENV)/.installed-schemas
-	$(BIN)/python -m pytest -n 3 --dist loadscope -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m slow tests/slow tests
 
 # PyTorch is not there: golden files stand in.
 test-next:
