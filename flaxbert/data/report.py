@@ -166,7 +166,7 @@ def _lengths(tokens: Tokens, max_length: int) -> dict[str, Any]:
     lengths = tokens.lengths if tokens.uncut_lengths is None else tokens.uncut_lengths
     p50, p90, p99 = (int(np.percentile(lengths, p, method="higher")) for p in (50, 90, 99))
     return {
-        "mean": float(lengths.mean()),
+        "mean": float(tokens.lengths.mean()),  # as trained on
         "p50": p50,
         "p90": p90,
         "p99": p99,
