@@ -86,7 +86,7 @@ def scores(data: Path, seeds: list[int]) -> Figures:
 
 
 def trained(data: Path, seed: int, workdir: Path) -> Figures:
-    """Trains with a seed; returns the scores after the last update, and the speed."""
+    """Trains with a seed; returns the scores after the last update."""
     command = command_for(
         workdir,
         data / "train.conll",
@@ -102,8 +102,6 @@ def trained(data: Path, seed: int, workdir: Path) -> Figures:
         "f1": last["f1"],
         "accuracy": last["accuracy"],
         "updates": results["train_steps"],
-        "sequences_per_second": results["train_samples_per_second"],
-        "seconds_in_the_loop": results["train_runtime"],
     }
 
 
