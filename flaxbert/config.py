@@ -382,6 +382,5 @@ def _refuse_options_of_others(config: Config) -> None:
 
 def _may_have_validation(data: Data) -> bool:
     """Whether there can be validation data; the splits of a data set are known only later."""
-
     own = data.task != "text" or data.dataset
     return bool(own or data.validation or data.validation_fraction)

@@ -84,7 +84,6 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 def _fetched(url: str) -> str:
     """Returns a local copy of a model in a bucket; for a workdir that of model/."""
-
     store, folder = store_for(url), location(url)
     names = store.names(folder)
     inside = folder / "model" if {"model", "config.json"} <= set(names) else folder

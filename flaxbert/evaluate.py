@@ -187,7 +187,6 @@ def _merge(workdir: Workdir, named: dict[str, Any]) -> None:
 
     It never creates the file, which would mark an unfinished run as finished.
     """
-
     from flaxbert.storage.workdir import read_json, write_json
 
     if workdir.finished:

@@ -130,7 +130,6 @@ def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
                 f"({data.text}, {data.text_pair}). Give a file with columns, such as .csv."
             )
     # Somebody may be waiting for answers to standard input.
-
     size = _PROMPT if path == "-" else _SIZE
     columns = {"text": data.text, "text_pair": data.text_pair}
     yield from read_chunks(path, columns, size=size)

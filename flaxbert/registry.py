@@ -69,7 +69,6 @@ def with_options(room: str) -> Callable[[_Section], _Section]:
 @functools.cache
 def declared(room: str, name: str) -> Declared:
     """Reads the options that a member's file declares."""
-
     source = (_PACKAGE / room / f"{name}.py").read_text(encoding="utf-8")
     found: dict[str, Any] = {"CHOICES": {}, "RANGES": {}}
     options, comments = None, {}

@@ -40,8 +40,8 @@ from flaxbert.model.bert import Linear, Places
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.bert_model import BertModel, BertWithHead
 
-# Punctuation around a word of a plain text is a word of its own; that inside of one is not. Marks
-# belong to the character before them, and are "\u0300" when these patterns are applied.
+# Punctuation around a word of a plain text is a separate word; punctuation inside a word is not.
+# Combining marks belong to the character before them: `word_spans` replaces each by U+0300.
 _WORD = re.compile(r"\S+")
 _INSIDE = re.compile(
     "(?:[\\w\u0300]+\\.){2,}(?=[^\\w]*$)"  # an abbreviation, and nothing but punctuation after it
@@ -119,7 +119,7 @@ class TokenHead(Head):
                 raise ConfigError(f"config.data.{field} has no effect on word tags. Leave it out.")
         rows, tags = self._tags(rows, config)
         used = {tag for row in tags for tag in row}
-        if _as_ids(used, known.checkpoint) == len(known.checkpoint) > 0:
+        if len(used) == len(known.checkpoint) and _are_ids(used, known.checkpoint):
             return Labels(self.name, tuple(known.checkpoint))
         scheme = tag_schemes.scheme_for(tags, self._scheme(config))
         if scheme == PLAIN:
@@ -335,12 +335,12 @@ class TokenHead(Head):
 
 
 def _as_labels(tags: list[list[str]], names: Names, choice: str) -> list[list[str]]:
-    """Returns tags in the terms of a model's labels: ids as names, entities of any scheme as IOB2.
+    """Converts tags to a model's labels: ids to names, and entities of any scheme to IOB2.
 
-    Tags that cannot be converted stay as they are, to be refused.
+    Tags that cannot be converted are returned unchanged; the caller refuses them.
     """
     used = {tag for row in tags for tag in row}
-    if not used <= set(names) and 0 < _as_ids(used, names) <= len(names):
+    if not used <= set(names) and _are_ids(used, names):
         return [[names[int(tag)] for tag in row] for row in tags]
     types = {name[2:] for name in names} - {""}
     entities = used - {"O", "o"}
@@ -351,13 +351,13 @@ def _as_labels(tags: list[list[str]], names: Names, choice: str) -> list[list[st
         # A split may have too few words to tell IO without prefixes from plain tags.
         scheme = "IO" if entities <= types else tag_schemes.scheme_for(tags)
     if scheme == PLAIN or (scheme == "IOB2" and used <= set(names)):
-        return tags  # what breaks the scheme stays: the strict scores see it
-    return tag_schemes.to_iob2(tags, tag_schemes.scheme_for(tags, scheme))
+        return tags  # irregular tags too, which the strict scores ignore
+    return tag_schemes.to_iob2(tags, scheme)
 
 
-def _as_ids(used: set[str], names: Names) -> int:
-    """Returns 1 + the highest of tags that are ids of the names, 0 if they are none."""
-    return 1 + max(map(int, used), default=-1) if cells.are_ids(used, names) else 0
+def _are_ids(used: set[str], names: Names) -> bool:
+    """Whether tags are numbers in the range of the names' ids."""
+    return cells.are_ids(used, names) and all(0 <= int(tag) < len(names) for tag in used)
 
 
 def scheme_of(names: Names) -> str:

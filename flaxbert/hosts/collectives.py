@@ -45,7 +45,6 @@ def wrong_collectives(sizes: tuple[int, ...] = SIZES, times: int = 1) -> list[st
 
 
 # The expected result of each for [devices, length] numbers, one row per device.
-
 _ANSWERS = {
     "psum": lambda data: np.broadcast_to(data.sum(0), data.shape),
     "psum_scatter": lambda data: data.sum(0).reshape(len(data), -1),

@@ -182,7 +182,6 @@ def _refuse_taken(address: str) -> None:
 
 def machine() -> str:
     """Identifies this machine or container, whose processes can share files."""
-
     boot = ""
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         boot = file.read().strip()

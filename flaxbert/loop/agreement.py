@@ -62,5 +62,4 @@ def all_said(said: Said) -> Int[Array, " two"]:
 
 def said_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of votes: one row per device."""
-
     return NamedSharding(mesh, P(mesh.axis_names))

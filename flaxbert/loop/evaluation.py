@@ -66,7 +66,6 @@ def scores(
     head: Head, answers: np.ndarray, examples: Examples, names: Sequence[str], loss: Loss
 ) -> dict[str, Any]:
     """Returns the loss and the head's metrics of computed logits."""
-
     gold = head.gold(examples)
     total, normalizer = jax.device_get(
         head.loss_sums(

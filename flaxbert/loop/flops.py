@@ -68,7 +68,6 @@ class Utilisation:
 
     def of(self, tokens: int, attended: int, seconds: float) -> dict[str, float]:
         """Returns "model_flops_per_second", and "mfu" (0 to 1) if the peak is known."""
-
         speed = model_flops(self.config, tokens, attended) / seconds
         return {
             "model_flops_per_second": speed,

@@ -38,7 +38,6 @@ class InFlight:
 
     def settle(self) -> None:
         """Waits for all updates."""
-
         self._read_until(0)
 
     def _read_until(self, left: int) -> None:

@@ -87,5 +87,4 @@ def validation(
 
 def metrics_of(results: dict[str, Any]) -> dict[str, float]:
     """Returns the metrics among the results of an evaluation."""
-
     return {name: v for name, v in results.items() if not name.startswith(_NOT_METRICS)}

@@ -88,7 +88,6 @@ def smaller(accumulate: int, found: Fit | None, most: int) -> int:
 
 def _host_memory() -> int:
     """Returns the memory of this machine, or of the container that the process is in."""
-
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # not there, or "max"

@@ -94,7 +94,6 @@ class Clock:
 
     def tick(self, *, warm: bool) -> None:
         """Adds the time since the last tick; to the steady state if `warm`."""
-
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         progress = self._progress

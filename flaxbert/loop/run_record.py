@@ -58,7 +58,6 @@ def check_recorded(values: Any, directory: PurePath, step: int) -> dict[str, Any
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value has the type of a field."""
-
     if isinstance(hint, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if dataclasses.is_dataclass(hint):

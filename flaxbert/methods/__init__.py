@@ -54,7 +54,6 @@ def params_of(state: dict[str, Any]) -> Params:
 
 def merged(trained: Any, frozen: Any) -> Any:
     """Merges the two results of `split`."""
-
     if not isinstance(trained, dict):
         return trained
     both = {name: merged(trained[name], frozen[name]) for name in trained if name in frozen}

@@ -297,5 +297,4 @@ def _run(
     layer: BertLayer, x: Array, places: Places, number: Int[Array, ""], only: Array | None
 ) -> Array:
     """Runs a layer; its number is an array, so that all layers share one trace."""
-
     return layer(x, places, number, only)

@@ -234,7 +234,6 @@ def _read_labels(values: dict[str, Any]) -> tuple[str, ...]:
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelFileError(f"id2label is not a map from ids: {id2label!r}.") from error
     # Compared with the number of entries: "1" and "01" are two keys but one id.
-
     if sorted(by_id) != list(range(len(id2label))):
         raise ModelFileError(
             f"id2label must number its names 0..n-1, got ids {', '.join(map(str, id2label))}."

@@ -60,7 +60,6 @@ class BertWithHead(nnx.Module):
 
     # Whether the head reads only the first token of each sequence; the last layer then computes no
     # others.
-
     first_only = True
 
     bert: BertModel

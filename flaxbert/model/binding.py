@@ -87,7 +87,6 @@ def _string_keys(tree: Any) -> Any:
 
 def _module_keys(tree: Any) -> Any:
     """Turns layer numbers into ints, which NNX uses for the items of a list."""
-
     if isinstance(tree, dict):
         return {
             int(name) if name.isdecimal() else name: _module_keys(value)

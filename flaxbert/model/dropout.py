@@ -83,7 +83,6 @@ def key_word(heads: Int[Array, "*T"], positions: Int[Array, "*T"]) -> UInt32[Arr
 
 def is_kept(bits: UInt32[Array, "*T"], word: UInt32[Array, "*T"], rate: float) -> Bool[Array, "*T"]:
     """Whether the element of a token with this word is kept; the arguments broadcast."""
-
     return mix(bits ^ word) >= np.uint32(round(rate * 2**32))
 
 

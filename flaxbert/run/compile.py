@@ -249,7 +249,6 @@ def compile_evaluation(run: Run, params: Params, check: Callable[[], None]) -> E
             for suffix, examples in inputs.validation.items()
         }
         # Decisions that follow must be the same in all processes, so the bits must be too.
-
         return group.on_first(lambda: merged(results))
 
     return evaluate_all

@@ -38,7 +38,6 @@ def train_results(progress: Progress, samples: int, epoch: float) -> dict[str, A
 def merged(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Merges the results of several sets: {"": ..., "mm": ...} gives accuracy and accuracy_mm, the
     names of transformers' run_glue for MNLI."""
-
     return {
         f"{name}_{suffix}" if suffix else name: value
         for suffix, values in results.items()

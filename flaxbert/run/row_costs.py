@@ -33,7 +33,6 @@ def work_for(bert: BertConfig, platform: str, dtype: str, parts: int = 1) -> Wor
       dtype: the compute dtype.
       parts: devices that heads are split over.
     """
-
     hidden, heads = bert.hidden_size, bert.num_attention_heads
     width = 2 * hidden + bert.intermediate_size
     slot = (hidden + bert.intermediate_size) / (width * bert.num_hidden_layers)

@@ -33,7 +33,6 @@ def hand_over(
     All processes call it; the others pass None. One that cannot see the leader's files raises
     FileNotFoundError.
     """
-
     if max(group.all_gather(group.local_count)) == 1:
         return sets or {}, description
     folder = Path(group.on_leader(lambda: str(_write(sets or {}, description))))

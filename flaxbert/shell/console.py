@@ -48,7 +48,6 @@ def _write(text: str) -> None:
 
 def speak_as(process: int) -> None:
     """Sets the number of this process in its run."""
-
     global _process
     _process = process
 

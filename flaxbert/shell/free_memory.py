@@ -12,7 +12,6 @@ def give_back_memory() -> None:
     glibc keeps freed memory in the arenas of its threads: hundreds of MiB after a compilation, up
     to 1.5 times the state after a save.
     """
-
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)

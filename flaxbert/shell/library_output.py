@@ -49,7 +49,6 @@ def be_quiet() -> None:
 @contextlib.contextmanager
 def left_out(*packages: str) -> Iterator[None]:
     """Hides packages while the block imports others, as if they were not installed."""
-
     absent = [package for package in packages if package not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # pyright: ignore[reportArgumentType,reportCallIssue]
     try:

@@ -185,7 +185,6 @@ def tell(line: str) -> None:
     """Prints a line on standard error, even if another thread is printing."""
     # Not by print, whose lock the main thread may hold; on a line of its own, below a progress bar.
     # A closed terminal or pipe must not end the thread that handles signals.
-
     with contextlib.suppress(OSError):
         os.write(2, f"{chr(10) if os.isatty(2) else ''}flaxbert: {line}\n".encode())
 

@@ -70,7 +70,6 @@ def run(command: Sequence[str], seconds: float | None = None) -> subprocess.Comp
 
 def _send(process: subprocess.Popen[str], number: signal.Signals) -> None:
     """Signals the session of a child that is still running."""
-
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

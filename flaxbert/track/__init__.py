@@ -124,7 +124,6 @@ def open_trackers(
     named = [name for name in config.log.trackers if name not in ("console", _RECORD)]
     trackers = Trackers()
     # The record comes last: to a bucket it also uploads what the others have just written.
-
     for name in dict.fromkeys(("console", *named, _RECORD)):
         module = importlib.import_module(f"{__name__}.{name}")
         trackers.add(name, lambda module=module: module.make(start))

@@ -67,7 +67,6 @@ def cut_back(metrics: Path, step: int, evaluated: int = 0) -> None:
     Validation lines after `evaluated` are dropped too: an evaluation at `step` that the checkpoint
     does not include runs again.
     """
-
     if not metrics.is_file():
         return
     kept = []

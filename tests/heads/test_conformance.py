@@ -167,6 +167,10 @@ def test_the_whole_way(name, tiny_bert, tmp_path, capsys, monkeypatch):
     assert again["eval_loss"] == pytest.approx(trained["eval_loss"], rel=1e-6)
     assert again[f"eval_{main}"] == pytest.approx(trained[f"eval_{main}"], rel=1e-6)
 
+    if head_named(name).long[0] == "window":  # a stride of its own is read anew
+        done = call("evaluate", f"--workdir={workdir}", "--stride=0", capsys=capsys)
+        assert done.code == 0 and " texts over " in done.err, done.err
+
     output = tmp_path / "answers.jsonl"
     columns = [f"--text={fields['data__text']}"] if "data__text" in fields else []
     predict = ["predict", f"--model={workdir / 'model'}", f"--input={fields['data__validation']}"]

@@ -73,6 +73,18 @@ def test_a_nonfinite_update_changes_nothing(where):
     assert int(state["optimizer"]["count"]) == (3 if where == "parameter" else 4)
 
 
+@in_one_worker
+def test_an_update_without_anything_to_learn_from_has_the_loss_0():
+    def corrupt(step, state, batch):
+        weights = batch["weights"] * np.float32(step != 3)
+        return state, batch | {"weights": weights}
+
+    history, state = run(examples(), updates=5, corrupt=corrupt)
+    assert history[3]["mean"] == history[3]["loss"] == history[3]["gradient_norm"] == 0
+    assert all(update["finite"] for update in history) and history[4]["loss"] > 0
+    assert int(state["optimizer"]["count"]) == 5
+
+
 def test_loss_options_reach_the_loss():
     """What they do there: tests/heads."""
     asked = []

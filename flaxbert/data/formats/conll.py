@@ -65,7 +65,7 @@ def _shape(path: Path) -> tuple[Split, int, int]:
 
 
 def _tags_in(path: Path, split: Split, width: int) -> set[str]:
-    """Returns the last column's values at the beginning of a file, without what may be comments."""
+    """Returns the tags in the first lines of a file, without lines that may be comments."""
     lines = itertools.islice(decode.read_lines(path), _LOOKED_AT)
     rows = (split(line) for line in lines if not line.startswith("# "))
     return {cells[-1] for cells in rows if len(cells) == width}
@@ -76,9 +76,9 @@ def _sentences(path: Path, split: Split, width: int, tags: set[str]) -> Iterator
     size = 0
     for number, line in enumerate(decode.read_lines(path), start=1):
         cells = split(line)
-        # A comment, as before a sentence: as a row, "#" would be a token and have one of the tags.
-        before = not sentence and cells[-1] not in tags
-        if line.startswith("# ") and (len(cells) != width or before):
+        # A comment has another number of columns, or stands before a sentence and ends in no tag.
+        is_tagged = sentence or cells[-1] in tags
+        if line.startswith("# ") and (len(cells) != width or not is_tagged):
             continue
         if line.strip() and cells[0] != _DOCUMENT:
             sentence.append((number, cells))

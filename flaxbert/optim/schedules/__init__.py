@@ -31,7 +31,6 @@ def make_schedule(optim: Optim, total: int) -> Schedule:
 
     `total` is the number of updates of the run.
     """
-
     rate, warm = optim.learning_rate, warmup_steps(optim.warmup, total)
     after = member("optim/schedules", optim.schedule).make(rate, max(1, total - warm))
     if not warm:

@@ -42,7 +42,6 @@ def norm_spread(shardings: Any, gradients: Any, normalizer: Float[Array, ""]) ->
     Each device sums its shards of all gradients with the same sharding, and only these sums are
     all-reduced: one scalar per gradient, as in optax, would be one message each.
     """
-
     flat, leaves = jax.tree.leaves(shardings), jax.tree.leaves(gradients)
     mesh, specs = flat[0].mesh, [sharding.spec for sharding in flat]
     spread_over = [_axes_of(mesh, spec) for spec in specs]
