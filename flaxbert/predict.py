@@ -171,7 +171,8 @@ def _open_writers(
         file = stack.enter_context(answers.standard_output())
         writers["standard output"] = answers.JsonLines(file, labels)
     elif values.output:
-        file = stack.enter_context(store_for(values.output).replacing(Path(values.output)))
+        output = Path(values.output).resolve()  # a link keeps pointing to its file
+        file = stack.enter_context(store_for(values.output).replacing(output))
         writers[values.output] = answers.writer_for(values.output)(file, labels)
     if values.split and workdir is not None:
         path = workdir.root / predictions_name(config.data.task, values.split, suffix)

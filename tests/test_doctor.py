@@ -391,12 +391,6 @@ def test_no_run(run, content):
     assert exit_code(found) in (2, 4)
 
 
-def test_a_link_is_not_followed(run, tmp_path):
-    shutil.move(run / "model", tmp_path / "elsewhere")
-    (run / "model").symlink_to(tmp_path / "elsewhere")
-    assert "is a link" in _said(_look(run, failures=1))
-
-
 _HOLDER = """
 import sys
 from pathlib import Path

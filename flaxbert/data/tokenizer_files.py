@@ -14,7 +14,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from flaxbert.errors import ModelFileError, first_line
-from flaxbert.storage.plain import refuse_outside
 from flaxbert.storage.workdir import read_json, to_json, write_atomically
 
 _SETTINGS = "tokenizer_config.json"
@@ -41,13 +40,12 @@ def files_in(directory: Path) -> list[Path]:
 
 
 def refuse_unusable(directory: Path) -> None:
-    """Raises ModelFileError if it has no vocabulary, a link out of it, or a far too large file."""
+    """Raises ModelFileError if it has no vocabulary, or a far too large file."""
     if not any((directory / name).is_file() for name in FILES[:2]):
         raise ModelFileError(
             f"{directory}: has neither tokenizer.json nor vocab.txt. Copy the tokenizer "
             "files of the checkpoint there."
         )
-    refuse_outside(directory)
     for path in files_in(directory):
         if path.stat().st_size > _MAX_BYTES:
             raise ModelFileError(

@@ -90,14 +90,11 @@ class Store(Protocol):
         ...
 
     def sizes(self, path: PurePath) -> dict[str, int]:
-        """Returns relative name -> bytes of every file below, without following links.
+        """Returns relative name -> bytes of every file below.
 
-        Raises DamagedError for anything that is not a plain file.
+        Raises DamagedError for a pipe, a device, or a link to a folder.
         """
         ...
-
-    def refuse_links(self, path: PurePath) -> None:
-        """Raises ConfigError if the workdir contains a link."""
 
     def remove(self, path: PurePath) -> None:
         """Removes a directory or file, if there is one."""

@@ -1,5 +1,9 @@
 """A run's files on a local disk: renames, syncs and a kernel lock.
 
+Links are the user's choice: a workdir, its checkpoints/ and each checkpoint may be links to other
+disks. But an unpacked archive may hold links too. So no file is ever written through a link: one
+that is in the place of a file, or of model/, is replaced, and what it points to stays as it is.
+
 Note: a rename makes a new file visible, but only syncing its directory makes the name survive a
 power cut. So every commit here is data, sync, rename, sync of the directory.
 """
@@ -11,7 +15,6 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import TextIO
@@ -20,7 +23,6 @@ from flaxbert.errors import ModelFileError
 from flaxbert.shell import signals
 from flaxbert.storage.interface import TEMPORARY, DamagedError, Spool, beside, naming
 from flaxbert.storage.lock import locked
-from flaxbert.storage.plain import refuse_links
 
 
 class LocalDisk:
@@ -36,7 +38,8 @@ class LocalDisk:
         """Writes beside its name, syncs, then renames over it."""
         path = Path(path)
         temporary = path.with_name(path.name + TEMPORARY)
-        with naming(temporary), temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with naming(temporary), temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -45,17 +48,18 @@ class LocalDisk:
 
     @contextlib.contextmanager
     def replacing(self, path: PurePath) -> Iterator[TextIO]:
-        path = Path(path).resolve()  # a link keeps pointing to its file
+        path = Path(path)
         temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
 
         def undo() -> None:
             temporary.unlink(missing_ok=True)
 
+        undo()
         try:
             with (
                 signals.undoing(undo),
                 naming(temporary),
-                temporary.open("w", encoding="utf-8", newline="") as file,
+                temporary.open("x", encoding="utf-8", newline="") as file,
             ):
                 yield file
                 file.flush()
@@ -84,15 +88,17 @@ class LocalDisk:
     def sizes(self, path: PurePath) -> dict[str, int]:
         return {name: file.stat().st_size for name, file in files_in(Path(path)).items()}
 
-    def refuse_links(self, path: PurePath) -> None:
-        refuse_links(Path(path))
-
     def remove(self, path: PurePath) -> None:
         path = Path(path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+    def _drop(self, path: Path) -> None:
+        """Removes it as far as possible."""
+        with contextlib.suppress(OSError):
+            self.remove(path)
 
     def local_copy(self, path: PurePath) -> Path:
         return Path(path)
@@ -121,7 +127,7 @@ class LocalDisk:
 
     def begin(self, path: PurePath) -> Path:
         begun = Path(path).with_name(path.name + TEMPORARY)
-        shutil.rmtree(begun, ignore_errors=True)
+        self.remove(begun)
         begun.mkdir(parents=True)
         return begun
 
@@ -153,7 +159,7 @@ class LocalDisk:
 
     def stage(self, target: PurePath) -> Path:
         staged = beside(Path(target), "new")
-        shutil.rmtree(staged, ignore_errors=True)
+        self.remove(staged)
         return staged
 
     def replace_directory(self, new: Path, target: PurePath, *, committed: bool) -> None:
@@ -161,12 +167,12 @@ class LocalDisk:
         repair_directory(target)
         previous, old = beside(target, "previous"), beside(target, "old")
         kept = previous if committed else old
-        shutil.rmtree(kept, ignore_errors=True)
+        self._drop(kept)
         if target.exists():
             target.rename(kept)
         new.rename(target)
         sync_directory(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        self._drop(old)
 
     def choose_directory(self, target: PurePath, is_right: Callable[[PurePath], bool]) -> bool:
         target = Path(target)
@@ -175,7 +181,7 @@ class LocalDisk:
         if target.is_dir() and is_right(target):
             return True
         if previous.is_dir() and is_right(previous):
-            shutil.rmtree(target, ignore_errors=True)
+            self._drop(target)
             previous.rename(target)
             sync_directory(target.parent)
             return True
@@ -183,9 +189,8 @@ class LocalDisk:
 
     def forget_previous(self, target: PurePath) -> None:
         previous = beside(Path(target), "previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        if previous.exists():  # try once more, and raise this time
-            shutil.rmtree(previous)
+        self._drop(previous)
+        self.remove(previous)  # raises if it is still there
 
     def locked(self, path: PurePath) -> contextlib.AbstractContextManager[None]:
         return locked(Path(path))
@@ -217,21 +222,20 @@ def sync_directory(path: Path) -> None:
 
 
 def files_in(directory: Path) -> dict[str, Path]:
-    """Returns relative name -> path of every file, without following links.
+    """Returns relative name -> path of every file.
 
-    Raises DamagedError for anything that is not a plain file, and if `directory` is a link.
+    Raises DamagedError for a pipe, a device, a link to a folder, or if `directory` is none.
     """
-    if not stat.S_ISDIR(directory.lstat().st_mode):
-        raise DamagedError(f"{directory.name} is no directory, or a link to one")
+    if not directory.is_dir():
+        raise DamagedError(f"{directory.name} is no directory")
     found: dict[str, Path] = {}
     pending = [directory]
     while pending:
         for entry in sorted(os.scandir(pending.pop()), key=lambda item: item.name):
-            mode = entry.stat(follow_symlinks=False).st_mode
             path = Path(entry.path)
-            if stat.S_ISDIR(mode):
+            if entry.is_dir(follow_symlinks=False):
                 pending.append(path)
-            elif stat.S_ISREG(mode):
+            elif entry.is_file():
                 found[path.relative_to(directory).as_posix()] = path
             else:
                 raise DamagedError(f"{path.name} is neither a plain file nor a directory")

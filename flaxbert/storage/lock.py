@@ -31,7 +31,10 @@ def locked(path: Path) -> Iterator[None]:
     Raises ConfigError if another process holds it (names its pid and host), or the file system has
     no locks.
     """
-    file = path.open("a+", encoding="utf-8", errors="replace")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"--workdir: {path} is no plain file, as the lock is. Remove it.")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    file = os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
     try:
         try:
             with naming(path):

@@ -104,9 +104,6 @@ class ObjectStore:
     def sizes(self, path: PurePath) -> dict[str, int]:
         return {name: entry.size for name, entry in sorted(self._list(path).items())}
 
-    def refuse_links(self, path: PurePath) -> None:
-        """Does nothing: an object store has no links."""
-
     def remove(self, path: PurePath) -> None:
         self._delete_all_but(set(), path)
 
@@ -343,7 +340,7 @@ def _belonging(path: PurePath) -> list[PurePath]:
     if len(name.parts) <= checkpoint:
         return []  # nothing is above the bucket
     if not checkpoint:
-        return [path.parent / "config.json"]
+        return [path.parent / "config.json", path.parent / "source" / "facts.json"]
     run, frozen = path.parents[1], path.parent / "frozen"
     return [run / "config.json", run / "source", frozen]
 

@@ -62,8 +62,8 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
     """Returns the workdir at `path`, created if there is nothing yet.
 
     Raises:
-      ConfigError: the path is a file, not writable, a folder with other files or with links in
-        it; or a malformed URL.
+      ConfigError: the path is a file, not writable, or a folder with other files; or a malformed
+        URL.
       StorageError: an object store that refuses or does not answer.
     """
     root = location(path)
@@ -80,9 +80,7 @@ def open_workdir(path: str | os.PathLike[str]) -> Workdir:
         raise ConfigError(f"--workdir: {str(root)!a} is no name of a directory.") from error
     workdir = Workdir(root)
     foreign = [name for name in present if name != ".lock" and not name.endswith(TEMPORARY)]
-    if not foreign:
-        workdir.store.refuse_links(root)
-    elif not _is_run(workdir):
+    if foreign and not _is_run(workdir):
         raise ConfigError(
             f"--workdir: {root} is not empty and holds no config.json of a run "
             f"(found {', '.join(foreign[:5])}). Name a new or empty directory."
@@ -106,13 +104,9 @@ def trained_model(workdir: Workdir) -> PurePath:
 
 
 def _is_run(workdir: Workdir) -> bool:
-    """Whether config.json is that of a run: a model folder has a file of that name too.
-
-    Raises ConfigError for a link anywhere below.
-    """
+    """Whether config.json is that of a run: a model folder has a file of that name too."""
     if not workdir.started:
         return False
-    workdir.store.refuse_links(workdir.root)
     stored = read_json(workdir.config)
     return isinstance(stored, dict) and {"train", "optim", "checkpoint"} <= stored.keys()
 

@@ -68,6 +68,7 @@ def cut_back(metrics: Path, step: int, evaluated: int = 0) -> None:
     does not include runs again.
     """
     if not metrics.is_file():
+        metrics.unlink(missing_ok=True)  # a link to nothing, which would be written through
         return
     kept = []
     for line in metrics.read_text(encoding="utf-8").splitlines():

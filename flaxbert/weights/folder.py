@@ -12,7 +12,6 @@ from flaxbert.errors import ModelFileError
 from flaxbert.heads import Params, all_heads, head_of, init_params
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.storage.parameters import description_of
-from flaxbert.storage.plain import refuse_outside
 from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
 from flaxbert.weights import formats, table
 
@@ -38,7 +37,6 @@ def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
     if not directory.is_dir():
         what = "is not a folder; name the one that holds it" if directory.exists() else "is missing"
         raise ModelFileError(f"{directory}: {what}.")
-    refuse_outside(directory)
     for name in _CONFIG_NAMES:
         if (directory / name).is_file():
             values = read_json(directory / name)

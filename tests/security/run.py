@@ -57,13 +57,20 @@ def _look(runner: Any, name: str, number: int, root: Path, guard: Guard) -> dict
     finally:
         guard.watching = False
     seconds, memory = time.perf_counter() - start, _peak() - before
-    acts = [*guard.acts, *(["the outside was changed"] if _entries(outside) != entries else [])]
+    acts = [act for act in guard.acts if not _follows_link(name, act)]
+    acts += ["the outside was changed"] if _entries(outside) != entries else []
     leaked = SECRET.decode() in said or _holds_secret(folder)
     shutil.rmtree(folder)
     return {
         "name": name, "code": code, "said": said, "acts": acts, "leaked": leaked,
         "seconds": seconds, "memory": memory,
     }  # fmt: skip
+
+
+def _follows_link(name: str, act: str) -> bool:
+    """Whether a case that puts a link reads what it points to, or uses what was moved there."""
+    reads = act.startswith(("open ", "os.listdir ", "os.scandir ")) and "for writing" not in act
+    return "link" in name and (reads or "/moved" in act)
 
 
 class _Models:

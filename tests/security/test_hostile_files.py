@@ -1,5 +1,6 @@
 """Hostile models, tokenizers and workdirs through the real commands: nothing is run, nothing
-outside of the named folders is read or written, exit code, time and memory are as promised."""
+outside of the named folders is written, or read but through a link; exit code, time and memory are
+as promised."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_the_command_falls_back_or_says_that_it_cannot(lab, two, tmp_path, hit):
 
 
 @pytest.mark.parametrize("kind", [damage.link, damage.link_folder, damage.put_pipe])
-def test_the_command_refuses_what_leads_out(lab, two, tmp_path, kind):
+def test_the_command_falls_back_from_what_is_no_file(lab, two, tmp_path, kind):
     workdir = copy_tree(two, tmp_path / "run")
     older, newer = (workdir / "checkpoints" / str(n) for n in (damage.OLDER, damage.NEWER))
     kind(newer, older, random.Random(0))

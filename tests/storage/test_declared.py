@@ -77,14 +77,15 @@ def test_a_tree_that_cannot_be_read(saved, tmp_path, content):
         _restore(saved)
 
 
-def test_a_checkpoint_that_is_a_link_is_set_aside(saved, tmp_path, capsys):
-    (tmp_path / "9").symlink_to(tmp_path / "1")
+def test_a_checkpoint_may_be_a_link(saved, tmp_path, capsys):
+    """To another disk. One to a folder that is no checkpoint is set aside, and never followed."""
+    (tmp_path / "1").rename(tmp_path / "scratch")
+    (tmp_path / "1").symlink_to(tmp_path / "scratch")
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").touch()
-    (tmp_path / "damaged-9").symlink_to(outside)
+    for name in ("9", "damaged-9"):
+        (tmp_path / name).symlink_to(outside)
     assert saved.newest_valid() == 1
-    assert (
-        "checkpoint 9 is damaged (9 is no directory, or a link to one)" in capsys.readouterr().err
-    )
+    assert "checkpoint 9 is damaged (manifest.json is missing)" in capsys.readouterr().err
     assert (tmp_path / "damaged-9").is_symlink() and (outside / "precious").exists()

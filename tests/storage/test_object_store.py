@@ -551,7 +551,7 @@ def test_a_copy_has_the_folder_and_what_belongs_to_it(gcs):
     files = {"config.json": b"c", "source/vocab.txt": b"v", "model/model.safetensors": b"w",
              "model/sub/x": b"x", "checkpoints/6/state/d": b"d", "checkpoints/6/run.json": b"r",
              "checkpoints/3/run.json": b"3", "checkpoints/frozen/state/f": b"f",
-             "metrics.jsonl": b"m"}  # fmt: skip
+             "metrics.jsonl": b"m", "source/facts.json": b"f"}  # fmt: skip
     for name, data in files.items():
         gcs.put(f"runs/one/{name}", data)
 
@@ -562,11 +562,12 @@ def test_a_copy_has_the_folder_and_what_belongs_to_it(gcs):
             p.relative_to(top).as_posix(): p.read_bytes() for p in top.rglob("*") if p.is_file()
         }
 
-    assert copied(ROOT + "/model").keys() == {"config.json", "model/model.safetensors",
-                                              "model/sub/x"}  # fmt: skip
+    assert copied(ROOT + "/model").keys() == {
+        "config.json", "source/facts.json", "model/model.safetensors", "model/sub/x",
+    }  # fmt: skip
     assert copied(ROOT + "/checkpoints/6").keys() == {
-        "config.json", "source/vocab.txt", "checkpoints/6/state/d", "checkpoints/6/run.json",
-        "checkpoints/frozen/state/f",
+        "config.json", "source/vocab.txt", "source/facts.json", "checkpoints/6/state/d",
+        "checkpoints/6/run.json", "checkpoints/frozen/state/f",
     }  # fmt: skip
     with pytest.raises(ModelFileError, match="nothing there"):
         on_disk(ROOT + "/modell")

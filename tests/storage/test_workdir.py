@@ -22,6 +22,7 @@ from flaxbert.storage.workdir import (
     write_atomically,
     write_json,
 )
+from flaxbert.track.jsonl import cut_back
 
 DISK = LocalDisk()
 
@@ -67,14 +68,38 @@ def test_a_model_folder_is_no_run(tmp_path):
             open_it(tmp_path)
 
 
-def test_opening_looks_for_links_once(tmp_path, monkeypatch):
-    """A run may have many files, on a slow disk."""
-    walked = []
-    look = module.refuse_links
-    monkeypatch.setattr(module, "refuse_links", lambda root: walked.append(root) or look(root))
-    for number, open_it in enumerate((open_workdir, open_workdir, existing_workdir)):
-        write_json(open_it(tmp_path).config, to_dict(Config()))
-        assert walked == [tmp_path] * (number + 1)
+def test_nothing_is_written_through_a_link(tmp_path):
+    """Folders may be links, to another disk. A link in the place of a file gives way to the file,
+    and what it points to stays: an archive of another person's run may hold such links."""
+    outside, root = tmp_path / "outside", tmp_path / "run"
+    outside.mkdir()
+    root.mkdir()
+    (outside / "precious").write_text("precious")
+    for name in ("config.json", "config.json.tmp", "metrics.jsonl", "model", "model.new.tmp"):
+        (root / name).symlink_to(outside / "precious" if "." in name else outside)
+    (root / "new.jsonl").symlink_to(outside / "none")
+    write_json(root / "config.json", {})
+    cut_back(root / "metrics.jsonl", 0)
+    cut_back(root / "new.jsonl", 0)
+    staged = DISK.stage(root / "model")
+    staged.mkdir()
+    DISK.replace_directory(staged, root / "model", committed=False)
+    assert not [path for path in root.iterdir() if path.is_symlink()]
+    assert [path.read_text() for path in outside.iterdir()] == ["precious"]
+    (root / ".lock").symlink_to(outside / "precious")
+    with pytest.raises(ConfigError, match="is no plain file"), DISK.locked(root / ".lock"):
+        pass
+
+
+def test_a_workdir_may_be_and_hold_links(tmp_path):
+    (tmp_path / "disk" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    write_json(tmp_path / "disk" / "config.json", to_dict(Config()))
+    shutil.move(tmp_path / "disk" / "checkpoints", tmp_path / "scratch")
+    (tmp_path / "disk" / "checkpoints").symlink_to(tmp_path / "scratch")
+    assert open_workdir(tmp_path / "link").started
+    DISK.begin(tmp_path / "link" / "checkpoints" / "1")
+    assert (tmp_path / "scratch" / "1.tmp").is_dir()
 
 
 @pytest.mark.parametrize("litter", [[".lock"], ["config.json.tmp"], [".lock", "model.new.tmp"]])

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from flaxbert.errors import ModelFileError
-from flaxbert.storage.plain import refuse_outside
 
 Tensors = dict[str, np.ndarray]
 
@@ -40,7 +39,6 @@ class WeightFormat:
     # Names and layout of the arrays: a Flax tree's ("a/kernel", [inputs, outputs]) or PyTorch's
     # ("a.weight", [outputs, inputs]).
     flax_names: bool = False
-    subfolders: tuple[str, ...] = ()  # of a model folder, that are opened
     on_hub: bool = True  # whether it is fetched from a hub, whose cache consists of links
     # Says what to do about weights of a similar format that cannot be read; "" = there are none.
     advise: Callable[[Path], str] = lambda _: ""
@@ -91,9 +89,8 @@ def find(directory: Path) -> tuple[WeightFormat, list[str]]:
     """Returns the format of a model folder's weights, and a note where it has several.
 
     Note: if the first is damaged that is an error, never a reason to try the next. Raises
-    ModelFileError if there are no known weights, or links to files outside of the folder.
+    ModelFileError if there are no known weights.
     """
-    refuse_outside(directory, {name for form in members() for name in form.subfolders})
     present = [form for form in members() if form.holds(directory)]
     if not present:
         raise ModelFileError(f"{directory}: {_why_none(directory)}")

@@ -52,7 +52,6 @@ FORMAT = WeightFormat(
     load=_load,
     store=_store,
     flax_names=True,
-    subfolders=(PARAMS, STATE),
     on_hub=False,  # no file of it may be a link
     advise=_advise,
     also_in=is_checkpoint,
