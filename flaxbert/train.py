@@ -56,6 +56,7 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
     begun = time.perf_counter()
     started, finished = group.on_first(lambda: identity.look_at(workdir, config))
     if finished:
+        group.on_first(lambda: identity.keep_paths(config, workdir))
         cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
         return
 
@@ -78,6 +79,7 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
 
     # Restore the state from the newest valid checkpoint, else start from the pretrained weights.
     if record:
+        group.on_first(lambda: identity.keep_paths(config, workdir))
         state, progress = _restored(run, workdir, checkpoints, record)
     else:
         state, progress = _fresh(run)

@@ -6,6 +6,8 @@ always stay those of the first start, whatever a later machine would choose.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -22,22 +24,43 @@ if TYPE_CHECKING:
     from flaxbert.storage.checkpoint import Checkpoints
 
 
+# Fields that name data, which a resume compares by their digest.
+_PATHS = ("data.train", "data.validation", "data.test", "data.dataset")
+
+
 def look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:
     """Returns whether the run has been started, and finished.
+
+    Data may be at another path: `run_facts` compares what they hold.
 
     Raises:
       ConfigError: it was started with another config; names the fields.
     """
     if not workdir.started:
         return False, False
-    differences = resume_differences(make_config(read_json(workdir.config)), config)
+    finished = workdir.finished
+    differences = [
+        (name, old, new)
+        for name, old, new in resume_differences(make_config(read_json(workdir.config)), config)
+        # Nothing is read for a finished run, so its data must have moved.
+        if name not in _PATHS or (finished and (os.path.exists(old) or not os.path.exists(new)))
+    ]
     if differences:
         listed = "\n".join(f"  config.{name}: {old!r} -> {new!r}" for name, old, new in differences)
         raise ConfigError(
             f"--workdir: {workdir.root} holds a run with another config:\n{listed}\n"
             "Name another --workdir, or put these fields back."
         )
-    return True, workdir.finished
+    return True, finished
+
+
+def keep_paths(config: Config, workdir: Workdir) -> None:
+    """Writes to the run's config where its data are now, for `evaluate` and `predict`."""
+    stored = make_config(read_json(workdir.config))
+    now = {name: getattr(config.data, name) for name in (path.split(".")[1] for path in _PATHS)}
+    data = dataclasses.replace(stored.data, **now)
+    if data != stored.data:
+        write_json(workdir.config, to_dict(dataclasses.replace(stored, data=data)))
 
 
 def newest_record(workdir: Workdir, checkpoints: Checkpoints) -> dict[str, Any]:
@@ -78,6 +101,7 @@ def run_facts(
         "validation": {name: split.digest for name, split in inputs.validation.items()},
         "dtype": dtype,
         "labels": list(inputs.bert.id2label),
+        "class_weights": list(inputs.class_weights),
         "model": config.model.path,
         "model_revision": record.get("model_revision", inputs.revision),
         "dataset_revision": inputs.dataset_revision,
@@ -102,6 +126,7 @@ def start_workdir(
     config.json comes first: from then on the folder belongs to this run.
     """
     write_json(workdir.config, to_dict(config))
+    workdir.store.remove(workdir.source)  # of a start that was killed
     workdir.store.make_directory(workdir.source)
     write_files(inputs.tokenizer_files, workdir.source)
     write_json(workdir.source / "config.json", inputs.bert.to_dict())
