@@ -47,7 +47,7 @@ class Data:
     validation_fraction: float = 0.0  # held out of data.train when there is no validation file
     text: str = "text"  # column of the text
     text_pair: str = ""  # column of the second text; "" = single sentences
-    label: str = "label"  # column of the target
+    label: str = "label"  # column of the target; "a,b,c" = a column of 0 and 1 for each label
     problem: str = "auto"  # single_label | multi_label | regression | auto
     label_separator: str = ""  # splits one cell into several labels (multi_label in CSV and TSV)
     on_bad_row: str = "error"  # a row without usable text or label: error | skip (and count it)
@@ -104,7 +104,7 @@ class Method:
 @dataclasses.dataclass(frozen=True)
 class Loss:
     label_smoothing: float = 0.0  # as in torch.nn.CrossEntropyLoss; multi_label: towards 1/2
-    class_weights: tuple[float, ...] = ()  # one per label in label-id order; () = all 1
+    class_weights: tuple[Any, ...] = ()  # by label id, LABEL=WEIGHT, balanced, a .json; () = all 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +175,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 # Smallest and largest, so that squares of unnormalised gradients fit float32 (loop/step.py).
-_CLASS_WEIGHTS = 1e-6, 1e6
+CLASS_WEIGHTS = 1e-6, 1e6
 
 # field: (smallest, largest, whether the smallest itself is allowed)
 _RANGES: dict[str, tuple[float, float, bool]] = {
@@ -311,6 +311,8 @@ def _coerce(value: Any, expected: Any, name: str) -> Any:
         return float(value)
     if expected in (int, float, str, bool) and type(value) is expected:
         return value
+    if expected is Any:  # class weights
+        return value if isinstance(value, str) else _coerce(value, float, name)
     if get_origin(expected) is tuple and isinstance(value, (list, tuple)):
         return tuple(_coerce(item, get_args(expected)[0], name) for item in value)
     kinds = {
@@ -341,8 +343,14 @@ def _check(config: Config) -> None:
             raise ConfigError(
                 f"config.{name}: expected a value {bound} and at most {high}, got {value!r}."
             )
-    low, high = _CLASS_WEIGHTS
-    if any(not low <= weight <= high for weight in config.loss.class_weights):  # NaN fails too
+    low, high = CLASS_WEIGHTS
+    weights = [weight for weight in config.loss.class_weights if not isinstance(weight, str)]
+    if weights and len(weights) < len(config.loss.class_weights):
+        raise ConfigError(
+            f"config.loss.class_weights: expected numbers, or names with numbers, got "
+            f"{config.loss.class_weights}."
+        )
+    if any(not low <= weight <= high for weight in weights):  # NaN fails too
         raise ConfigError(
             f"config.loss.class_weights: expected positive numbers from {low:g} to {high:g} (only "
             f"their ratios matter), got {config.loss.class_weights}."

@@ -404,7 +404,7 @@ def test_what_is_odd_but_trains(another_head, tmp_path, capsys):
         "training: WARNING: 2 rows with an empty text (lines 6, 7)",
         "training: WARNING: 1 row with the text of an earlier row, 1 of them with another label: ",
         "validation: WARNING: no row has the label 'Pos'",
-        "labels: WARNING: 'Pos', 'pos' differ only in case or spacing",
+        "labels: WARNING: 'Pos', 'pos' look alike (case, spacing",
         "validation: WARNING: 2 of 4 texts also occur in training, 0 of them exactly",
         "target: single_label, labels Pos, neg, pos",
     ):

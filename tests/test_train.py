@@ -226,18 +226,38 @@ def test_changed_data_are_refused(tiny_bert, reviews, tmp_path, capsys, monkeypa
     train = tmp_path / "train.csv"
     train.write_bytes(reviews["train"].read_bytes())
     workdir = tmp_path / "work"
-    flags = train_flags(tiny_bert, train, workdir, checkpoint__every=2)
+    fields = {"checkpoint__every": 2, "loss__class_weights": "balanced"}
+    flags = train_flags(tiny_bert, train, workdir, **fields)
 
     def stop(*args, **kwargs):
         raise _Stop("died here")
 
     monkeypatch.setattr("flaxbert.run.results.write_results", stop)
     assert call("train", *flags, capsys=capsys).code == 70
-    with train.open("a") as file:
-        file.write("one more,positive\n")
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(train.read_bytes() + b"one more,positive\n")
+    flags = train_flags(tiny_bert, moved, workdir, **fields)
     done = call("train", *flags, capsys=capsys)
     assert done.code == 3
     assert "training data differ" in done.err
+    # The same data at another path are the same data, also for `evaluate` and a finished run.
+    moved.write_bytes(train.read_bytes())
+    train.unlink()
+    monkeypatch.undo()
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 0, done.err
+    assert "resuming" in done.err
+    done = call("evaluate", f"--workdir={workdir}", "--split=train", capsys=capsys)
+    assert done.code == 0, done.err
+    # Weights are from the counts of the first start, and what evaluation weighs with.
+    counts = json.loads((workdir / "data_report.json").read_text())["training"]["labels"]
+    weights = json.loads((workdir / "source" / "facts.json").read_text())["class_weights"]
+    assert weights == pytest.approx([sum(counts.values()) / (2 * n) for n in counts.values()])
+    moved.rename(train)
+    flags = train_flags(tiny_bert, train, workdir, **fields)
+    assert call("train", *flags, capsys=capsys).code == 0
+    other = train_flags(tiny_bert, reviews["train"], workdir, **fields)
+    assert call("train", *other, capsys=capsys).code == 2
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flaxbert.config import Data
+from flaxbert.config import Data, Loss
 from flaxbert.data import cells
 from flaxbert.data.bad_rows import Sieve, where
 from flaxbert.data.rows import Rows, Target, list_lines, list_names, shown
@@ -90,7 +90,11 @@ def learn_labels(rows: Rows, data: Data, known: Known) -> Labels:
         labels = Labels("regression", ("LABEL_0",))
         usable_labels(rows, labels, data)
         return labels
-    canonical = _canonical(sieve, targets, problem, separator)
+    targets = _shaped(sieve, targets, problem, separator)
+    if length := cells.vector_length((targets[i] for i in sieve.kept()), len(known.task)):
+        fitting = (some for some in (known.task, known.checkpoint) if len(some) == length)
+        return Labels(problem, next(fitting, tuple(map(str, range(length)))))
+    canonical = _canonical(sieve, targets, (*known.checkpoint, *known.task))
     used = sorted({name for i in sieve.kept() for name in cells.as_list(canonical[i])})
     if not used:
         raise DataError(f"{rows.source}: no row has any label. Check the label column.")
@@ -117,31 +121,26 @@ def usable_labels(rows: Rows, labels: Labels, data: Data) -> tuple[Rows, list[Ta
                 "cannot be scored; flaxbert.predict answers such a split."
             )
     else:
-        targets = _within(sieve, _canonical(sieve, targets, labels.problem, separator), labels)
+        targets = _shaped(sieve, targets, labels.problem, separator)
+        targets = _within(sieve, _canonical(sieve, targets, labels.names), labels)
     targets = [targets[i] for i in sieve.kept()]
     rows = sieve.left()
     refuse_nothing(rows)
     return rows, targets
 
 
-def check_options(labels: Labels, label_smoothing: float, class_weights: Sequence[float]) -> None:
-    """Raises ConfigError for loss options that do not fit: smoothing or weights for regression, or
-    another number of weights than labels."""
-    if labels.problem == "regression" and (label_smoothing or class_weights):
+def check_options(labels: Labels, loss: Loss) -> None:
+    """Raises ConfigError for options of the loss with a regression."""
+    if labels.problem == "regression" and (loss.label_smoothing or loss.class_weights):
         raise ConfigError(
             "config.loss: label_smoothing and class_weights do not apply to regression; leave them "
             "at 0 and ()."
         )
-    if class_weights and len(class_weights) != len(labels.names):
-        raise ConfigError(
-            f"config.loss.class_weights: expected {len(labels.names)} numbers for the labels "
-            f"{', '.join(labels.names)}, got {len(class_weights)}."
-        )
 
 
 def label_counts(targets: Iterable[Target], labels: Labels) -> dict[str, int]:
-    """Returns how often each label occurs, in label-id order."""
-    counts = Counter(name for target in targets for name in cells.as_list(target))
+    """Returns how many rows have each label, in label-id order."""
+    counts = Counter(name for target in targets for name in set(cells.as_list(target)))
     return {name: counts[name] for name in labels.names}
 
 
@@ -162,7 +161,7 @@ def _present_targets(sieve: Sieve, separator: str) -> Sequence[Any]:
         raise DataError(f"{sieve.rows.source}: has no label column. Name it by data.label.")
     missing = where(cells.is_missing(target, separator) for target in targets)
     sieve.refuse(missing, "the label is missing", "Give it a value, or remove the row.")
-    return targets
+    return cells.parsed_lists(targets)
 
 
 def _refuse_mixed(sieve: Sieve, targets: Sequence[Any]) -> None:
@@ -199,8 +198,8 @@ def _numbers(sieve: Sieve, targets: Sequence[Any]) -> list[float | None]:
     return numbers
 
 
-def _canonical(sieve: Sieve, targets: Sequence[Any], problem: str, separator: str) -> list[Any]:
-    """Returns the names of labels: strings as is, integers in decimal, booleans as in JSON."""
+def _shaped(sieve: Sieve, targets: Sequence[Any], problem: str, separator: str) -> Sequence[Any]:
+    """Returns targets that are all lists for several labels a row, and no lists for one."""
     many = problem == "multi_label"
     if many:
         targets = [cells.split_cell(target, separator) for target in targets]
@@ -209,8 +208,18 @@ def _canonical(sieve: Sieve, targets: Sequence[Any], problem: str, separator: st
         "the label is not a list" if many else "the label is a list",
         "Expected a list of labels a row." if many else "Expected one label a row.",
     )
+    return targets
+
+
+def _canonical(sieve: Sieve, targets: Sequence[Any], known: Sequence[str]) -> list[Any]:
+    """Returns the names of labels: strings as is, integers in decimal, booleans as in JSON.
+
+    `known` are names of the model or the task; lists of 0 and 1 become lists of these.
+    """
+    if length := cells.vector_length((targets[i] for i in sieve.kept()), len(known)):
+        targets = _named_places(sieve, targets, length, known)
     canonical: list[Any] = [
-        [cells.name_of(item) for item in cells.as_list(target)] if many else cells.name_of(target)
+        [cells.name_of(i) for i in target] if isinstance(target, list) else cells.name_of(target)
         for target in targets
     ]
     unnamed = where(None in cells.as_list(names) for names in canonical)
@@ -227,43 +236,69 @@ def _canonical(sieve: Sieve, targets: Sequence[Any], problem: str, separator: st
         "the label has half of a surrogate pair",
         "Repair the \\ud800-\\udfff escapes.",
     )
+    hidden = {"-1", "-1.0"} - set(known)
     sieve.refuse_labels(
-        where("-1" in cells.as_list(names) for names in canonical),
+        where(not hidden.isdisjoint(cells.as_list(names)) for names in canonical),
         "the label is -1, which marks hidden labels of a test set",
         "Remove these rows, or name the class by a word.",
     )
     return canonical
 
 
+def _named_places(
+    sieve: Sieve, targets: Sequence[Any], length: int, names: Sequence[str]
+) -> list[Any]:
+    """Returns lists of names for lists with 0 or 1 for each of them."""
+    if len(names) != length:
+        raise DataError(
+            f"{sieve.rows.source}: the labels are lists of {length} zeros and ones, and there are "
+            f"{len(names)} labels ({list_names(names)}). Write the names of each row."
+        )
+    return [
+        [name for name, item in zip(names, target, strict=True) if cells.is_set(item)]
+        if isinstance(target, list) and len(target) == length
+        else target
+        for target in targets
+    ]
+
+
 def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
     """Returns the targets by the model's names; integers may be ids of them."""
-    kept, known = sieve.kept(), {name: name for name in labels.names}
+    kept, known = sieve.kept(), cells.KnownNames(labels.names)
     what = "the label is not among those of the training data or the model"
     fix = f"Expected one of {list_names(labels.names)}."
     used = {name for i in kept for name in cells.as_list(canonical[i])}
-    if not used <= known.keys() and cells.are_ids(used, labels.names):
-        known = {str(i): name for i, name in enumerate(labels.names)}
-        what = "the label is out of range"
-        fix = f"Expected an id from 0 to {len(known) - 1} ({', '.join(labels.names[:20])})."
-    unknown = [i for i in kept if set(cells.as_list(canonical[i])) - known.keys()]
+    found = {name: known.find(name) for name in used}
+    if None in found.values() and cells.are_integers(used):
+        if cells.are_ids(used, labels.names):
+            ids = {str(i): name for i, name in enumerate(labels.names)}
+            found = {name: ids.get(name) for name in used}
+            what = "the label is out of range"
+            fix = f"Expected an id from 0 to {len(ids) - 1} ({', '.join(labels.names[:20])})."
+        elif not cells.are_integers(labels.names):
+            fix = f"It is no id, since the names hold numbers. {fix}"
+    unknown = [i for i in kept if any(found[n] is None for n in cells.as_list(canonical[i]))]
     sieve.refuse_labels(unknown, what, fix)
     return [
-        [known.get(item) for item in target] if isinstance(target, list) else known.get(target)
+        [found.get(item) for item in target] if isinstance(target, list) else found.get(target)
         for target in canonical
     ]
 
 
 def _order(used: list[str], known: Known) -> tuple[str, ...]:
-    if known.checkpoint and set(used) == set(known.checkpoint):
+    of_checkpoint = cells.KnownNames(known.checkpoint)
+    if known.checkpoint and {of_checkpoint.find(name) for name in used} == set(known.checkpoint):
         return known.checkpoint
     if known.task:
         return known.task
-    if cells.are_integers(used):
-        numbers = sorted(int(name) for name in used)
-        if numbers == [*range(len(known.checkpoint))] and cells.are_ids(used, known.checkpoint):
+    plain = cells.without_points(used)
+    names = [plain.get(name, name) for name in used]
+    if cells.are_integers(names):
+        numbers = sorted(map(int, names))
+        if numbers == [*range(len(known.checkpoint))] and cells.are_ids(names, known.checkpoint):
             return known.checkpoint
         return tuple(map(str, numbers))
-    return tuple(used)
+    return tuple(names)
 
 
 def _single_class(source: str, name: str, labels: Labels, known: Known, on: str) -> Labels:

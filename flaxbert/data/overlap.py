@@ -12,7 +12,12 @@ import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from flaxbert.data.cells import number_of
 from flaxbert.data.rows import Rows, Target
+
+# Characters without a shape that Unicode counts as letters or marks: joiners, fillers, variation
+# selectors.
+_INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe0e\ufe0f"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,14 @@ class Repeat:
 
 def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def look_of(label: str) -> str:
+    """Returns a key that is equal for labels that print alike, or are the same number."""
+    visible = "".join(c for c in label if unicodedata.category(c) != "Cf" and c not in _INVISIBLE)
+    key = normalised(visible)
+    number = number_of(key)
+    return key if number is None else repr(number)
 
 
 def text_keys(rows: Rows) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ truncation, since they show which max_length would be enough.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ About = tuple[list[str], dict[str, Any]]  # lines about the targets, and values 
 UNKNOWN_SHARE = 0.2
 
 _LABELS = 20  # named in a line; the dict has all
+_WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 _PAIRS = 3  # repeated rows that are named in a line
 
 
@@ -86,7 +88,7 @@ def describe_split(
 
 
 def describe_labels(labels: Labels, counts: dict[str, dict[str, int]]) -> Report:
-    """Warns of labels that are missing in a split, or differ only in case or spacing.
+    """Warns of labels that are missing in a split, look alike, or look like numbers.
 
     `counts` says for each split ("training", "validation") how often each label occurs.
     """
@@ -97,13 +99,20 @@ def describe_labels(labels: Labels, counts: dict[str, dict[str, int]]) -> Report
             lines.append(f"{split}: WARNING: no row has the label {list_names(absent)}")
     alike: dict[str, list[str]] = {}
     for label in labels.names:
-        alike.setdefault(overlap.normalised(label), []).append(label)
+        alike.setdefault(overlap.look_of(label), []).append(label)
     near = [names for names in alike.values() if len(names) > 1]
     lines += [
-        f"labels: WARNING: {list_names(names)} differ only in case or spacing, and are classes of "
-        "their own; write them alike if they mean the same"
+        f"labels: WARNING: {list_names(names)} look alike (case, spacing, invisible characters or "
+        "how a number is written), and are classes of their own; write them alike if they mean the "
+        "same"
         for names in near
     ]
+    commas = any("," in name for name in labels.names)
+    if commas and all(map(_WITH_COMMA.fullmatch, labels.names)):
+        lines.append(
+            f"labels: WARNING: {list_names(labels.names[:3])} look like numbers with a decimal "
+            "comma, and are classes; for regression write them with a point"
+        )
     training = counts.get("training", {})
     rows = sum(training.values())
     if labels.problem == "single_label" and len(labels.names) > max(20, rows / 2):

@@ -71,7 +71,7 @@ class SequenceHead(Head):
         return checks.usable_labels(rows, labels, config.data)
 
     def check_options(self, labels: Labels, config: Config) -> None:
-        checks.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
+        checks.check_options(labels, config.loss)
 
     def encode(
         self, rows: Rows, tokenizer: Tokenizer, max_length: int, cut: Cut | None = None

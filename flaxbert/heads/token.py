@@ -175,7 +175,7 @@ class TokenHead(Head):
         return sieve.left(), [names[i] for i in sieve.kept()]  # type: ignore[misc]
 
     def check_options(self, labels: Labels, config: Config) -> None:
-        checks.check_options(labels, config.loss.label_smoothing, config.loss.class_weights)
+        checks.check_options(labels, config.loss)
 
     def encode(
         self, rows: Rows, tokenizer: Tokenizer, max_length: int, cut: Cut | None = None

@@ -6,6 +6,7 @@ of the inputs.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -205,9 +206,17 @@ def run_config_of(directory: str | os.PathLike[str]) -> Config | None:
     if not folder.is_dir() or not path.is_file():
         return None
     try:
-        return make_config(read_json(path))
+        return _run_config(Workdir(root))
     except FlaxbertError:
         return None  # some other config.json
+
+
+def _run_config(run: Workdir) -> Config:
+    """Returns the config of a run, with its class weights as the numbers that it trained with."""
+    config = make_config(read_json(run.config))
+    facts = read_json(run.facts) if run.store.is_file(run.facts) else {}
+    weights = tuple(facts.get("class_weights", config.loss.class_weights))
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, class_weights=weights))
 
 
 class Trained(NamedTuple):
@@ -224,6 +233,6 @@ def trained(workdir: str, model: str) -> Trained:
     if workdir:
         run = existing_workdir(workdir)
         best = trained_model(run)
-        return Trained(best, make_config(read_json(run.config)), read_json(run.facts), run)
+        return Trained(best, _run_config(run), read_json(run.facts), run)
     folder = on_disk(model)
     return Trained(folder, run_config_of(folder) or Config(data=Data(max_length=0)), {}, None)

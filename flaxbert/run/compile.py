@@ -47,7 +47,7 @@ def train_step_of(run: Run, state: Any, *, agreeing: bool = False) -> Any:
         mesh=run.mesh,
         shardings=state_shardings(run.mesh, state),
         optimizer=run.optimizer,
-        loss=run.config.loss,
+        loss=run.loss,
         dtype=run.dtype,
         agreeing=agreeing,
     )
@@ -243,7 +243,7 @@ def compile_evaluation(run: Run, params: Params, check: Callable[[], None]) -> E
                 examples,
                 head=run.head,
                 names=inputs.labels.names,
-                loss=run.config.loss,
+                loss=run.loss,
                 after_batch=after_batch,
             )
             for suffix, examples in inputs.validation.items()

@@ -18,6 +18,8 @@ from flaxbert.config import Config, refuse_without_validation, seed_for
 from flaxbert.data import checks, sources, splits
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Labels
+from flaxbert.data.class_weights import weights_for
+from flaxbert.data.splits import Split
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.heads import Head, Params, head_named, head_of, heads_in
@@ -73,6 +75,7 @@ class Inputs:
     revision: str  # of the model; "" for a folder
     dataset_revision: str  # of the data set; "" for files
     best_metric: str  # picks the best model
+    class_weights: tuple[float, ...]  # of the loss, in label-id order; () = all 1
 
     @property
     def head(self) -> Head:
@@ -89,6 +92,7 @@ class Inputs:
             "revision": self.revision,
             "dataset_revision": self.dataset_revision,
             "best_metric": self.best_metric,
+            "class_weights": self.class_weights,
         }
 
     @property
@@ -132,6 +136,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
         labels = head.learn_labels(train_rows, config, known)
         head = head_named(labels.problem)
     head.check_options(labels, config)
+    weights_for(config.loss.class_weights, labels)  # before anything is tokenized
     if data.validation_fraction and not validation_rows:
         train_rows, held_out = splits.hold_out(config, head, train_rows, labels)
         validation_rows = {"": held_out}
@@ -167,6 +172,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
         revision=revision,
         dataset_revision=read.revision,
         best_metric=_best_metric(config, head, train.examples, labels),
+        class_weights=_class_weights(config, labels, train, record),
     )
 
 
@@ -213,6 +219,7 @@ def _inputs_from(sets: dict[str, Examples], told: dict[str, Any]) -> Inputs:
         revision=told["revision"],
         dataset_revision=told["dataset_revision"],
         best_metric=told["best_metric"],
+        class_weights=tuple(told["class_weights"]),
     )
 
 
@@ -236,6 +243,17 @@ def _label_notes(
     had, has = (", ".join(map(repr, some[:20])) for some in (checkpoint, names))
     kept = "is not used" if "classifier.weight" in fresh else "is trained further"
     return (f"the checkpoint's labels are {had}, the run's are {has}; its head {kept}",)
+
+
+def _class_weights(
+    config: Config, labels: Labels, train: Split, record: dict[str, Any]
+) -> tuple[float, ...]:
+    """Returns the weights in label-id order: those that the run started with, or from its data."""
+    if "class_weights" in record:
+        return tuple(record["class_weights"])
+    counts = train.report.values.get("labels", {})
+    words = train.report.values.get("words", len(train.rows))
+    return weights_for(config.loss.class_weights, labels, counts, words)
 
 
 def _best_metric(config: Config, head: Head, examples: Examples, labels: Labels) -> str:

@@ -8,7 +8,7 @@ import functools
 import jax
 from jax.sharding import Mesh
 
-from flaxbert.config import Config
+from flaxbert.config import Config, Loss
 from flaxbert.data.batches import WHOLE, Share
 from flaxbert.heads import Head
 from flaxbert.hosts.group import SingleProcess
@@ -73,6 +73,11 @@ class Run:
     @property
     def head(self) -> Head:
         return self.inputs.head
+
+    @property
+    def loss(self) -> Loss:
+        """The options of the loss, with class weights as numbers."""
+        return dataclasses.replace(self.config.loss, class_weights=self.inputs.class_weights)
 
     @property
     def share(self) -> Share:

@@ -175,12 +175,35 @@ def test_labels_that_lack_or_look_alike():
     assert report.lines == (
         "training: WARNING: no row has the label 'ｎｅｇ'",
         "validation: WARNING: no row has the label 'Pos', 'pos'",
-        "labels: WARNING: 'Pos', 'pos' differ only in case or spacing, and are classes of their "
-        "own; write them alike if they mean the same",
-        "labels: WARNING: 'neg', 'ｎｅｇ' differ only in case or spacing, and are classes of their "
-        "own; write them alike if they mean the same",
+        "labels: WARNING: 'Pos', 'pos' look alike (case, spacing, invisible characters or how a "
+        "number is written), and are classes of their own; write them alike if they mean the same",
+        "labels: WARNING: 'neg', 'ｎｅｇ' look alike (case, spacing, invisible characters or how a "
+        "number is written), and are classes of their own; write them alike if they mean the same",
     )
     assert report.values == {"problem": "single_label", "names": list(labels.names)}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("good", "go\u200bod"), "WARNING: 'good', 'go\\u200bod' look alike"),
+        (("\u2060bad", "bad"), "WARNING: '\\u2060bad', 'bad' look alike"),
+        (("❤", "❤\ufe0f"), "look alike"),
+        (("caf\u00e9", "cafe\u0301"), "look alike"),
+        (("12.50", "12.5"), "WARNING: '12.50', '12.5' look alike"),
+        (
+            ("1,5", "-2,25", "3"),
+            "WARNING: '1,5', '-2,25', '3' look like numbers with a decimal comma",
+        ),
+        (("a", "b"), ""),
+        (("1,5", "many"), ""),
+        (("1", "2"), ""),
+    ],
+)
+def test_labels_that_are_told(names, said):
+    labels = Labels("single_label", names)
+    lines = describe_labels(labels, {"training": dict.fromkeys(names, 9)}).lines
+    assert len(lines) == bool(said) and all(said in line for line in lines)
 
 
 def test_a_label_column_that_is_none():

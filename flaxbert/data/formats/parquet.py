@@ -77,7 +77,11 @@ def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number: int) -> list[Any]:
-    """Replaces ids by names (-1, a hidden label, stays) and NaN, pandas' missing value, by None."""
+    """Replaces ids by names, and NaN, pandas' missing value, by None.
+
+    A hidden label, -1, stays "-1", or is missing where that is the name of a class.
+    """
+    hidden = None if "-1" in (names or ()) else "-1"
 
     def cell(place: int, value: Any) -> Any:
         if isinstance(value, list):
@@ -91,7 +95,7 @@ def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number
                 f"{source}:{number + place + 1}: the label {value} is out of range. Expected an id "
                 f"from 0 to {len(names) - 1}, as the file's own list of names says."
             )
-        return names[value] if value >= 0 else "-1"
+        return names[value] if value >= 0 else hidden
 
     return [cell(place, value) for place, value in enumerate(values)]
 

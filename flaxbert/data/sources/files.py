@@ -6,21 +6,23 @@ import dataclasses
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flaxbert.config import Data
 from flaxbert.data import formats
 from flaxbert.data.bad_rows import BadRows
+from flaxbert.data.cells import name_of, without_point
 from flaxbert.data.decode import STANDARD_INPUT
-from flaxbert.data.formats import text_lines
-from flaxbert.data.rows import Rows
+from flaxbert.data.formats import Row, text_lines
+from flaxbert.data.rows import Rows, shown
 from flaxbert.data.sources import Task
 from flaxbert.errors import DataError
 
 TASKS = {"text": Task()}
 
+_FLAGS = {"0": False, "false": False, "1": True, "true": True}
 _SPLITS = ("train", "validation", "test")
 
 # Columns with few different cells: equal strings are stored once.
@@ -54,22 +56,50 @@ def read_rows(path: str | Path, columns: Mapping[str, str], on_bad_row: str = "e
 
     With on_bad_row="skip" invalid lines (too many cells, no JSON object) are left out and counted
     in `Rows.skipped`. `columns` is {key in the rows: name in the file}; those with an empty name
-    are not read. Raises DataError, with the line, if the file is missing, a directory, of an
-    unknown kind, not UTF-8, malformed, or lacks a column.
+    are not read, and a label of several names ("war,drama") is one column of 0 and 1 for each.
+    Raises DataError, with the line, if the file is missing, a directory, of an unknown kind, not
+    UTF-8, malformed, or lacks a column.
     """
     path, bad = Path(path), BadRows(on_bad_row)
     wanted = {key: name for key, name in columns.items() if name}
+    label = wanted.get("label", "")
+    flags = tuple(name.strip() for name in label.split(",")) if "," in label else ()
+    names = [*(name for name in wanted.values() if name != label or not flags), *flags]
+    rows = formats.read_rows(path, names, bad)
+    if flags:
+        rows = _with_lists(rows, label, flags, str(path), bad)
     read: dict[str, list[Any]] = {key: [] for key in wanted}
     adding = [(name, read[key].append, key in _REPEATED) for key, name in wanted.items()]
     lines = []
-    for line, cells in formats.read_rows(path, list(wanted.values()), bad):
+    for line, cells in rows:
         lines.append(line)
         for name, add, repeated in adding:
             add(_interned(cells[name]) if repeated else cells[name])
     class_names = formats.format_for(path).class_names
     named = {key: class_names(path, name) for key, name in wanted.items()}
+    if flags:
+        named["label"] = flags
     named = {key: names for key, names in named.items() if names}
     return Rows(str(path), read, lines, named, bad.skipped)
+
+
+def _with_lists(
+    rows: Iterator[Row], label: str, flags: Sequence[str], source: str, bad: BadRows
+) -> Iterator[Row]:
+    """Adds to each row under `label` the list of the columns that hold 1; all must hold 0 or 1."""
+    for row in rows:
+        values = {
+            name: _FLAGS.get(without_point(name_of(row.cells[name]) or "").lower())
+            for name in flags
+        }
+        odd = next((name for name, value in values.items() if value is None), None)
+        if odd is None:
+            chosen = [name for name, value in values.items() if value]
+            yield Row(row.line, {**row.cells, label: chosen})
+        else:
+            what = f"the column {odd!r} holds {shown(row.cells[odd])}"
+            fix = f"Expected 0 or 1 in each of the columns {', '.join(flags)}."
+            bad.add(source, row.line, what, fix, why="a label's column holds neither 0 nor 1")
 
 
 def read_chunks(path: str, columns: Mapping[str, str], *, size: int = 8192) -> Iterator[Rows]:
