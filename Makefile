@@ -13,15 +13,16 @@ NEXT_PYTHON ?=
 SELECT ?= not slow
 TESTS ?=
 # What another Python, jax or flax may break: numbers, compiled as for a user (tests/conftest.py),
-# then kernels, files of every format, the commands.
+# then whole runs, kernels, files of every format. The longest first.
 NEXT_NUMBERS := tests/model/test_fidelity.py tests/model/test_dropout.py \
   tests/loop/test_equivalence.py::test_float32 tests/optim/test_adamw.py
-NEXT_TESTS := tests/heads tests/optim/test_conformance.py tests/loop/test_forward.py \
+NEXT_TESTS := \
+  tests/notebooks/test_colab.py::test_it_runs_from_top_to_bottom_and_a_second_time_at_once \
+  tests/slow/test_several.py tests/slow/test_wheel.py tests/heads tests/test_train.py \
+  tests/optim/test_conformance.py tests/loop/test_forward.py \
   tests/model/kernels/test_gpu.py::test_the_kernels_are_written_for_a_gpu \
   tests/weights/formats tests/data/test_tokenize.py tests/storage/test_checkpoint.py \
-  tests/storage/test_compiled.py tests/test_layout.py tests/test_train.py tests/test_predict.py \
-  tests/test_convert.py tests/slow/test_several.py tests/slow/test_wheel.py \
-  tests/notebooks/test_colab.py::test_it_runs_from_top_to_bottom_and_a_second_time_at_once
+  tests/storage/test_compiled.py tests/test_layout.py
 
 .PHONY: train test test-slow test-next soak mutants bench bench-gpu lint clean
 
@@ -58,14 +59,15 @@ $(VENV)/.installed-schemas: tests/launch/schemas.py $(VENV)/.installed-test
 
 # The longest files first, so that no worker is left with one of them.
 test-slow: $(VENV)/.installed-tpu $(VENV)/.installed-schemas
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m slow tests/slow tests
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder \
+	  -m "slow and not next_line" tests/slow tests
 
 # PyTorch is not there: golden files stand in.
 test-next:
 	python="$(NEXT_PYTHON)" && python="$${python:-$$(.ci/find_python 3.12)}" && \
 	XLA_FLAGS= $(MAKE) test PYTHON="$$python" VENV=$(NEXT_VENV) TESTS="$(NEXT_NUMBERS)" && \
 	$(MAKE) test PYTHON="$$python" VENV=$(NEXT_VENV) \
-	  SELECT="not slow or both_lines" TESTS="$(NEXT_TESTS)"
+	  SELECT="not slow or both_lines or next_line" TESTS="$(NEXT_TESTS)"
 
 # Full counts; the result files are committed.
 soak: $(VENV)/.installed-test

@@ -361,7 +361,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.both_lines
+@pytest.mark.next_line  # Colab's Python
 @pytest.mark.timeout(900)
 def test_it_runs_from_top_to_bottom_and_a_second_time_at_once(wheel, minilm, tmp_path):
     image = _make_image(tmp_path / "image")

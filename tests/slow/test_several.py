@@ -80,8 +80,8 @@ def test_losses_do_not_depend_on_the_processes(tmp_path):
         assert difference <= most, (dtype, difference)
 
 
-@pytest.mark.both_lines  # JAX's own client is what it stands on
-@pytest.mark.parametrize("victim", [0, 1])
+# JAX's own client is what it stands on, so one case runs on both lines.
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.both_lines), 1])
 def test_a_killed_process_ends_the_others(victim, one_layer, reviews, tmp_path, whole):
     flags = flags_of(one_layer, reviews, tmp_path / "run")
     with started(tmp_path, 2, 1, train(flags)) as run:
