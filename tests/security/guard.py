@@ -20,6 +20,7 @@ _CHANGES = {
     "os.symlink": (1,), "os.truncate": (0,), "os.chmod": (0,), "os.chown": (0,), "os.utime": (0,),
     "shutil.rmtree": (0,), "shutil.move": (0, 1), "os.mknod": (0,),
 }  # fmt: skip
+_FOLLOW = ("os.truncate", "os.chmod", "os.chown", "os.utime")
 _RUNS = (
     "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile",
     "socket.connect", "socket.sendto", "pty.spawn", "ctypes.dlopen", "pickle.find_class",
@@ -61,15 +62,18 @@ class Guard:
             places = _CHANGES[event]
             for place, folder in zip(places, _handles(arguments, len(places)), strict=True):
                 if place < len(arguments):
-                    self._note(event, _joined(folder, arguments[place]), writes=True)
+                    path = _joined(folder, arguments[place])
+                    self._note(event, path, writes=True, follows=event in _FOLLOW)
         elif event in _RUNS and not self._is_library(event, arguments):
             self.acts.append(f"{event} {str(arguments)[:200]}")
 
-    def _note(self, event: str, path: Any, *, writes: bool) -> None:
+    def _note(self, event: str, path: Any, *, writes: bool, follows: bool = True) -> None:
         if isinstance(path, int) or path is None:
             return
         try:
-            real = os.path.realpath(os.fsdecode(path))
+            real = os.path.realpath(path := os.fsdecode(path))
+            if not follows:  # a link itself is removed or renamed
+                real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
         except ValueError:  # a NUL: no file can have that name
             return
         if _below(real, self._forbidden) or (writes and not _below(real, self._allowed)):

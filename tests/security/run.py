@@ -59,7 +59,8 @@ def _look(runner: Any, name: str, number: int, root: Path, guard: Guard) -> dict
     seconds, memory = time.perf_counter() - start, _peak() - before
     acts = [act for act in guard.acts if not _follows_link(name, act)]
     acts += ["the outside was changed"] if _entries(outside) != entries else []
-    leaked = SECRET.decode() in said or _holds_secret(folder)
+    copies = command == "convert" and name.startswith("link: ")  # the files that a folder has
+    leaked = SECRET.decode() in said or (_holds_secret(folder) and not copies)
     shutil.rmtree(folder)
     return {
         "name": name, "code": code, "said": said, "acts": acts, "leaked": leaked,
