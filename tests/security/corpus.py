@@ -246,9 +246,12 @@ MODELS: dict[str, tuple[Write, tuple[int, ...]]] = {
     # Links
     **{
         f"link: {name}": (_link(name), MODEL_ERROR)
+        for name in ("config.json", "model.safetensors")
+    },
+    **{  # copied as they are
+        f"link: {name}": (_link(name), (0,))
         for name in (
-            "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
-            "tokenizer.json", "special_tokens_map.json",
+            "tokenizer_config.json", "vocab.txt", "tokenizer.json", "special_tokens_map.json",
         )
     },
     "link: a loop": (_good(lambda f, _: (f / "vocab.txt").symlink_to("vocab.txt")), (0, 4)),
