@@ -13,6 +13,7 @@ from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
 from flaxbert.storage.hub import HubError, fetch, is_hub_id
 from flaxbert.storage.store import is_url, on_disk
+from flaxbert.weights.foreign import MARKERS
 from flaxbert.weights.formats import hub_patterns
 
 EMBEDDED = "embedded:minilm"
@@ -25,6 +26,8 @@ _FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "config_sentence_transformers.json",
+    *MARKERS,
 )
 
 
