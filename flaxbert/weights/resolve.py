@@ -65,4 +65,9 @@ def _fetch(name: str, revision: str) -> tuple[Path, str]:
         raise ModelFileError(
             f"model {name!r}: there is no such folder; as a hub id: {error}"
         ) from error
+    if not folder.is_dir():
+        raise ModelFileError(
+            f"model {name!r}: the repository has no config.json and no weights that can be read. Name "
+            "that of the PyTorch model."
+        )
     return folder, folder.name  # a snapshot folder is named by its commit
