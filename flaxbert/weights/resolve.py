@@ -67,7 +67,7 @@ def _fetch(name: str, revision: str) -> tuple[Path, str]:
         ) from error
     if not folder.is_dir():
         raise ModelFileError(
-            f"model {name!r}: the repository has no config.json and no weights that can be read. Name "
-            "that of the PyTorch model."
+            f"model {name!r}: the repository has no config.json and no weights that can be read. "
+            "Name that of the PyTorch model."
         )
     return folder, folder.name  # a snapshot folder is named by its commit

@@ -129,11 +129,10 @@ def assemble(
     heads = [name for name, entry in table.items() if entry.path.startswith(f"{prefix}/")]
     unused = []
     outside = [name for name in found if not name.startswith("bert.")]
-    known = {other.architecture for other in all_heads().values()}.union(_OTHER_CLASSES)
-    if architecture not in ("", config.architecture) and (
-        architecture in known or not set(outside) <= set(heads)
-    ):
-        unused = [found.pop(name)[0] for name in outside]
+    if architecture not in ("", config.architecture):
+        known = {other.architecture for other in all_heads().values()}.union(_OTHER_CLASSES)
+        if architecture in known or not set(outside) <= set(heads):
+            unused = [found.pop(name)[0] for name in outside]
     resized = 0
     if any(name in found and found[name][1].shape != table[name].shape for name in heads):
         resized = _labels_of_head(found, heads, config)
