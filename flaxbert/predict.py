@@ -75,6 +75,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     predictor = predictor_for(model).from_pretrained(
         model, **cli.inference_options(values, facts.get("dtype", "float32"))
     )
+    for note in predictor.notes:
+        cli.say(f"{model}: {note}")
     chunks = itertools.chain([first] if first is not None else [], chunks)
     # Every row gets an answer, even rows that training would skip.
     checked = (predictor.head.usable(rows, Config()) for rows in chunks)

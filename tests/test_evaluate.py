@@ -118,6 +118,39 @@ def test_long_texts_in_windows(trained, tmp_path, capsys):
     assert losses["truncate"] != losses["window"]
 
 
+def test_scores_are_of_the_numbers_that_are_predicted(tmp_path, capsys):
+    """A cross-encoder, whose output goes through a sigmoid: the errors are those of its answers."""
+    folder = write_trained(
+        tmp_path / "model", names=["LABEL_0"], problem="token"
+    )  # no problem_type
+    source, output = _gold(tmp_path / "gold.csv", [0.2, 0.5, 1, 0, 0.75]), tmp_path / "out.jsonl"
+    done = call("evaluate", f"--model={folder}", f"--data={source}", capsys=capsys)
+    assert done.code == 0 and "go through a sigmoid" in done.err
+    results = json.loads(done.out)
+    done = call(
+        "predict", f"--model={folder}", f"--input={source}", f"--output={output}", capsys=capsys
+    )
+    assert done.code == 0 and "go through a sigmoid" in done.err
+    values = [json.loads(line)["value"] for line in output.read_text().splitlines()]
+    error = float(np.mean((np.array(values) - [0.2, 0.5, 1, 0, 0.75]) ** 2))
+    assert results["eval_mse"] == pytest.approx(error, rel=1e-5)
+    assert results["eval_loss"] == pytest.approx(error, rel=1e-5)
+
+
+def test_several_numbers_are_predicted_but_not_evaluated(tmp_path, capsys):
+    folder = write_trained(tmp_path / "model", names=["joy", "fear"], problem="regression")
+    source, output = _gold(tmp_path / "gold.csv", [1.5, 2.5]), tmp_path / "out.csv"
+    done = call("evaluate", f"--model={folder}", f"--data={source}", capsys=capsys)
+    assert done.code == 4 and "2 outputs and the problem type regression" in done.err
+    done = call(
+        "predict", f"--model={folder}", f"--input={source}", f"--output={output}", capsys=capsys
+    )
+    assert done.code == 0, done.err
+    header, *rows = csv.reader(output.read_text().splitlines())
+    assert header == ["value_joy", "value_fear"]
+    assert [len(list(map(float, row))) for row in rows] == [2, 2]
+
+
 def test_unknown_labels_are_refused(trained, tmp_path, capsys):
     source = _gold(tmp_path / "gold.csv", ["good", "superb"])
     done = call("evaluate", f"--model={trained}", f"--data={source}", capsys=capsys)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -33,6 +33,10 @@ from flaxbert.model.kernels import Kernels
 from flaxbert.registry import member, members
 
 Names = Sequence[str]  # of labels, in id order
+Activation = Callable[[np.ndarray], np.ndarray]
+
+# Fields of a record with an entry for each label, and what one of them is.
+_BY_LABEL = {"probabilities": "probability", "values": "value"}
 
 # Metrics where less is better, whatever the head; every other one is better when greater.
 _LOWER_IS_BETTER = frozenset({"loss", "mse", "mae"})
@@ -141,6 +145,14 @@ class Head(abc.ABC):
     def answers(self, outputs: np.ndarray, examples: Examples) -> np.ndarray:
         """Returns the logits of what the user asks about, from those of all sequences."""
 
+    def activation(self, config: BertConfig) -> tuple[Activation, str]:
+        """Returns what a trained model's answers go through before they are scored and shown.
+
+        Mostly nothing. The second part is a note for the user if that was assumed, else "".
+        ModelFileError if config.json asks for something else.
+        """
+        return (lambda answers: answers), ""
+
     @abc.abstractmethod
     def gold(self, examples: Examples) -> np.ndarray:
         """Returns the labels of the answers."""
@@ -172,11 +184,11 @@ class Head(abc.ABC):
         """Returns the fields of a record that a CSV file has, the most important one first."""
 
     def csv_header(self, names: Names) -> list[str]:
-        """Returns the columns of a CSV file of predictions; probabilities have one per label."""
+        """Returns the columns of a CSV file of predictions; some fields have one per label."""
         header = []
         for column in self.csv_columns(names):
-            each = column == "probabilities"
-            header += [f"probability_{name}" for name in names] if each else [column]
+            each = _BY_LABEL.get(column)
+            header += [f"{each}_{name}" for name in names] if each else [column]
         return header
 
     def csv_row(self, record: dict[str, Any], names: Names) -> list[Any]:
@@ -228,18 +240,16 @@ def head_named(problem: str) -> Head:
 def head_of(config: BertConfig) -> Head:
     """Returns the head that a model's config.json states.
 
-    Without a problem type a single output means regression, as in transformers. Classes
-    without a head (BertModel, the pre-training ones) count as sequence classifiers.
+    Without a problem type a single output is a number, as in transformers. Classes without a head
+    (BertModel, the pre-training ones) count as sequence classifiers.
     """
     own = [head for head in all_heads().values() if head.architecture == config.architecture]
     if not own:
         own = list(heads_in("sequence").values())
-    for head in own:
-        if head.problem_type == config.problem_type and config.problem_type:
-            return head
-    if len(own) == 1:
-        return own[0]
-    return head_named("regression" if config.num_labels == 1 else "single_label")
+    kind = config.problem_type
+    if kind is None:
+        kind = "regression" if config.num_labels == 1 else "single_label_classification"
+    return next((head for head in own if head.problem_type == kind), own[0])
 
 
 def is_better(metric: str, new: float, old: float | None) -> bool:

@@ -24,7 +24,8 @@ from flaxbert.data.long import Cut, cut_end
 from flaxbert.data.report import About
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer
-from flaxbert.heads import Head, Names
+from flaxbert.errors import ModelFileError
+from flaxbert.heads import Activation, Head, Names
 from flaxbert.heads.targets import multi_label, regression, single_label
 from flaxbert.model import dropout as drop
 from flaxbert.model.bert import Linear, Places
@@ -68,6 +69,12 @@ class SequenceHead(Head):
         return checks.learn_labels(rows, config.data, known)
 
     def labelled(self, rows: Rows, labels: Labels, config: Config) -> tuple[Rows, list[Any]]:
+        if self.kind is regression and len(labels.names) > 1:
+            raise ModelFileError(
+                f"the model has {len(labels.names)} outputs and the problem type regression: its "
+                "answers can be predicted, not evaluated, as a row has one number. For classes set "
+                "problem_type in its config.json to single_label_classification."
+            )
         return checks.usable_labels(rows, labels, config.data)
 
     def check_options(self, labels: Labels, config: Config) -> None:
@@ -100,6 +107,17 @@ class SequenceHead(Head):
         np.add.at(sums, owners, outputs)
         return (sums / counts[:, None]).astype(outputs.dtype)
 
+    def activation(self, config: BertConfig) -> tuple[Activation, str]:
+        if self.kind is regression:
+            return regression.activation_for(config)
+        if self.kind is single_label and config.num_labels == 1:
+            raise ModelFileError(
+                "config.json says single_label_classification for one output, whose probability "
+                "would always be 1: set problem_type to regression for the number itself, or "
+                "remove it for a sigmoid."
+            )
+        return super().activation(config)
+
     def gold(self, examples: Examples) -> np.ndarray:
         owners = examples.tokens.owners
         if owners is None:
@@ -121,7 +139,8 @@ class SequenceHead(Head):
         return self.kind.readable(answers, names)
 
     def csv_columns(self, names: Names) -> Sequence[str]:
-        return self.kind.CSV_COLUMNS
+        several_numbers = self.kind is regression and len(names) > 1
+        return ("values",) if several_numbers else self.kind.CSV_COLUMNS
 
 
 HEADS: dict[str, Head] = {

@@ -32,6 +32,7 @@ from flaxbert.loop.mesh import make_mesh, replicated, row_multiple
 from flaxbert.storage.parameters import is_checkpoint
 from flaxbert.storage.store import on_disk
 from flaxbert.storage.workdir import Workdir, existing_workdir, read_json, trained_model
+from flaxbert.weights.folder import why_untrained
 
 # Tokens that one device computes at once: few enough for a CPU's caches, many for accelerators.
 _TOKENS = {"cpu": 2048}
@@ -45,6 +46,7 @@ class Predictor:
       model: the model, a `FlaxBertFor...`.
       head: turns logits into readable answers and metrics.
       labels: kind of target, and label names in id order.
+      notes: what reading the model had to assume, drop or ignore, one line each.
       max_length: tokens of a sequence; `long` says how longer ones are read.
     """
 
@@ -77,14 +79,12 @@ class Predictor:
           ConfigError: a value that is out of range, or a stride without windows.
           ModelFileError: the model is not trained, or has no tokenizer files.
         """
-        if model.fresh:
-            raise ModelFileError(
-                f"{model.source}: has no trained classifier ({', '.join(model.fresh)} missing). "
-                "Train it first."
-            )
         if model.source is None:
             raise ModelFileError("the model was not read from a folder, so it has no tokenizer.")
         config = model.config
+        if model.fresh:
+            why = why_untrained(model.source, config, model.fresh)
+            raise ModelFileError(f"{model.source}: {why}")
         self.model = model
         self.tokenizer = Tokenizer(
             model.source,
@@ -94,6 +94,11 @@ class Predictor:
         )
         self.max_length = resolve_max_length(max_length, config.max_position_embeddings)
         self.head = head_of(config)
+        try:
+            self._activation, note = self.head.activation(config)
+        except ModelFileError as error:
+            raise ModelFileError(f"{model.source}: {error}") from error
+        self.notes = (*model.notes, note) if note else model.notes
         self.labels = Labels(self.head.name, config.id2label)
         self.long = long or self.head.long[0]
         if self.long not in self.head.long:
@@ -166,6 +171,15 @@ class Predictor:
         return self.head.encode(rows, self.tokenizer, self.max_length, self._cut)
 
     def answers(
+        self, examples: Examples, after_batch: Callable[[int], object] = lambda sequences: None
+    ) -> Float[np.ndarray, "N C"]:
+        """Returns what is scored and made readable: a row for each text, or each word.
+
+        These are the logits; where the checkpoint says so, after the activation of a cross-encoder.
+        """
+        return self._activation(self.compute_logits(examples, after_batch))
+
+    def compute_logits(
         self, examples: Examples, after_batch: Callable[[int], object] = lambda sequences: None
     ) -> Float[np.ndarray, "N C"]:
         """Returns logits: a row for each text, or each word.

@@ -11,8 +11,30 @@ from typing import Any
 
 from flaxbert.errors import ModelFileError
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
-_ACTIVATION_ALIASES = {"swish": "silu"}
+# Names of transformers' ACT2FN: all but those with parameters of their own, and two of single
+# models of other families.
+ACTIVATIONS = (
+    "gelu",
+    "gelu_10",
+    "gelu_accurate",
+    "gelu_fast",
+    "gelu_new",
+    "gelu_python",
+    "gelu_python_tanh",
+    "gelu_pytorch_tanh",
+    "hardswish",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "swish",
+    "tanh",
+)
 _MAX_LAYERS = 1000  # every layer is an object: a damaged file must not create a billion
 _MAX_SIZE = 2**31 - 1  # indices are int32
 _MAX_LABELS = 100_000  # as with layers: num_labels creates a name for each
@@ -28,6 +50,11 @@ _ONLY_VALUE: dict[str, tuple[Any, ...]] = {
     "pruned_heads": ({}, [], None),
     "quantization_config": (None,),
 }
+
+_INSTEAD = {"quantization_config": " Name the model that was quantized, in its own precision."}
+
+# Where sentence-transformers writes the activation of the outputs: since version 4, and before.
+_CROSS_ENCODER, _OLD_CROSS_ENCODER = "sentence_transformers", "sbert_ce_default_activation_function"
 
 # Fields that do not change the function: bookkeeping, generation, old training flags.
 _NO_EFFECT = frozenset(
@@ -97,6 +124,8 @@ class BertConfig:
     problem_type: str | None = None
     id2label: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     architecture: str = "BertForSequenceClassification"  # transformers' class, with its head
+    # What sentence-transformers' CrossEncoder applies to the outputs, by its import path.
+    output_activation: str | None = None
 
     @property
     def num_labels(self) -> int:
@@ -167,6 +196,11 @@ class BertConfig:
                 f"problem_type: expected one of {', '.join(PROBLEM_TYPES)}, "
                 f"got {self.problem_type!r}."
             )
+        activation = self.output_activation
+        if activation is not None and not isinstance(activation, str):
+            raise ModelFileError(
+                f"activation_fn: expected the name of a class, got {activation!r}."
+            )
         if len(self.id2label) > _MAX_LABELS:
             raise ModelFileError(f"id2label: expected at most {_MAX_LABELS} names.")
         if any("\ud800" <= letter <= "\udfff" for name in self.id2label for letter in name):
@@ -190,20 +224,21 @@ class BertConfig:
         for name, allowed in _ONLY_VALUE.items():
             if name in values and values[name] not in allowed:
                 raise ModelFileError(
-                    f"{name}={values[name]!r} is not supported; flaxbert computes BERT encoders "
-                    f"with {name}={allowed[0]!r}."
+                    f"{name}={values[name]!r:.200} is not supported; flaxbert computes BERT "
+                    f"encoders with {name}={allowed[0]!r}.{_INSTEAD.get(name, '')}"
                 )
         known = {field.name for field in dataclasses.fields(cls)}
         chosen = {name: values[name] for name in known if name in values and name != "id2label"}
-        if chosen.get("hidden_act") in list(_ACTIVATION_ALIASES):
-            chosen["hidden_act"] = _ACTIVATION_ALIASES[chosen["hidden_act"]]
         chosen["id2label"] = _read_labels(values)
+        chosen["output_activation"] = _read_activation(values)
         chosen.pop("architecture", None)
         stated = values.get("architectures")
         if isinstance(stated, (list, tuple)) and len(stated) == 1 and isinstance(stated[0], str):
-            chosen["architecture"] = stated[0]
+            # Flax and TensorFlow wrote the names of their own classes, with the same heads.
+            chosen["architecture"] = stated[0].removeprefix("Flax").removeprefix("TF")
         config = cls(**chosen)
         used = known | set(_ONLY_VALUE) | _NO_EFFECT | {"num_labels", "_num_labels"}
+        used |= {_CROSS_ENCODER, _OLD_CROSS_ENCODER}
         return config, sorted(set(values) - used)
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,7 +251,17 @@ class BertConfig:
         values["dtype"] = "float32"
         if values["problem_type"] is None:
             del values["problem_type"]
+        if activation := values.pop("output_activation"):
+            values[_CROSS_ENCODER] = {"activation_fn": activation}
+            values[_OLD_CROSS_ENCODER] = activation
         return values
+
+
+def _read_activation(values: dict[str, Any]) -> Any:
+    new = values.get(_CROSS_ENCODER)
+    if isinstance(new, dict) and new.get("activation_fn") is not None:
+        return new["activation_fn"]
+    return values.get(_OLD_CROSS_ENCODER)
 
 
 def _read_labels(values: dict[str, Any]) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ from flaxbert.heads import Params, all_heads, head_of, init_params
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.storage.parameters import description_of
 from flaxbert.storage.workdir import copy_file, read_json, write_atomically, write_json
-from flaxbert.weights import formats, table
+from flaxbert.weights import foreign, formats, table
 
 _CONFIG_NAMES = ("config.json", "bert_config.json")  # Hugging Face's, Google's
+_CROSS_ENCODER = "config_sentence_transformers.json"  # has the activation of a CrossEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,17 @@ class Loaded:
 def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
     """Returns the config of a model folder and the names of fields that were not used.
 
+    A class that is no head's stands for the sequence classifier.
     Raises ModelFileError if there is no config.json, or a field has an unsupported value.
     """
+    config, ignored = _stated_config(directory)
+    if config.architecture not in {head.architecture for head in all_heads().values()}:
+        config = dataclasses.replace(config, architecture=BertConfig.architecture)
+    return config, ignored
+
+
+def _stated_config(directory: Path) -> tuple[BertConfig, list[str]]:
+    """Returns what `read_config` does, with the class that the folder names."""
     directory = description_of(directory)
     if not directory.is_dir():
         what = "is not a folder; name the one that holds it" if directory.exists() else "is missing"
@@ -40,14 +50,31 @@ def read_config(directory: Path) -> tuple[BertConfig, list[str]]:
     for name in _CONFIG_NAMES:
         if (directory / name).is_file():
             values = read_json(directory / name)
+            if isinstance(values, dict) and (directory / _CROSS_ENCODER).is_file():
+                stated = read_json(directory / _CROSS_ENCODER)
+                if isinstance(stated, dict) and stated.get("activation_fn"):
+                    values["sentence_transformers"] = stated
             try:
-                config, ignored = BertConfig.from_dict(values)
+                return BertConfig.from_dict(values)
             except ModelFileError as error:
                 raise ModelFileError(f"{directory / name}: {error}") from error
-            if config.architecture not in {head.architecture for head in all_heads().values()}:
-                config = dataclasses.replace(config, architecture=BertConfig.architecture)
-            return config, ignored
-    raise ModelFileError(f"{directory}: has no config.json (or Google's bert_config.json).")
+    readable = any(form.holds(directory) for form in formats.members())
+    why = "" if readable else formats.advice(directory)
+    said = why or "has no config.json (or Google's bert_config.json)."
+    raise ModelFileError(f"{directory}: {said}")
+
+
+def why_untrained(directory: Path, config: BertConfig, fresh: Sequence[str]) -> str:
+    """Returns why a model folder lacks the parameters `fresh`, and what to do."""
+    if elsewhere := foreign.head_elsewhere(directory):
+        return elsewhere
+    architecture = _stated_config(directory)[0].architecture
+    if architecture not in (config.architecture, "BertModel"):
+        return (
+            f"its head is {architecture}'s: there is no trained classifier "
+            f"({config.architecture}) in it. Name another model, or train one from it."
+        )
+    return f"has no trained classifier ({', '.join(fresh)} missing). Train it first."
 
 
 def with_labels(
@@ -56,10 +83,17 @@ def with_labels(
     problem_type: str | None = None,
     architecture: str | None = None,
 ) -> BertConfig:
-    """Returns the config for other labels, or another head; None keeps what it has."""
+    """Returns the config for other labels, or another head; None keeps what it has.
+
+    The activation of a cross-encoder is kept with the number and the meaning of its outputs.
+    """
     id2label = None if names is None else tuple(names)
     given = {"id2label": id2label, "problem_type": problem_type, "architecture": architecture}
-    return dataclasses.replace(config, **{n: v for n, v in given.items() if v is not None})
+    made = dataclasses.replace(config, **{n: v for n, v in given.items() if v is not None})
+    same = (config.num_labels, config.architecture) == (made.num_labels, made.architecture)
+    if problem_type is None and same:
+        return made
+    return dataclasses.replace(made, output_activation=None)
 
 
 def read_model(
@@ -105,25 +139,32 @@ def read_weights(
     if form.flax_names:
         tensors = table.from_flax(tensors, str(directory))
     # A head of another class is not used, though its shape may fit.
-    same_class = read_config(directory)[0].architecture == config.architecture
-    if not same_class:
-        notes.append("its head is for another task, and is not used")
-    read = table.assemble(config, tensors, str(directory), head=same_class)
-    if read.resized and keep_head and same_class and not config.has_label_names:
-        config = with_labels(config, [f"LABEL_{i}" for i in range(read.resized)])
+    architecture = _stated_config(directory)[0].architecture
+    read = table.assemble(config, tensors, str(directory), architecture=architecture)
+    if read.resized and keep_head and not config.has_label_names:
+        names = tuple(f"LABEL_{i}" for i in range(read.resized))
+        config = dataclasses.replace(config, id2label=names)
         notes.append(f"the head has {read.resized} labels, which its config does not name")
-        read = table.assemble(config, tensors, str(directory))
+        read = table.assemble(config, tensors, str(directory), architecture=architecture)
+    if read.unused:
+        notes.append(f"its head ({_tops(read.unused)}) is {architecture}'s, and is not used")
+    elif architecture != config.architecture and head_of(config).prefix in read.params:
+        notes.append(f"its class {architecture} is read as {config.architecture}")
     if ignored:
         notes.append(f"config.json has fields that BERT does not: {', '.join(ignored)} (not used)")
     if read.dropped:
-        tops = sorted({name.removeprefix("bert.").partition(".")[0] for name in read.dropped})
         notes.append(
-            f"left out {', '.join(f'{top}.*' for top in tops)} ({len(read.dropped)} parameters), "
-            "which this model does not have"
+            f"left out {_tops(read.dropped)} ({len(read.dropped)} parameters), which this model "
+            "does not have"
         )
     if read.resized:
         notes.append(f"the checkpoint's head has another number of labels than {config.num_labels}")
     return Loaded(config, read.params, tuple(notes), read.fresh)
+
+
+def _tops(names: Sequence[str]) -> str:
+    tops = sorted({name.removeprefix("bert.").partition(".")[0] for name in names})
+    return ", ".join(f"{top}.*" for top in tops)
 
 
 def write_model(

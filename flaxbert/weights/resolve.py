@@ -13,6 +13,7 @@ from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
 from flaxbert.storage.hub import HubError, fetch, is_hub_id
 from flaxbert.storage.store import is_url, on_disk
+from flaxbert.weights.foreign import MARKERS
 from flaxbert.weights.formats import hub_patterns
 
 EMBEDDED = "embedded:minilm"
@@ -25,6 +26,8 @@ _FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "config_sentence_transformers.json",
+    *MARKERS,
 )
 
 
@@ -62,4 +65,9 @@ def _fetch(name: str, revision: str) -> tuple[Path, str]:
         raise ModelFileError(
             f"model {name!r}: there is no such folder; as a hub id: {error}"
         ) from error
+    if not folder.is_dir():
+        raise ModelFileError(
+            f"model {name!r}: the repository has no config.json and no weights that can be read. "
+            "Name that of the PyTorch model."
+        )
     return folder, folder.name  # a snapshot folder is named by its commit

@@ -35,8 +35,15 @@ _POOLER = "bert/pooler/"
 
 # Buffers that old versions saved: derived from nothing but their shape.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
-# Heads of transformers' classes that flaxbert does not have: pre-training, question answering.
-_OTHER_HEADS = ("cls", "qa_outputs")
+# transformers' classes for other tasks, and the prefix of their heads.
+_OTHER_CLASSES = {
+    "BertForPreTraining": "cls",
+    "BertForMaskedLM": "cls",
+    "BertForNextSentencePrediction": "cls",
+    "BertLMHeadModel": "cls",
+    "BertForQuestionAnswering": "qa_outputs",
+    "BertForMultipleChoice": "classifier",
+}
 _OLD_LAYER_NORM = {"gamma": "weight", "beta": "bias"}
 _WRAPPERS = ("module.", "model.")  # of DataParallel, of Lightning
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
@@ -86,23 +93,27 @@ class Assembled:
     params: Params  # numpy arrays; a fresh leaf is absent
     fresh: tuple[str, ...]  # PyTorch names of parameters to be initialised: pooler, head
     dropped: tuple[str, ...]  # other heads, or the pooler, which this model does not have
+    unused: tuple[str, ...]  # the head of a class that is for another task, or unknown
     resized: int  # labels of the file's head where that is why the head is fresh, else 0
 
 
 def assemble(
-    config: BertConfig, tensors: dict[str, np.ndarray], source: str, *, head: bool = True
+    config: BertConfig, tensors: dict[str, np.ndarray], source: str, *, architecture: str = ""
 ) -> Assembled:
     """Builds the parameter tree from named PyTorch arrays, as float32.
 
     A pooler or a head may be missing, or the head may have another number of labels; they are
-    listed as fresh. Everything else must match. Without `head` the file's head is not used.
+    listed as fresh. Everything else must match. `architecture` is the class that config.json names,
+    if it does: the head of one for another task is not used, nor that of an unknown one if it has
+    other parameters than this model's head.
     Raises ModelFileError, which lists all missing, unexpected and misshapen parameters.
     """
     found: dict[str, tuple[str, np.ndarray]] = {}
     problems, dropped = [], []
     table = {entry.name: entry for entry in entries(config)}
     prefix = head_of(config).prefix
-    others = {other.prefix for other in all_heads().values()}.union(_OTHER_HEADS) - {prefix}
+    others = {other.prefix for other in all_heads().values()}.union(_OTHER_CLASSES.values())
+    others -= {prefix}
     for name, array in tensors.items():
         canonical = canonical_name(name)
         if canonical is None:
@@ -116,10 +127,16 @@ def assemble(
             found[canonical] = (name, array)
 
     heads = [name for name, entry in table.items() if entry.path.startswith(f"{prefix}/")]
+    unused = []
+    outside = [name for name in found if not name.startswith("bert.")]
+    if architecture not in ("", config.architecture):
+        known = {other.architecture for other in all_heads().values()}.union(_OTHER_CLASSES)
+        if architecture in known or not set(outside) <= set(heads):
+            unused = [found.pop(name)[0] for name in outside]
     resized = 0
     if any(name in found and found[name][1].shape != table[name].shape for name in heads):
         resized = _labels_of_head(found, heads, config)
-    if resized or not head:
+    if resized:
         for name in heads:
             found.pop(name, None)
 
@@ -144,7 +161,7 @@ def assemble(
             f"{source}: does not fit its config.json ({len(problems)} differences):\n  "
             + "\n  ".join(sorted(problems))
         )
-    return Assembled(unflatten(flat), tuple(fresh), tuple(dropped), resized)
+    return Assembled(unflatten(flat), tuple(fresh), tuple(dropped), tuple(unused), resized)
 
 
 def to_torch(config: BertConfig, params: Params) -> dict[str, np.ndarray]:

@@ -197,5 +197,6 @@ def test_another_head_is_not_taken_for_this_one(name, tmp_path):
     loaded = read_model(tmp_path, config, 0, [])
     prefix = head_named(name).prefix
     assert {f.partition(".")[0] for f in loaded.fresh} >= {prefix}
-    assert any("is for another task" in note for note in loaded.notes)
+    stated = head_named(other).architecture
+    assert any(f"is {stated}'s, and is not used" in note for note in loaded.notes)
     assert flatten(loaded.params).keys() == flatten(abstract_params(config)).keys()

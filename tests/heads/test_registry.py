@@ -29,6 +29,7 @@ def _config(problem_type, labels, architecture="BertForSequenceClassification") 
     [
         *((head.problem_type, 3, head.name) for head in heads_in("sequence").values()),
         ("single_label_classification", 1, "single_label"),
+        ("multi_label_classification", 1, "multi_label"),
         ("regression", 3, "regression"),
         (None, 1, "regression"),
         (None, 2, "single_label"),

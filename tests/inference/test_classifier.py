@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from transformers import AutoTokenizer
 import flaxbert
 from flaxbert import Classifier, FlaxBertForSequenceClassification
 from flaxbert.errors import ConfigError, ModelFileError
+from flaxbert.model.bert_config import PROBLEM_TYPES
 from tests.inputs import write_trained
+from tests.reference import NO_TORCH
 
 TEXTS = ["a fine film", "", "bad, bad, bad", "so long " * 90, "émotion 😀", "a fine film"]
 
@@ -151,6 +154,91 @@ def test_batch_rows_bound_what_is_computed_at_once(folder):
     few.logits(["a fine film"] * 300, after_batch=sizes.append)
     assert sum(sizes) == 300 and max(sizes) <= 8 * 64
     assert len(sizes) > 1
+
+
+def _stating(directory, problem_type, outputs, **fields):
+    """Writes a classifier whose config.json states fields of its own."""
+    names = [f"name {i}" for i in range(outputs)]
+    folder = write_trained(directory, names=names)
+    values = json.loads((folder / "config.json").read_text()) | fields
+    del values["problem_type"]
+    if problem_type:
+        values["problem_type"] = problem_type
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def _scores(answer):
+    """Returns the scores of an answer by name."""
+    if "value" in answer:
+        return {"name 0": answer["value"]}
+    return answer.get("values") or answer["probabilities"]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("problem_type", [None, *PROBLEM_TYPES])
+def test_every_problem_type_and_number_of_outputs(problem_type, outputs, tmp_path):
+    """The scores are those of transformers' pipeline.
+
+    Golden: test_the_pipeline_of_transformers_gives_our_scores in tests/weights/test_folder.py
+    """
+    folder = _stating(tmp_path / "model", problem_type, outputs)
+    if problem_type == "single_label_classification" and outputs == 1:  # so does transformers
+        with pytest.raises(ModelFileError, match="for one output"):
+            Classifier.from_pretrained(folder)
+        return
+    classify = Classifier.from_pretrained(folder)
+    texts = ["a fine film", "bad, bad, bad"]
+    logits = classify.logits(texts).astype(np.float64)
+    answers = classify(texts)
+    if problem_type == "regression":
+        expected = logits
+    elif problem_type == "multi_label_classification" or outputs == 1:
+        expected = 1 / (1 + np.exp(-logits))
+    else:
+        expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    ours = np.array([list(_scores(answer).values()) for answer in answers])
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    assumed = outputs == 1 and problem_type is None
+    assert any("go through a sigmoid" in note for note in classify.notes) == assumed
+
+    pytest.importorskip("torch", reason=f"{NO_TORCH}tests/weights/test_folder.py")
+    from transformers import pipeline
+
+    theirs = pipeline("text-classification", model=str(folder), top_k=None)(texts)
+    for answer, records in zip(answers, theirs, strict=True):
+        by_name = {record["label"]: record["score"] for record in records}
+        # Logits of a few units in float32 from two programs: measured 3e-6.
+        assert _scores(answer) == pytest.approx(by_name, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sigmoid"),
+    [
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, False),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, True),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, False),
+    ],
+)
+def test_a_cross_encoder_s_activation(fields, sigmoid, tmp_path):
+    classify = Classifier.from_pretrained(_stating(tmp_path / "model", None, 1, **fields))
+    assert classify.notes == ()
+    pairs = [("a film", "a bore"), ("a film", "a joy")]
+    logits = classify.logits(*zip(*pairs, strict=True))[:, 0].astype(np.float64)
+    expected = 1 / (1 + np.exp(-logits)) if sigmoid else logits
+    assert [answer["value"] for answer in classify(pairs)] == pytest.approx(list(expected))
+
+
+def test_an_activation_that_is_not_known_is_refused_where_it_is_used(tmp_path):
+    stated = {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}
+    for outputs in (1, 3):  # of several outputs it is not used
+        folder = _stating(tmp_path / str(outputs), None, outputs, **stated)
+        FlaxBertForSequenceClassification.from_pretrained(folder)
+        if outputs == 3:
+            assert "label" in Classifier.from_pretrained(folder)("a fine film")
+            continue
+        with pytest.raises(ModelFileError, match=r"names 'torch\.nn\.modules\.activation\.Tanh'"):
+            Classifier.from_pretrained(folder)
 
 
 def test_the_class_is_public():

@@ -49,7 +49,9 @@ OTHER = BertConfig(
     problem_type="multi_label_classification",
     id2label=("bad", "so so", "good"),
     architecture="BertForTokenClassification",
+    output_activation="torch.nn.modules.linear.Identity",
 )
+SPELT = {"architecture": "architectures", "output_activation": "sentence_transformers"}
 
 
 def _refused(**values) -> str:
@@ -68,7 +70,7 @@ def test_every_field_is_tried():
 def test_each_field_is_honoured_alone(field):
     # Sizes divide each other in both configs, so that one field may differ alone.
     base = BertConfig(hidden_size=24, num_attention_heads=2)
-    name = "architectures" if field == "architecture" else field
+    name = SPELT.get(field, field)
     values = base.to_dict() | {name: OTHER.to_dict()[name]}
     config, unknown = BertConfig.from_dict(values)
     assert config == dataclasses.replace(base, **{field: getattr(OTHER, field)})
@@ -88,12 +90,15 @@ def test_transformers_reads_the_same_fields(config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     theirs = transformers.BertConfig.from_pretrained(tmp_path)
     for field in dataclasses.fields(BertConfig):
-        if field.name not in ("id2label", "architecture"):
+        if field.name not in ("id2label", *SPELT):
             assert getattr(theirs, field.name) == getattr(config, field.name), field.name
     assert theirs.id2label == dict(enumerate(config.id2label))
     assert theirs.label2id == config.label2id
     assert theirs.num_labels == config.num_labels
     assert theirs.architectures == [config.architecture]
+    if activation := config.output_activation:
+        assert theirs.sentence_transformers == {"activation_fn": activation}
+        assert theirs.sbert_ce_default_activation_function == activation
 
 
 @pytest.mark.parametrize("config", [BertConfig(), OTHER], ids=["default", "other"])
@@ -133,10 +138,11 @@ def test_google_s_own_config():
         ("is_encoder_decoder", True),
         ("pruned_heads", {"1": [0, 2]}),
         ("quantization_config", {"load_in_8bit": True}),
-        ("hidden_act", "mish"),
+        ("hidden_act", "laplace"),
         ("hidden_act", None),
         ("hidden_act", ["gelu"]),
         ("problem_type", "token_classification"),
+        ("sentence_transformers", {"activation_fn": ["torch.nn.Sigmoid"]}),
         ("vocab_size", 0),
         ("hidden_size", "768"),
         ("num_hidden_layers", None),
@@ -168,8 +174,8 @@ def test_google_s_own_config():
     ],
 )
 def test_what_would_compute_differently_is_refused_by_name(field, value, unchecked):
-    name = "head_dropout" if field == "classifier_dropout" else field
-    assert name in _refused(**{field: value})
+    told = {"classifier_dropout": "head_dropout", "sentence_transformers": "activation_fn"}
+    assert told.get(field, field) in _refused(**{field: value})
 
 
 @pytest.mark.parametrize("values", [[], None, "bert", 3])
@@ -204,8 +210,35 @@ def test_activations_are_kept(act):
     assert BertConfig.from_dict({"hidden_act": act})[0].hidden_act == act
 
 
-def test_swish_is_silu():
-    assert BertConfig.from_dict({"hidden_act": "swish"})[0].hidden_act == "silu"
+def test_classes_of_flax_and_tensorflow_are_those_of_pytorch():
+    for prefix in ("", "Flax", "TF"):
+        stated = {"architectures": [f"{prefix}BertForTokenClassification"]}
+        assert BertConfig.from_dict(stated)[0].architecture == "BertForTokenClassification"
+
+
+def test_the_activation_of_a_cross_encoder_in_both_spellings():
+    old, new = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+    for values, expected in (
+        ({"sbert_ce_default_activation_function": old}, old),
+        ({"sentence_transformers": {"version": "4.1.0", "activation_fn": new}}, new),
+        (
+            {
+                "sbert_ce_default_activation_function": old,
+                "sentence_transformers": {"activation_fn": new},
+            },
+            new,
+        ),
+        ({"sentence_transformers": {"version": "4.1.0"}}, None),
+        ({"sbert_ce_default_activation_function": None}, None),
+        ({"sentence_transformers": "4.1.0"}, None),
+    ):
+        config, unknown = BertConfig.from_dict(values)
+        assert (config.output_activation, unknown) == (expected, [])
+
+
+def test_quantized_weights_are_named():
+    said = _refused(quantization_config={"quant_method": "gptq", "bits": 4})
+    assert "'quant_method': 'gptq'" in said and "Name the model that was quantized" in said
 
 
 @pytest.mark.parametrize("problem", PROBLEM_TYPES)

@@ -20,7 +20,8 @@ import pytest
 
 from flaxbert import FlaxBertForSequenceClassification
 from flaxbert.heads import bind, head_named
-from flaxbert.model.bert_config import BertConfig
+from flaxbert.model.bert import activation_for
+from flaxbert.model.bert_config import ACTIVATIONS, BertConfig
 from flaxbert.weights.table import entries, flatten
 from tests.reference import (
     DEEP,
@@ -230,3 +231,32 @@ def test_names_cover_the_whole_pytorch_model():
     theirs, _ = case_for("plain").golden("grid", "plain")
     shapes = {name: array.shape for name, array in theirs.gradients.items()}
     assert {e.name: e.shape for e in entries(case_for("plain").config)} == shapes
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_of_transformers(name, x64):
+    """The function and its slope, by their names in ACT2FN.
+
+    Golden: the cases of the grid, which have the names that checkpoints use most.
+    """
+    torch = pytest.importorskip("torch", reason=f"{NO_TORCH}test_semantics_in_float64")
+    from transformers.activations import ACT2FN
+
+    values = np.linspace(-14, 14, 4001)  # the kinks of the piecewise ones lie between
+    values = values[np.min(np.abs(values[:, None] - [-10, -3, 0, 3, 6, 10]), axis=1) > 1e-4]
+    theirs = torch.tensor(values, requires_grad=True)
+    expected = ACT2FN[name](theirs)
+    expected.sum().backward()
+    ours = activation_for(name)
+    found, slope = jax.jvp(ours, (jnp.asarray(values),), (jnp.ones(len(values)),))
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(slope, theirs.grad.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_activations_that_are_left_out():
+    """Those with parameters of their own, and two that no BERT has."""
+    pytest.importorskip("torch", reason=f"{NO_TORCH}test_activations_of_transformers")
+    from transformers.activations import ACT2CLS
+
+    assert set(ACT2CLS) - set(ACTIVATIONS) == {"laplace", "prelu", "sqrtsoftplus", "xielu"}

@@ -16,6 +16,7 @@ import pytest
 from flaxbert.config import Data
 from flaxbert.data.sources.hub_datasets import open_dataset
 from flaxbert.errors import DataError, ModelFileError
+from flaxbert.weights.folder import read_config
 from flaxbert.weights.resolve import resolve_model
 from tests.commands import start
 from tests.glue_data import write_glue
@@ -73,6 +74,25 @@ def test_other_weights_where_there_are_no_safetensors(server, tmp_path):
     fetched, _ = resolve_model("someone/old")
     assert (fetched / "pytorch_model.bin").is_file()
     assert not list(fetched.rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "only an adapter"),
+        (["model_index.json", "unet/config.json"], "diffusers pipeline"),
+        (["model.gguf", "README.md"], "has no config.json and no weights that can be read"),
+    ],
+)
+def test_a_repository_of_something_else_is_named(files, said, server, tmp_path):
+    folder = tmp_path / "copy" / "models" / "someone" / "other"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    server.root = tmp_path / "copy"
+    with pytest.raises(ModelFileError) as caught:
+        read_config(resolve_model("someone/other")[0])
+    assert said in str(caught.value)
 
 
 def test_only_parquet_of_the_configuration_is_fetched(server):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flaxbert import FlaxBertForSequenceClassification, heads
+from flaxbert import Classifier, FlaxBertForSequenceClassification, heads
 from flaxbert.errors import ModelFileError
 from flaxbert.model import binding
 from flaxbert.model.bert_config import BertConfig
@@ -176,6 +176,82 @@ def test_dropped_heads_and_unused_fields_are_told(tmp_path):
     assert "alibi, xmod" in notes
 
 
+def _of_class(directory, architecture, tensors):
+    return write_folder(directory, tensors, CONFIG.to_dict() | {"architectures": [architecture]})
+
+
+OTHER_CLASSES = (
+    "BertForMultipleChoice",
+    "BertForTokenClassification",
+    "BertForQuestionAnswering",
+    "BertForMaskedLM",
+    "BertForPreTraining",
+    "BertForNextSentencePrediction",
+    "FlaxBertForMultipleChoice",
+)
+
+
+@pytest.mark.parametrize("architecture", OTHER_CLASSES)
+def test_the_head_of_a_class_for_another_task_is_not_used(architecture, tmp_path):
+    """Though it may have the same names and shapes; what is trained from it starts fresh."""
+    tensors = folders.random_tensors()
+    _of_class(tmp_path, architecture, tensors)
+    model = _load(tmp_path)
+    assert set(model.fresh) == HEAD
+    name = architecture.removeprefix("Flax")
+    assert f"its head (classifier.*) is {name}'s, and is not used" in model.notes
+    rest = _without(tensors, HEAD)
+    after = table.to_torch(model.config, model.params)
+    assert_same_bits({name: after[name] for name in rest}, rest)
+    model.source = tmp_path
+    with pytest.raises(ModelFileError, match=f"its head is {name}'s: there is no trained"):
+        Classifier(model)
+
+
+@pytest.mark.parametrize("architecture", ["MyBert", "BertModel"])
+def test_a_class_that_is_not_known_is_told(architecture, tmp_path):
+    """Its head is used if it has exactly the parameters of a sequence classifier."""
+    tensors = folders.random_tensors()
+    model = _load(_of_class(tmp_path / "same", architecture, tensors))
+    assert model.fresh == ()
+    assert model.notes == (f"its class {architecture} is read as BertForSequenceClassification",)
+    for extra in ("fc.weight", "classifier.dense.weight", "crf.transitions"):
+        other = tensors | {extra: np.zeros((3, 3), np.float32)}
+        model = _load(_of_class(tmp_path / extra, architecture, other))
+        assert set(model.fresh) == HEAD
+        tops = ", ".join(sorted({"classifier.*", f"{extra.partition('.')[0]}.*"}))
+        assert f"its head ({tops}) is {architecture}'s, and is not used" in model.notes
+    del other["bert.pooler.dense.bias"]
+    with pytest.raises(ModelFileError, match=r"pooler\.dense\.bias is missing"):
+        _load(_of_class(tmp_path / "half", architecture, other))
+
+
+def test_a_folder_that_names_no_class_is_read_as_before(tmp_path):
+    values = CONFIG.to_dict()
+    for stated in ([], None, ["BertForSequenceClassification", "Other"], [None], "Bert"):
+        write_folder(tmp_path, folders.random_tensors(), values | {"architectures": stated})
+        model = _load(tmp_path)
+        assert (model.fresh, model.notes) == ((), ())
+
+
+def test_the_activation_of_a_cross_encoder_is_kept_with_its_head(tmp_path):
+    config = dataclasses.replace(CONFIG, id2label=("LABEL_0",))
+    identity = "torch.nn.modules.linear.Identity"
+    values = config.to_dict() | {"sbert_ce_default_activation_function": identity}
+    write_folder(tmp_path / "a", folders.random_tensors(config), values)
+    model = _load(tmp_path / "a")
+    assert (model.config.output_activation, model.notes) == (identity, ())
+    model.save_pretrained(tmp_path / "b")
+    assert _load(tmp_path / "b").config == model.config
+    assert _load(tmp_path / "b", id2label=["relevant"]).config.output_activation == identity
+    for changes in ({"num_labels": 2}, {"problem_type": "regression"}):
+        assert _load(tmp_path / "b", **changes).config.output_activation is None
+    # As newer versions of sentence-transformers write it.
+    newest = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Sigmoid"}
+    (tmp_path / "b" / "config_sentence_transformers.json").write_text(json.dumps(newest))
+    assert _load(tmp_path / "b").config.output_activation == newest["activation_fn"]
+
+
 def test_wrong_weights_name_the_folder_and_every_difference(tmp_path):
     tensors = folders.random_tensors()
     del tensors["bert.encoder.layer.1.output.dense.bias"]
@@ -196,7 +272,7 @@ def test_wrong_weights_name_the_folder_and_every_difference(tmp_path):
         ("{", "is not valid JSON"),
         ("[]", "expected an object, got list"),
         ('{"model_type": "roberta"}', "model_type='roberta' is not supported"),
-        ('{"hidden_act": "mish"}', "hidden_act: expected one of"),
+        ('{"hidden_act": "xielu"}', "hidden_act: expected one of"),
         ('{"id2label": {"1": "a"}}', "id2label must number its names"),
     ],
 )

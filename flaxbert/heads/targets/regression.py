@@ -1,20 +1,59 @@
-"""One number per example: mean squared error, Pearson and Spearman correlation."""
+"""One number per example: mean squared error, Pearson and Spearman correlation.
+
+A model that was trained elsewhere may also answer with several numbers, which are not scored, or
+with a number that a cross-encoder passes through a sigmoid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flaxbert.errors import ModelFileError
 from flaxbert.metrics import classification as scores
+from flaxbert.model.bert_config import BertConfig
 
 MAIN_METRIC = "loss"
 CSV_COLUMNS = ("value",)
 
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "Sigmoid": lambda x: scores.sigmoid(x.astype(np.float64)).astype(x.dtype),
+    "Identity": lambda x: x,
+}
+
 _QUANTILES = ("min", "25 %", "median", "75 %", "max")
+
+
+def activation_for(config: BertConfig) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """Returns what transformers' pipeline and sentence-transformers apply to the outputs.
+
+    Nothing where the problem type is regression. Otherwise there is one output, and config.json may
+    name a class of torch.nn for it; without a name it is a sigmoid, which the second part tells.
+
+    Raises:
+      ModelFileError: it names another class.
+    """
+    if config.problem_type == "regression":
+        return _ACTIVATIONS["Identity"], ""
+    stated = config.output_activation
+    if stated is None:
+        return _ACTIVATIONS["Sigmoid"], (
+            "has one output and no problem_type: its answers go through a sigmoid, as in "
+            "transformers' pipeline (for the number itself set problem_type to regression in its "
+            "config.json)"
+        )
+    module, _, name = stated.rpartition(".")
+    if name not in _ACTIVATIONS or not f"{module}.".startswith("torch.nn."):
+        expected = " or ".join(f"torch.nn.{name}" for name in _ACTIVATIONS)
+        raise ModelFileError(
+            f"config.json names {stated!r:.200} as the activation of the output: expected "
+            f"{expected}."
+        )
+    return _ACTIVATIONS[name], ""
 
 
 def encode(targets: Sequence[float], names: Sequence[str]) -> Float[np.ndarray, " N"]:
@@ -76,5 +115,7 @@ def _summary(values: Float[np.ndarray, " N"]) -> dict[str, float]:
 
 
 def readable(logits: Float[np.ndarray, "N 1"], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns {"value"} per row."""
+    """Returns {"value"} per row; of several outputs {"values": {name: number}}."""
+    if len(names) > 1:
+        return [{"values": dict(zip(names, map(float, row), strict=True))} for row in logits]
     return [{"value": float(value)} for value in logits[..., 0]]

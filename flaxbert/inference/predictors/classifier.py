@@ -44,7 +44,8 @@ class Classifier(Predictor):
 
         Returns:
           A dict for one text, else a list of them in order: {"label", "score", "probabilities"},
-          for several labels a row {"labels", "probabilities"}, for regression {"value"}.
+          for several labels a row {"labels", "probabilities"}, for a number {"value"}, for
+          several of them {"values"} by name.
 
         Raises:
           ValueError: an input that is not a text; names its number.
@@ -79,7 +80,7 @@ class Classifier(Predictor):
         after_batch: Callable[[int], object] = lambda sequences: None,
     ) -> Float[np.ndarray, "N C"]:
         """Returns one row of logits per text (or pair of texts), in order."""
-        return self.answers(self.encode_rows(_rows(texts, pairs)), after_batch)
+        return self.compute_logits(self.encode_rows(_rows(texts, pairs)), after_batch)
 
 
 def _rows(texts: Sequence[str], pairs: Sequence[str] | None) -> Rows:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from flaxbert.errors import ModelFileError
+from flaxbert.weights import foreign
 
 Tensors = dict[str, np.ndarray]
 
@@ -93,7 +94,7 @@ def find(directory: Path) -> tuple[WeightFormat, list[str]]:
     """
     present = [form for form in members() if form.holds(directory)]
     if not present:
-        raise ModelFileError(f"{directory}: {_why_none(directory)}")
+        raise ModelFileError(f"{directory}: {advice(directory) or _none_of(directory)}")
     chosen, *others = present
     notes = []
     if others:
@@ -101,16 +102,29 @@ def find(directory: Path) -> tuple[WeightFormat, list[str]]:
             f"read the {chosen.name} weights; those for {', '.join(form.name for form in others)} "
             "in the same folder were not looked at"
         )
+    if any(directory.glob("adapter_model.*")):
+        notes.append("an adapter in the same folder was not used: the model is read without it")
     return chosen, notes
 
 
-def _why_none(directory: Path) -> str:
+def advice(directory: Path) -> str:
+    """Returns what to do about a folder without weights that can be read; "" = nothing known."""
+    inside = [
+        path.parent
+        for pattern in ("*/config.json", "*/bert_config.json", "snapshots/*/config.json")
+        for path in directory.glob(pattern)
+        if any(form.holds(path.parent) for form in members())
+    ]
+    if said := foreign.kind_of(directory):
+        return said
+    if inside:
+        newest = sorted(inside, key=lambda path: (len(path.name), path.name))[-5:]
+        return f"has no model itself, but in {', '.join(map(str, newest))}. Name such a folder."
+    return next(filter(None, (form.advise(directory) for form in members())), "")
+
+
+def _none_of(directory: Path) -> str:
     names = sorted(path.name for path in directory.iterdir() if path.is_file())
-    if any(name.startswith("adapter_model") for name in names):
-        return "has only an adapter. Merge it into its base model, and name the merged folder."
-    for form in members():
-        if advice := form.advise(directory):
-            return advice
     expected = ", ".join(form.files[0][0] for form in members())
     return (
         f"has no weights that can be read: expected one of {expected} "

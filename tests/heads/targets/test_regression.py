@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from flaxbert.errors import ModelFileError
 from flaxbert.heads.targets import regression
 from flaxbert.metrics.classification import report_lines
+from flaxbert.model.bert_config import BertConfig
 from tests.heads.targets.slots import REGRESSION
 from tests.heads.targets.slots import regression as batch
 from tests.reference import load_golden
@@ -104,3 +106,45 @@ def test_report_sums_up_the_errors():
     assert lines[0].split() == ["mean", "std", "min", "25", "%", "median", "75", "%", "max"]
     assert lines[-1] == f"r2 {report['r2']:.4f}"
     assert np.isnan(regression.report(logits, np.zeros(41), ["x"])["r2"])
+
+
+def _config(problem_type=None, activation=None, labels=1):
+    names = tuple(f"LABEL_{i}" for i in range(labels))
+    return BertConfig(problem_type=problem_type, output_activation=activation, id2label=names)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "activation", "sigmoid", "assumed"),
+    [
+        (None, None, True, True),
+        ("regression", None, False, False),
+        (None, "torch.nn.modules.activation.Sigmoid", True, False),
+        (None, "torch.nn.modules.linear.Identity", False, False),
+        (None, "torch.nn.Identity", False, False),
+        # Said to be a number: transformers' pipeline applies nothing.
+        ("regression", "torch.nn.modules.activation.Sigmoid", False, False),
+    ],
+)
+def test_what_the_output_goes_through(problem_type, activation, sigmoid, assumed):
+    found, note = regression.activation_for(_config(problem_type, activation))
+    logits = np.array([[-30.0], [0.0], [1.5]], np.float32)
+    expected = 1 / (1 + np.exp(-logits.astype(np.float64))) if sigmoid else logits
+    np.testing.assert_allclose(found(logits), expected, rtol=1e-6)
+    assert found(logits).dtype == np.float32
+    assert ("sigmoid" in note) == assumed
+
+
+@pytest.mark.parametrize(
+    "name", ["torch.nn.modules.activation.Tanh", "Sigmoid", "mine.Sigmoid", "torch.nnx.Sigmoid", ""]
+)
+def test_another_activation_is_refused_by_its_name(name):
+    with pytest.raises(ModelFileError, match=f"'{name}' as the activation"):
+        regression.activation_for(_config(activation=name))
+
+
+def test_several_numbers_have_names():
+    logits = np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)
+    assert regression.readable(logits, ("joy", "fear")) == [
+        {"values": {"joy": 1.0, "fear": -2.0}},
+        {"values": {"joy": 0.5, "fear": 3.0}},
+    ]

@@ -104,7 +104,8 @@ def test_a_damaged_file_is_no_reason_to_read_another(tmp_path):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "found no files"),
+        ([], "is empty"),
+        ([".gitattributes"], "found .gitattributes files"),
         (["model.pt", "notes.txt"], "found model.pt, notes.txt files"),
         (["tf_model.h5"], "from_tf=True"),
         (["saved_model.pb"], "SavedModel"),
@@ -117,7 +118,7 @@ def test_what_is_not_read_says_what_to_do(tmp_path, names, said):
     with pytest.raises(ModelFileError) as caught:
         formats.find(tmp_path)
     assert said in str(caught.value)
-    assert str(caught.value).startswith(f"{tmp_path}: has ")
+    assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
 def test_other_checkpoints_of_tensorflow_are_refused():
