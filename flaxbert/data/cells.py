@@ -20,10 +20,15 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _HELD_NUMBER = re.compile(r"(?<![A-Za-z0-9.])[0-9]{1,6}(?![A-Za-z0-9])")
 
 # A list as Python, NumPy or JSON writes it into a cell: quoted strings, numbers or booleans.
-_ITEM = re.compile(
-    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]*)?|True|False|true|false"""
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_ITEM = re.compile(rf"{_QUOTED}|-?[0-9]+(?:\.[0-9]*)?|True|False|true|false")
+_GAP = r"(?:\s*,\s*|\s+)"
+_LIST = re.compile(
+    rf"\[\s*(?:(?:{_ITEM.pattern})(?:{_GAP}(?:{_ITEM.pattern}))*\s*,?\s*)?\]"  # ['a', 'b'], [1. 0.]
+    rf"|[({{]\s*(?:{_QUOTED})(?:{_GAP}(?:{_QUOTED}))*\s*,?\s*[)}}]|set\(\)"  # ('a',), {{'a', 'b'}}
 )
-_LIST = re.compile(rf"\s*\[\s*(?:(?:{_ITEM.pattern})(?:[\s,]+(?:{_ITEM.pattern}))*,?\s*)?\]\s*")
+# A place for each label without brackets. "0,1" would be a number with a decimal comma.
+_PLACES = re.compile(r"[01](?:([ ;|])[01](?:\1[01])*|(?:,[01]){2,})")
 
 
 def is_missing(cell: Any, separator: str) -> bool:
@@ -42,13 +47,17 @@ def split_cell(cell: Any, separator: str) -> Any:
     return [part.strip() for part in cell.split(separator) if part.strip()]
 
 
-def parsed_lists(cells: Sequence[Any]) -> Sequence[Any]:
-    """Returns the cells with lists in place of their texts ("['war', 'music']", "[1 0 1]"), if
-    every cell with a text is one."""
-    texts = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
-    if not texts or not all(map(_LIST.fullmatch, texts)):
-        return cells
+def is_list_text(cell: Any) -> bool:
+    """Whether a cell is a list written as text: "['war', 'music']", "[1 0 1]", "{'war'}"."""
+    return isinstance(cell, str) and _LIST.fullmatch(cell.strip()) is not None
 
+
+def parsed_lists(cells: Sequence[Any]) -> Sequence[Any]:
+    """Returns the cells with lists in place of their texts, if every cell with a text is a list,
+    or has a 0 or 1 for each label ("1 0 1")."""
+    texts = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
+    if not texts or not all(_LIST.fullmatch(text) or _PLACES.fullmatch(text) for text in texts):
+        return cells
     return [
         list(map(_item, _ITEM.findall(cell))) if isinstance(cell, str) and cell.strip() else cell
         for cell in cells

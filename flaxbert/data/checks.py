@@ -161,7 +161,15 @@ def _present_targets(sieve: Sieve, separator: str) -> Sequence[Any]:
         raise DataError(f"{sieve.rows.source}: has no label column. Name it by data.label.")
     missing = where(cells.is_missing(target, separator) for target in targets)
     sieve.refuse(missing, "the label is missing", "Give it a value, or remove the row.")
-    return cells.parsed_lists(targets)
+    parsed = cells.parsed_lists(targets)
+    listed = where(map(cells.is_list_text, targets))
+    if parsed is targets and listed:
+        raise DataError(
+            f"{sieve.rows.where(listed[0])}: the label is a list written as text (got "
+            f"{shown(targets[listed[0]])}), those of other rows are not. Write all as lists, or "
+            "name one label a row."
+        )
+    return parsed
 
 
 def _refuse_mixed(sieve: Sieve, targets: Sequence[Any]) -> None:

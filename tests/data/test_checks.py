@@ -131,6 +131,7 @@ REFUSED = {
         {"known": Known(task=("1 day", "2 days", "3 days"))},
         (":2: the label is not among", "It is no id, since the names hold numbers", "'1 day'"),
     ),
+    "a list in some cells": (["b", "['a', 'b']"], {}, (":3: the label is a list written as text",)),
     "a list in a cell, one expected": (
         ["['a']", "['b']"],
         {"problem": "single_label"},
@@ -268,8 +269,12 @@ def test_unseen_label_in_a_list():
         (["a;b", "a"], ";", "multi_label"),
         (["['a', \"b's\"]", "[]"], "", "multi_label"),
         (["[1 0 1]", "[0 0 0]"], "", "multi_label"),
-        (["[OTHER]", "['a']"], "", "single_label"),
-        (["[0.5]", "b"], "", "single_label"),
+        (["('a', 'b')", "{'a'}", "set()"], "", "multi_label"),
+        (["1 0 1", "0 0 0"], "", "multi_label"),
+        (["1,0,1", "0,0,0"], "", "multi_label"),
+        (["0,1", "1,0"], "", "single_label"),
+        (["[OTHER]", "[a]"], "", "single_label"),
+        (["(1)", "(2)"], "", "single_label"),
     ],
 )
 def test_auto_looks_at_the_targets(targets, separator, problem):
