@@ -69,7 +69,8 @@ def _named(asked: Asked, labels: Labels) -> list[float]:
         if isinstance(given, list):
             return [_number(weight, source) for weight in given]
     else:
-        parts = [str(part).rpartition("=") for part in asked]
+        texts = str(asked[0]).split(",") if len(asked) == 1 else map(str, asked)
+        parts = [text.strip().rpartition("=") for text in texts]
         source, given = _FIELD, {name or weight: weight for name, _, weight in parts}
     if not isinstance(given, dict):
         raise ConfigError(f'{source}: expected {{"LABEL": WEIGHT, ...}} or a list of weights.')

@@ -34,7 +34,8 @@ def test_balanced_for_several_labels_is_negatives_by_positives():
 def test_numbers_names_and_files(tmp_path):
     assert weights_for((), LABELS) == ()
     assert weights_for((1, 2, 3), LABELS) == (1.0, 2.0, 3.0)
-    assert weights_for(("pos=2.5", "a=b=3"), LABELS) == (1.0, 3.0, 2.5)
+    for asked in (("pos=2.5", "a=b=3"), ("pos=2.5, a=b=3",)):
+        assert weights_for(asked, LABELS) == (1.0, 3.0, 2.5)
     path = tmp_path / "weights.json"
     for content in ([1, 3, 2.5], {"a=b": 3, "pos": 2.5}):
         path.write_text(json.dumps(content))
