@@ -75,6 +75,8 @@ def _summary(values: Float[np.ndarray, " N"]) -> dict[str, float]:
     return {"mean": float(values.mean()), "std": float(values.std()), **quantiles}
 
 
-def readable(logits: Float[np.ndarray, "N 1"], names: Sequence[str]) -> list[dict[str, Any]]:
+def readable(
+    logits: Float[np.ndarray, "N 1"], names: Sequence[str], top_k: int = 0
+) -> list[dict[str, Any]]:
     """Returns {"value"} per row."""
     return [{"value": float(value)} for value in logits[..., 0]]

@@ -15,7 +15,7 @@ import pytest
 import scipy.stats
 
 from flaxbert.heads.targets import regression
-from flaxbert.metrics.classification import report_lines
+from flaxbert.metrics.report_lines import report_lines
 from tests.heads.targets.slots import REGRESSION
 from tests.heads.targets.slots import regression as batch
 from tests.reference import load_golden
