@@ -115,12 +115,10 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
 
     count = empty = long = 0
     skipped: dict[str, list[int]] = {}
-    told: set[str] = set()
+    about_file: dict[str, None] = {}  # in order, each once
     with progress_bar(unit="windows" if predictor.long == "window" else "rows") as bar:
         for rows in chunks:
-            for note in set(rows.notes) - told:
-                cli.say(f"{rows.source}: {note}")
-            told |= set(rows.notes)
+            about_file |= dict.fromkeys(f"{rows.source}: {note}" for note in rows.notes)
             records = []
             if len(rows):
                 empty += len(predictor.head.empty(rows))
@@ -133,6 +131,8 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
             count += len(records)
             for why, lines in rows.skipped.items():
                 skipped.setdefault(why, []).extend(lines)
+    for line in about_file:
+        cli.say(line)
     notes = [f"{count} predictions in {', '.join(writers)}"]
     for why, lines in skipped.items():
         notes.append(f"{len(lines)} of them empty: {why} ({list_lines(lines, 5)})")

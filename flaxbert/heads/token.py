@@ -327,7 +327,8 @@ class TokenHead(Head):
         return records
 
     def no_answer(self, names: Names) -> dict[str, Any]:
-        return {"scores": [], **{column: [] for column in self.csv_columns(names)}}
+        fields = dict.fromkeys(("words", "tags", "scores", *self.csv_columns(names)))
+        return {field: [] for field in fields}
 
     def csv_columns(self, names: Names) -> Sequence[str]:
         return ("words", "tags") if scheme_of(names) == PLAIN else ("words", "tags", "entities")

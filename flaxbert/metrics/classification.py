@@ -39,7 +39,8 @@ def by_name(row: Float[np.ndarray, " C"], names: Sequence[str], top_k: int) -> d
     """Returns {name: value} of all (0), or of the `top_k` greatest, the greatest first."""
     if not top_k:
         return dict(zip(names, map(float, row), strict=True))
-    return {names[i]: float(row[i]) for i in np.argsort(-row, kind="stable")[:top_k]}
+    best = map(int, np.argsort(-row, kind="stable")[:top_k])
+    return {names[i]: float(row[i]) for i in best}
 
 
 def confusion_matrix(
@@ -107,10 +108,9 @@ def worst_confusions(
     confusion: Int[np.ndarray, "C C"], names: Sequence[str], most: int
 ) -> list[dict[str, Any]]:
     """Returns the most frequent errors as [{"actual", "predicted", "count"}, ...]."""
-    errors = confusion.copy()
-    np.fill_diagonal(errors, 0)
-    actual, predicted = np.nonzero(errors)
-    counts = errors[actual, predicted]
+    pairs = np.argwhere(confusion)
+    actual, predicted = pairs[pairs[:, 0] != pairs[:, 1]].T
+    counts = confusion[actual, predicted]
     order = np.argsort(-counts, kind="stable")[:most]
     return [
         {"actual": names[actual[i]], "predicted": names[predicted[i]], "count": int(counts[i])}
@@ -126,9 +126,10 @@ def mean_of_present(per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarra
 
 def matthews(confusion: Int[np.ndarray, "C C"]) -> float:
     """The multi-class Matthews correlation coefficient (Gorodkin 2004); 0 when undefined."""
-    counts = confusion.astype(np.float64)
-    actual, predicted, total = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
-    covariance = np.trace(counts) * total - actual @ predicted
+    hits = float(np.trace(confusion))
+    actual, predicted = (confusion.sum(axis=axis).astype(np.float64) for axis in (1, 0))
+    total = actual.sum()
+    covariance = hits * total - actual @ predicted
     spread = (total**2 - predicted @ predicted) * (total**2 - actual @ actual)
     return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
 

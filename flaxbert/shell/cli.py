@@ -231,7 +231,7 @@ def _parse(define: Callable[[flags.FlagValues], None]) -> Any:
         raise ConfigError(_readable(error)) from error
     for name in _PATHS:  # a shell leaves the ~ of --workdir=~/runs as it is
         if name in values and values[name].value:
-            values[name].value = os.path.expanduser(values[name].value)
+            values[name].value = os.path.expanduser(str(values[name].value))
     if len(rest) > 1:
         raise ConfigError(
             f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help."

@@ -12,6 +12,7 @@ from flaxbert.storage.local import LocalDisk
 
 # Path makes one slash of two.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(.+)")
+_HUB_HOSTS = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 _HUB = re.compile(
     r"(?:(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:)"
     r"(datasets/)?([^/?#]+(?:/(?!tree/|blob/|resolve/)[^/?#@]+)?)"
@@ -49,7 +50,7 @@ def url_refusal(path: str | os.PathLike[str]) -> str:
     A run reads local files, and repositories of the hub by their names.
     """
     text = os.fspath(path)
-    url = _URL.fullmatch(text)
+    url = _URL.fullmatch(f"https://{text}" if text.startswith(_HUB_HOSTS) else text)
     if not url or os.path.exists(text):
         return ""
     scheme, rest = url[1].lower(), url[2]
