@@ -70,10 +70,10 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
                     )
                 yield Row(line, wanted)
     except csv.Error as error:
-        raise DataError(
-            f"{source}:{lines.start}: is not valid CSV: {error}. Close each quoted cell, and "
-            "double a quote inside one."
-        ) from error
+        fix = "Close each quoted cell, double a quote inside one, and put no space behind it."
+        if dialect["delimiter"] == "\t":
+            fix += " If quotes are part of the text, name the file .tsv."
+        raise DataError(f"{source}:{lines.start}: is not valid CSV: {error}. {fix}") from error
     if not header:
         raise DataError(f"{source}: is empty. Expected a header line with {', '.join(columns)}.")
 
@@ -90,17 +90,17 @@ class _Lines:
         self.is_trial = False
 
     def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines)
-        self.row.append(line)
-        self._size += len(line)
-        if self._size > decode.LONGEST_ROW:
-            raise decode.too_long(self._source, self.start)
-        if self.is_trial and self._size > _TRIED:
-            raise csv.Error("a row that long is none")
-        return line
+        while True:
+            line = self._again.popleft() if self._again else next(self._lines, None)
+            if line is None:
+                return
+            self.row.append(line)
+            self._size += len(line)
+            if self._size > decode.LONGEST_ROW:
+                raise decode.too_long(self._source, self.start)
+            if self.is_trial and self._size > _TRIED:
+                raise csv.Error("a row that long is none")
+            yield line
 
     def end_row(self) -> None:
         self.start += len(self.row)
@@ -177,7 +177,7 @@ def _rows(lines: _Lines, dialect: Dialect, bad: BadRows) -> Iterator[tuple[int, 
     reader = csv.reader(lines, **dialect, strict=True)
     width, may_skip = 0, dialect["quoting"] != csv.QUOTE_NONE
     while (cells := next(reader, None)) is not None:
-        may_open = may_skip and any(' "' in line for line in lines.row)
+        may_open = may_skip and (len(lines.row) > 1 or ' "' in lines.row[0])
         quoted = [c for c in cells if c[:1] == " " and c.lstrip(" ")[:1] == '"'] if may_open else []
         if quoted:
             lines.back()

@@ -197,6 +197,12 @@ REFUSED = {
         (":2:", "3 cells", "use CSV or JSONL"),
     ),
     "open quote": ("a.csv", 'text,label\na,1\n"b,1\nc,0\n', (":3:", "not valid CSV", "Close")),
+    "lone quote between tabs": (
+        "a.csv",
+        'text\tlabel\n"a\t1\nb\t0\n',
+        (":2:", "not valid CSV", "name the file .tsv"),
+    ),
+    "space behind a quote": ("a.csv", 'text,label\n"a" ,1\n', (":2:", "no space behind it")),
     "text after a quote": ("a.csv", 'text,label\n"a"b,1\n', (":2:", "not valid CSV", "double")),
     "duplicate column": ("a.csv", "text,label,text\na,1,b\n", (":1:", "'text'", "twice", "Rename")),
     "missing column": (
