@@ -13,9 +13,14 @@ import unicodedata
 from itertools import pairwise
 
 # The language and encoding, iconv's name, Python's name, and common characters: as bytes (the
-# first planes of each national standard are sorted by use), as letters, or as a script.
+# national standards have them in rows of their own), as letters, or as a script.
 _MULTI_BYTE = (
-    ("Korean (EUC-KR)", "CP949", "cp949", rb"[\xa1\xa3\xb0-\xc8][\xa1-\xfe]"),
+    (
+        "Korean (EUC-KR)",
+        "CP949",
+        "cp949",
+        rb"[\xa1\xa3\xb0-\xc8][\xa1-\xfe]|\xa4[\xbb\xbe\xcc\xd0]",
+    ),
     ("Chinese (GBK)", "GB18030", "gb18030", rb"[\xa1\xa3\xb0-\xd7][\xa1-\xfe]"),
     ("Chinese (Big5)", "BIG5", "cp950", rb"[\xa1-\xc6][\x40-\xfe]"),
     ("Japanese (Shift-JIS)", "CP932", "cp932", rb"[\x81-\x83\x88-\x97][\x40-\xfc]"),
@@ -35,10 +40,11 @@ _SCRIPTS = (
     ("Arabic (Windows-1256)", "WINDOWS-1256", "cp1256", "ARABIC"),
     ("Thai (TIS-620)", "CP874", "cp874", "THAI"),
 )
-_PUNCTUATION = "‘’“”„–—…€£§°«»¿¡©®™\xa0"
+_PUNCTUATION = "‘’“”„–—…€™"
+_SIGNS = "\xa0¡¢£¥§©ª«¬®°±²³µ¶·¹º»¼½¾¿×÷"  # common ones, but not between letters
 
 _FITS = 0.8  # share of common characters
-_FEW = 10  # characters in which Chinese may happen to be Korean
+_FEW = 6  # different characters in which Chinese may happen to be Korean
 
 
 def advice(sample: bytes, source: str) -> str:
@@ -72,8 +78,11 @@ def candidates(sample: bytes) -> list[tuple[str, str]]:
     latin = {row: _share_of_latin(sample, *row[2:]) for row in _LATIN}
     best = max(latin.values())
     if best >= _FITS:  # several, if they give different texts that are as good
-        alike = {_decoded(sample, row[2]): row[:2] for row in reversed(latin) if latin[row] == best}
-        return list(alike.values())[::-1]
+        texts: dict[str | None, tuple[str, str]] = {}
+        for row in latin:
+            if latin[row] == best:
+                texts.setdefault(_decoded(sample, row[2]), row[:2])
+        return list(texts.values())
     shares = {row[:2]: _share_of_common(sample, *row[2:]) for row in _MULTI_BYTE}
     least = max(_FITS, max(shares.values()) - 0.05)
     fitting = [row for row, share in shares.items() if share >= least]
@@ -81,7 +90,7 @@ def candidates(sample: bytes) -> list[tuple[str, str]]:
         # Korean letters have the places of a half of the common Chinese characters.
         korean = _MULTI_BYTE[0]
         text = _decoded(sample, korean[2]) if korean[:2] in fitting else None
-        return [korean[:2]] if text and len(_outside_ascii(text)) >= _FEW else fitting
+        return [korean[:2]] if len(set(_outside_ascii(text or ""))) >= _FEW else fitting
     return [row[:2] for row in _SCRIPTS if _is_script(sample, *row[2:])]
 
 
@@ -110,7 +119,8 @@ def _share_of_common(sample: bytes, codec: str, common: bytes) -> float:
 def _share_of_latin(sample: bytes, codec: str, letters: str) -> float:
     """Returns the share of characters that are punctuation, or letters among those of ASCII."""
     text = _decoded(sample, codec) or ""
-    alone = f"(?<![^\0-\x7f])[{letters}](?![^\0-\x7f])"
+    signs = f"(?<![A-Za-z])[{_SIGNS}]|[{_SIGNS}](?![A-Za-z])"
+    alone = f"(?<![^\0-\x7f])(?:[{letters}]|{signs})(?![^\0-\x7f])"
     near = f"(?<=[A-Za-z])[{letters}]{{1,3}}|[{letters}]{{1,3}}(?=[A-Za-z])"
     found = sum(map(len, re.findall(f"{alone}|{near}|[{_PUNCTUATION}]", text)))
     return (found - 2 * _misplaced(text)) / max(1, len(_outside_ascii(text)))
@@ -125,7 +135,7 @@ def _is_script(sample: bytes, codec: str, script: str) -> bool:
     """Whether nearly all letters are of a script, and capitals stand where words begin."""
     text = _decoded(sample, codec) or ""
     of_ascii = sum(c.isascii() and c.isalpha() for c in text)
-    characters = [c for c in _outside_ascii(text) if c not in _PUNCTUATION]
+    characters = [c for c in _outside_ascii(text) if c not in _PUNCTUATION + _SIGNS]
     own = sum(unicodedata.name(c, "").startswith(script) for c in characters)
     capitals = sum(c.isupper() for c in characters)
     is_text = 2 * own >= of_ascii and 2 * capitals <= own and 20 * _misplaced(text) <= own
