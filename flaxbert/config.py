@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 from typing import Any, get_args, get_origin, get_type_hints
 
 from flaxbert.errors import ConfigError
@@ -234,9 +235,20 @@ def make_config(values: Any) -> Config:
         each other.
     """
     as_dict = values.to_dict() if hasattr(values, "to_dict") else values
-    config = _build(Config, as_dict, prefix="")
+    config = _with_homes(_build(Config, as_dict, prefix=""))
     _check(config)
     return config
+
+
+def _with_homes(config: Config) -> Config:
+    """Expands ~ in paths, which a shell does not do behind "="."""
+    fields = ("dataset", "train", "validation", "test")
+    paths = {name: os.path.expanduser(getattr(config.data, name)) for name in fields}
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **paths),
+        model=dataclasses.replace(config.model, path=os.path.expanduser(config.model.path)),
+    )
 
 
 def to_dict(config: Config) -> dict[str, Any]:

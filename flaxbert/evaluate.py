@@ -23,7 +23,7 @@ from flaxbert.config import Config
 from flaxbert.data import formats
 from flaxbert.errors import ConfigError, DataError
 from flaxbert.shell import cli
-from flaxbert.storage.store import is_url, store_for
+from flaxbert.storage.store import is_url, store_for, url_refusal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError("--model needs --data=FILE: a folder does not know its data.")
     if values.data and values["split"].present:
         raise ConfigError("--split and --data exclude each other.")
-    if is_url(values.output):
+    if is_url(values.output) or url_refusal(values.output):
         raise ConfigError(f"--output: {values.output}: name a local directory.")
     if values.output and Path(values.output).exists() and not Path(values.output).is_dir():
         raise ConfigError(f"--output: {values.output} is a file; name a directory.")

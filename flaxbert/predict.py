@@ -23,7 +23,7 @@ from absl import flags
 
 from flaxbert.config import Config, Data
 from flaxbert.data import formats
-from flaxbert.errors import ConfigError
+from flaxbert.errors import ConfigError, DataError
 from flaxbert.shell import cli
 from flaxbert.storage.store import store_for
 
@@ -43,6 +43,19 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("input", "", kinds, flag_values=values)
     cli.define_split(values, None)
     flags.DEFINE_string("output", "", "Where the predictions go.", flag_values=values)
+    flags.DEFINE_integer(
+        "top_k",
+        -1,
+        "Probabilities of the N best labels; 0 = of all; -1 = of all up to 200, else the 10 best.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "on_bad_row",
+        "error",
+        ("error", "skip"),
+        "A row of --input without a usable text: stop, or give an empty answer in its place.",
+        flag_values=values,
+    )
     cli.define_inference(values)
     cli.define_columns(values, label=False)
 
@@ -54,6 +67,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         raise ConfigError("give either --input=FILE (or - for lines) or --split of a --workdir.")
     if values.split and not values.workdir:
         raise ConfigError(f"--split={values.split} needs --workdir=RUN: a folder has no data.")
+    if values.split and values["on_bad_row"].present:
+        raise ConfigError("--on_bad_row is for --input; a --split has the run's data.on_bad_row.")
     if not values.output and not values.split:
         raise ConfigError("--output is missing: a file ending in .jsonl, .csv or .conll, or -.")
 
@@ -73,14 +88,14 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     chunks = _file_chunks(data, values) if values.input else iter(())
     first = next(chunks, None)
     predictor = predictor_for(model).from_pretrained(
-        model, **cli.inference_options(values, facts.get("dtype", "float32"))
+        model,
+        top_k=values.top_k,
+        **cli.inference_options(values, facts.get("dtype", "float32")),
     )
     for note in predictor.notes:
         cli.say(f"{model}: {note}")
     chunks = itertools.chain([first] if first is not None else [], chunks)
-    # Every row gets an answer, even rows that training would skip.
-    checked = (predictor.head.usable(rows, Config()) for rows in chunks)
-    parts: dict[str, Iterator[Rows]] = {"": checked}
+    parts: dict[str, Iterator[Rows]] = {"": _checked(chunks, predictor, values.on_bad_row)}
     if values.split:
         revision = facts.get("dataset_revision", "")
         config = dataclasses.replace(config, data=data)
@@ -92,30 +107,76 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         )
     for suffix, part in parts.items():
         with contextlib.ExitStack() as stack:
-            writers = _open_writers(stack, values, predictor.labels, workdir, config, suffix)
+            writers = _open_writers(stack, values, predictor, workdir, config, suffix)
             _predict(predictor, part, writers)
 
 
 def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
+    from flaxbert.data.rows import list_lines
     from flaxbert.shell.progress_bar import progress_bar
 
     count = empty = long = 0
+    skipped: dict[str, list[int]] = {}
+    about_file: dict[str, None] = {}  # in order, each once
     with progress_bar(unit="windows" if predictor.long == "window" else "rows") as bar:
         for rows in chunks:
-            empty += len(predictor.head.empty(rows))
-            examples = predictor.encode_rows(rows)
-            records = predictor.records(rows, examples, predictor.answers(examples, bar.update))
+            about_file |= dict.fromkeys(f"{rows.source}: {note}" for note in rows.notes)
+            records = []
+            if len(rows):
+                empty += len(predictor.head.empty(rows))
+                examples = predictor.encode_rows(rows)
+                records = predictor.records(rows, examples, predictor.answers(examples, bar.update))
+                long += examples.tokens.truncated
+            records = _in_place(records, rows, predictor)
             for writer in writers.values():
                 writer.write(records)
             count += len(records)
-            long += examples.tokens.truncated
+            for why, lines in rows.skipped.items():
+                skipped.setdefault(why, []).extend(lines)
+    for line in about_file:
+        cli.say(line)
     notes = [f"{count} predictions in {', '.join(writers)}"]
+    for why, lines in skipped.items():
+        notes.append(f"{len(lines)} of them empty: {why} ({list_lines(lines, 5)})")
     if empty:
         notes.append(f"{empty} of them of an empty text")
     if long:
         how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read in windows"}
         notes.append(f"{long} of texts over {predictor.max_length} tokens ({how[predictor.long]})")
     cli.say("; ".join(notes))
+
+
+def _in_place(
+    records: list[dict[str, Any]], rows: Rows, predictor: Predictor
+) -> list[dict[str, Any]]:
+    """Returns the records with an empty one for each row of a file that was skipped."""
+    if not rows.skipped:
+        return records
+    nothing = predictor.head.no_answer(predictor.labels.names)
+    placed = dict(zip(rows.lines, records, strict=True))
+    placed |= {line: nothing for lines in rows.skipped.values() for line in lines}
+    return [placed[line] for line in sorted(placed)]
+
+
+def _checked(chunks: Iterator[Rows], predictor: Predictor, on_bad_row: str) -> Iterator[Rows]:
+    """Yields the usable rows of each part. Every row gets an answer, even an empty text, which
+    training may skip."""
+    config = Config(data=Data(on_bad_row=on_bad_row))
+    with _advice():
+        for rows in chunks:
+            yield predictor.head.usable(rows, config)
+
+
+@contextlib.contextmanager
+def _advice() -> Iterator[None]:
+    """Names the flag with which a file is read in spite of a bad row."""
+    from flaxbert.data.bad_rows import BadRowError
+
+    try:
+        yield
+    except BadRowError as error:
+        flag = "Or set --on_bad_row=skip for an empty answer in its place."
+        raise DataError(f"{error} {flag}") from error
 
 
 def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
@@ -134,7 +195,8 @@ def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
     # Somebody may be waiting for answers to standard input.
     size = _PROMPT if path == "-" else _SIZE
     columns = {"text": data.text, "text_pair": data.text_pair}
-    yield from read_chunks(path, columns, size=size)
+    with _advice():
+        yield from read_chunks(path, columns, size=size, on_bad_row=values.on_bad_row)
 
 
 def _split_chunks(
@@ -159,7 +221,7 @@ def _split_chunks(
 def _open_writers(
     stack: contextlib.ExitStack,
     values: Any,
-    labels: Any,
+    predictor: Predictor,
     workdir: Workdir | None,
     config: Config,
     suffix: str,
@@ -169,13 +231,15 @@ def _open_writers(
     from flaxbert.run.result_names import predictions_name
 
     writers: dict[str, Any] = {}
+    labels = predictor.labels
     if values.output == "-":
         file = stack.enter_context(answers.standard_output())
         writers["standard output"] = answers.JsonLines(file, labels)
     elif values.output:
         output = Path(values.output).resolve()  # a link keeps pointing to its file
         file = stack.enter_context(store_for(values.output).replacing(output))
-        writers[values.output] = answers.writer_for(values.output)(file, labels)
+        make = answers.writer_for(values.output)
+        writers[values.output] = make(file, labels, predictor.top_k)
     if values.split and workdir is not None:
         path = workdir.root / predictions_name(config.data.task, values.split, suffix)
         file = stack.enter_context(workdir.store.replacing(path))

@@ -183,6 +183,92 @@ def test_a_bad_line_leaves_no_file(trained, tmp_path, capsys, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
+UNUSABLE = {
+    # a file with three rows, of which only the first and the last can be answered
+    "null.jsonl": '{"text": "a fine film"}\n{"text": null}\n{"text": "dull"}\n',
+    "number.jsonl": '{"text": "a fine film"}\n{"text": 5}\n{"text": "dull"}\n',
+    "broken.jsonl": '{"text": "a fine film"}\n{"text": \n{"text": "dull"}\n',
+    "ragged.csv": "n,text\n1,a fine film\n2\n3,dull\n",
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_rows_without_a_text(name, trained, tmp_path, capsys, monkeypatch):
+    """They stop the command, or get an empty answer in their place, whatever part they are in."""
+    source = tmp_path / name
+    source.write_text(UNUSABLE[name])
+    line = 3 if name.endswith(".csv") else 2
+    flags = [f"--model={trained}", f"--input={source}"]
+    done = call("predict", *flags, "--output=-", capsys=capsys)
+    assert (done.code, done.out) == (3, "")
+    assert f"{name}:{line}: " in done.err
+    assert "Or set --on_bad_row=skip for an empty answer in its place." in done.err
+    flags.append("--on_bad_row=skip")
+    for size in (8192, 1):
+        monkeypatch.setattr("flaxbert.predict._SIZE", size)
+        done = call("predict", *flags, "--output=-", capsys=capsys)
+        assert done.code == 0, done.err
+        first, empty, last = map(json.loads, done.out.splitlines())
+        assert first["label"] and last["label"]
+        assert empty == {"label": None, "score": None, "probabilities": None}
+        assert "3 predictions in standard output; 1 of them empty: " in done.err
+        assert f"(line {line})" in done.err
+        done = call("predict", *flags, f"--output={tmp_path / 'o.csv'}", capsys=capsys)
+        assert done.code == 0, done.err
+        assert (tmp_path / "o.csv").read_text().splitlines()[2] == ",,,,"
+
+
+def test_a_policy_for_rows_is_for_files(trained, capsys):
+    flags = [f"--workdir={trained}", "--split=test", "--on_bad_row=skip"]
+    done = call("predict", *flags, capsys=capsys)
+    assert done.code == 2 and "--on_bad_row is for --input" in done.err
+
+
+def test_probabilities_of_the_best_labels(trained, expected, tmp_path, capsys):
+    source = _write(tmp_path / "in.txt", TEXTS)
+    for suffix in ("jsonl", "csv"):
+        flags = [f"--model={trained}", f"--input={source}", f"--output={tmp_path / f'o.{suffix}'}"]
+        assert call("predict", *flags, "--top_k=2", capsys=capsys).code == 0
+    records = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    table = list(csv.DictReader(io.StringIO((tmp_path / "o.csv").read_text())))
+    for record, row, whole in zip(records, table, expected, strict=True):
+        best = sorted(whole["probabilities"].items(), key=lambda item: -item[1])[:2]
+        assert list(record["probabilities"]) == [name for name, _ in best]
+        assert record["probabilities"] == pytest.approx(dict(best), abs=1e-6)
+        assert list(row) == ["label", "score", "probabilities"]
+        assert json.loads(row["probabilities"]) == record["probabilities"]
+    done = call("predict", *flags, "--top_k=-2", capsys=capsys)
+    assert done.code == 2 and "top_k: expected" in done.err
+
+
+def test_many_labels_have_the_best_probabilities_only(tmp_path):
+    """Unless all are asked for; of few labels all are the default."""
+    from flaxbert import Classifier
+
+    model = write_trained(tmp_path / "model", [f"label {i:03}" for i in range(201)])
+    for options, count in (({}, 10), ({"top_k": 0}, 201), ({"top_k": 3}, 3)):
+        answer = Classifier.from_pretrained(model, **options)("a fine film")
+        values = list(answer["probabilities"].values())
+        assert len(values) == count and answer["score"] == max(values)
+    numbers = write_trained(tmp_path / "number", ["x"], "regression")
+    with pytest.raises(ValueError, match="top_k=3 has no effect"):
+        Classifier.from_pretrained(numbers, top_k=3)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_standard_output_is_utf8_for_any_terminal(encoding, tmp_path, capsys, monkeypatch):
+    model = write_trained(tmp_path / "model", ["好/👍", "é"])
+    source = _write(tmp_path / "文.txt", ["a fine film"])
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(f"sys.{name}", stream)
+    done = call("predict", f"--model={model}", f"--input={source}", "--output=-")
+    out, err = (stream.buffer.getvalue() for stream in streams.values())
+    assert done.code == 0, err
+    assert set(json.loads(out.decode("utf-8"))["probabilities"]) == {"好/👍", "é"}
+    assert b"1 predictions in standard output" in err
+
+
 def test_the_input_is_not_overwritten(trained, tmp_path, capsys):
     source = _write(tmp_path / "in.csv", TEXTS)
     done = call(

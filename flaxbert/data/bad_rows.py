@@ -12,18 +12,34 @@ from flaxbert.data.rows import NAMED, Rows, list_lines, shown
 from flaxbert.errors import DataError
 
 
+class BadRowError(DataError):
+    """A row that cannot be used, where the file as a whole can: it may be left out."""
+
+
 class BadRows:
-    """Lines of a file that cannot be read as rows."""
+    """Lines of a file that cannot be read as rows, and what else a user should know of it."""
 
     def __init__(self, on_bad_row: str = "error") -> None:
         self._skip = on_bad_row == "skip"
         self.skipped: dict[str, list[int]] = {}
+        self.notes: list[str] = []
 
     def add(self, source: str, line: int, what: str, fix: str, *, why: str) -> None:
-        """Raises a DataError with place and reason, or notes the line under the reason `why`."""
+        """Raises a BadRowError with place and reason, or notes the line under the reason `why`."""
         if not self._skip:
-            raise DataError(f"{source}:{line}: {what}. {fix}")
+            raise BadRowError(f"{source}:{line}: {what}. {fix}")
         self.skipped.setdefault(why, []).append(line)
+
+    def note(self, text: str) -> None:
+        """Notes how a file is read that is not as its suffix says."""
+        self.notes.append(text)
+
+    def take(self, last: float) -> dict[str, list[int]]:
+        """Returns the lines up to `last` that were not returned before."""
+        taken = {why: [n for n in lines if n <= last] for why, lines in self.skipped.items()}
+        rest = {why: [n for n in lines if n > last] for why, lines in self.skipped.items()}
+        self.skipped = {why: lines for why, lines in rest.items() if lines}
+        return {why: lines for why, lines in taken.items() if lines}
 
 
 class Sieve:
@@ -35,7 +51,7 @@ class Sieve:
         self._aside: dict[int, str] = {}  # row: why
 
     def refuse(self, offenders: Iterable[int], what: str, fix: str, got: str = "") -> None:
-        """Raises a DataError that names up to 20 offenders, or leaves them out."""
+        """Raises a BadRowError that names up to 20 offenders, or leaves them out."""
         found = [i for i in offenders if i not in self._aside]
         if not found:
             return
@@ -45,7 +61,7 @@ class Sieve:
         lines = self.rows.lines
         others = list_lines([lines[i] for i in found[1:]], NAMED - 1)
         also = f" Also {others}." if len(found) > 1 else ""
-        raise DataError(f"{self.rows.where(found[0])}: {what}{got}.{also} {fix}")
+        raise BadRowError(f"{self.rows.where(found[0])}: {what}{got}.{also} {fix}")
 
     def refuse_labels(self, offenders: list[int], what: str, fix: str) -> None:
         """As `refuse`; the message shows the first offender's label."""

@@ -41,10 +41,9 @@ class Known:
 def usable_texts(rows: Rows, data: Data) -> Rows:
     """Returns the rows whose texts can be used.
 
-    Raises DataError if no row is left; for a text that is missing or no string unless on_bad_row is
-    "skip"; for an empty text if on_empty is "error".
+    Raises DataError for a text that is missing or no string unless on_bad_row is "skip"; for an
+    empty text if on_empty is "error".
     """
-    refuse_nothing(rows)
     sieve = Sieve(rows, data.on_bad_row)
     for column, values in (("text", rows.texts), ("second text", rows.pairs)):
         if values is None:
@@ -62,7 +61,6 @@ def usable_texts(rows: Rows, data: Data) -> Rows:
         fix = "Give it a value, remove the row, or set config.data.on_empty to keep or skip."
         sieve.refuse(empty_texts(rows), "the text is empty", fix)
         rows = sieve.left()
-    refuse_nothing(rows)
     return rows
 
 

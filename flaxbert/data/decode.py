@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from flaxbert.data import contents, encodings
 from flaxbert.data.rows import near_name
 from flaxbert.errors import DataError
 
@@ -21,6 +22,9 @@ STANDARD_INPUT = Path("-")
 # unpack to a single line that fills the memory.
 LONGEST_ROW = 1 << 26
 
+_GZIP = b"\x1f\x8b"
+_SAMPLE = 1 << 16  # bytes behind one that is not UTF-8, to tell the encoding by
+
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
@@ -28,7 +32,10 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise DataError(f"{path}: is a directory. Name a file.")
+            raise DataError(
+                f"{path}: is a directory. Name a file. For a data set in a folder set "
+                "config.data.dataset."
+            )
         if not stat.S_ISREG(mode):
             raise DataError(
                 f"{path}: is a pipe or a device. Name a file; only --input=- reads a stream."
@@ -44,7 +51,8 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yields the lines of a file, of a .gz, or of standard input ("-") as they arrive.
+    """Yields the lines of a file, compressed by gzip or not, or of standard input ("-") as they
+    arrive.
 
     Only "\\n" ends a line, and is kept. A byte order mark is removed. Raises DataError, with its
     place, for a file that cannot be read or is not UTF-8, a NUL, or a line over `LONGEST_ROW`.
@@ -53,7 +61,9 @@ def read_lines(path: Path) -> Iterator[str]:
         yield from _decoded(sys.stdin.buffer, "standard input")
         return
     with open_file(path) as file:
-        if path.suffix.lower() == ".gz":
+        is_gzip = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        if is_gzip or path.suffix.lower() == ".gz":
             yield from _unzipped(file, str(path))
         else:
             yield from _decoded(file, str(path))
@@ -86,21 +96,22 @@ def _decoded(file: BinaryIO | gzip.GzipFile, source: str) -> Iterator[str]:
     offset = number = 0  # bytes and lines read so far
     while line := file.readline(LONGEST_ROW + 1):
         number += 1
-        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(
-                f"{source}: is UTF-16. Save it as UTF-8, for example: "
-                f"iconv -f UTF-16 -t UTF-8 {source} > NEW"
-            )
+        if number == 1:
+            contents.refuse_files(source, line[: contents.HEAD], "text in UTF-8")
+            if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                fix = encodings.iconv("UTF-16", source)
+                raise DataError(f"{source}: is UTF-16. Save it as UTF-8, for example: {fix}")
         if len(line) > LONGEST_ROW:
             raise too_long(source, number)
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
             place = offset + error.start
+            # Of standard input no more: somebody may be typing it.
+            sample = line if file is sys.stdin.buffer else line + file.read(_SAMPLE)
             raise DataError(
-                f"{source}:{number}: byte {place} (0x{line[error.start]:02x}) is not UTF-8. Save "
-                "the file as UTF-8, for example from Windows-1252: "
-                f"iconv -f WINDOWS-1252 -t UTF-8 {source} > NEW"
+                f"{source}:{number}: byte {place} (0x{line[error.start]:02x}) is not UTF-8. "
+                + encodings.advice(sample, source)
             ) from error
         if "\0" in text:
             raise _nul(text, source, number)
@@ -112,9 +123,10 @@ def _decoded(file: BinaryIO | gzip.GzipFile, source: str) -> Iterator[str]:
 def _nul(text: str, source: str, line: int) -> DataError:
     """Returns the error for NUL characters, which no text has and at which many tools stop."""
     if 4 * text.count("\0") > len(text):  # every other byte, in Latin text
+        order = "BE" if text.startswith("\0") else "LE"
         return DataError(
             f"{source}:{line}: contains NUL characters, as UTF-16 without a mark does. Remove it "
-            f"by: iconv -f UTF-16LE -t UTF-8 {source} > NEW"
+            f"by: {encodings.iconv(f'UTF-16{order}', source)}"
         )
     return DataError(f"{source}:{line}: contains a NUL character. Remove it.")
 

@@ -68,7 +68,7 @@ def describe_split(
         "unknown_token_share": tokens.unknown_share,
         "skipped": {why: len(lines) for why, lines in rows.skipped.items()},
     }
-    lines = [*target_lines, _length_line(length, cut)]
+    lines = [*rows.notes, *target_lines, _length_line(length, cut)]
     for why, where in rows.skipped.items():
         lines.append(f"WARNING: {count_rows(len(where))} skipped: {why} ({list_lines(where, 5)})")
     if empty:

@@ -28,6 +28,7 @@ class Rows:
     # Of a column: label names in id order, where the data set itself has them.
     class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     skipped: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # why: lines
+    notes: Sequence[str] = ()  # what a user should know of how the file is read
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -54,6 +55,7 @@ class Rows:
             {key: [cells[i] for i in indices] for key, cells in self.columns.items()},
             [self.lines[i] for i in indices],
             self.class_names,
+            notes=self.notes,
         )
 
     def without(self, aside: Mapping[int, str]) -> Rows:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from flaxbert.config import Config, Data, seed_for
-from flaxbert.data import holdout, overlap, report, sources
+from flaxbert.data import checks, holdout, overlap, report, sources
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Labels
 from flaxbert.data.report import Report
@@ -73,7 +73,7 @@ def read_training(config: Config, head: Checks, revision: str = "") -> Training:
 def read_file(config: Config, head: Checks, path: str) -> Rows:
     """Reads a labelled file with the columns of the config."""
     data = config.data
-    return head.usable(files.read_rows(path, columns_of(data), data.on_bad_row), config)
+    return _usable(files.read_rows(path, columns_of(data), data.on_bad_row), config, head)
 
 
 def columns_of(data: Data) -> dict[str, str]:
@@ -106,8 +106,15 @@ def _read(
 ) -> dict[str, Rows]:
     columns = columns_of(config.data)
     return {
-        suffix: head.usable(opened.read(part, columns), config) for suffix, part in parts.items()
+        suffix: _usable(opened.read(part, columns), config, head) for suffix, part in parts.items()
     }
+
+
+def _usable(rows: Rows, config: Config, head: Checks) -> Rows:
+    checks.refuse_nothing(rows)
+    rows = head.usable(rows, config)
+    checks.refuse_nothing(rows)
+    return rows
 
 
 def hold_out(config: Config, head: Checks, train: Rows, labels: Labels) -> tuple[Rows, Rows]:

@@ -25,7 +25,7 @@ from flaxbert.data.report import About, describe_split
 from flaxbert.data.rows import Rows
 from flaxbert.data.splits import Split
 from flaxbert.data.tokenize import Tokenizer
-from flaxbert.metrics.classification import report_lines
+from flaxbert.metrics.report_lines import report_lines
 from flaxbert.model import binding
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.model.binding import Params
@@ -175,36 +175,45 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names, top_k: int = 0
     ) -> list[dict[str, Any]]:
-        """Returns one prediction record per row."""
+        """Returns one prediction record per row; probabilities of the `top_k` best labels, the best
+        first, or of all (0) in id order."""
+
+    def no_answer(self, names: Names) -> dict[str, Any]:
+        """Returns the record of a row that cannot be used."""
+        return dict.fromkeys(self.csv_columns(names))
 
     @abc.abstractmethod
     def csv_columns(self, names: Names) -> Sequence[str]:
         """Returns the fields of a record that a CSV file has, the most important one first."""
 
-    def csv_header(self, names: Names) -> list[str]:
+    def csv_header(self, names: Names, top_k: int = 0) -> list[str]:
         """Returns the columns of a CSV file of predictions; some fields have one per label."""
         header = []
         for column in self.csv_columns(names):
-            each = _BY_LABEL.get(column)
+            each = _each_of(column, top_k)
             header += [f"{each}_{name}" for name in names] if each else [column]
         return header
 
-    def csv_row(self, record: dict[str, Any], names: Names) -> list[Any]:
-        """Returns a record's cells; lists are written as JSON."""
+    def csv_row(self, record: dict[str, Any], names: Names, top_k: int = 0) -> list[Any]:
+        """Returns a record's cells; lists, and some of all probabilities, are written as JSON."""
         cells = []
         for column in self.csv_columns(names):
             value = record[column]
-            cells += [value[name] for name in names] if isinstance(value, dict) else [value]
-        return [json.dumps(c, ensure_ascii=False) if isinstance(c, list) else c for c in cells]
+            each = _each_of(column, top_k)
+            cells += [value and value[name] for name in names] if each else [value]
+        nested = (list, dict)
+        return [json.dumps(c, ensure_ascii=False) if isinstance(c, nested) else c for c in cells]
 
     def summary(self, record: dict[str, Any], names: Names) -> str:
         """Returns a record in a few words: one cell of a numbered file of predictions."""
         value = record[self.csv_columns(names)[0]]
+        if value is None:
+            return ""
         if isinstance(value, float):
             return f"{value:3.3f}"  # as transformers' run_glue writes numbers
-        if isinstance(value, list):
+        if isinstance(value, list | dict):
             return json.dumps(value, ensure_ascii=False)
         # A label with a tab or a line break is escaped, so that a record stays one line.
         return value if value.isprintable() else json.dumps(value, ensure_ascii=False)[1:-1]
@@ -213,6 +222,11 @@ class Head(abc.ABC):
         """Returns the names of the metrics of a split like this one."""
         answers = np.zeros((len(self.gold(examples)), len(names)), np.float32)
         return list(self.metrics(answers, examples, names))
+
+
+def _each_of(column: str, top_k: int) -> str | None:
+    """Returns what a field of a record has for each label; None for a single cell."""
+    return None if top_k and column == "probabilities" else _BY_LABEL.get(column)
 
 
 @functools.cache

@@ -134,9 +134,9 @@ class SequenceHead(Head):
         return self.kind.report(answers, self.gold(examples), names)
 
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names, top_k: int = 0
     ) -> list[dict[str, Any]]:
-        return self.kind.readable(answers, names)
+        return self.kind.readable(answers, names, top_k)
 
     def csv_columns(self, names: Names) -> Sequence[str]:
         several_numbers = self.kind is regression and len(names) > 1

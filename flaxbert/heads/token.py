@@ -105,7 +105,6 @@ class TokenHead(Head):
             sieve = Sieve(rows, data.on_empty)
             sieve.refuse(self.empty(rows), "there is no word", "Remove the row.")
             rows = sieve.left()
-        checks.refuse_nothing(rows)
         return rows
 
     def empty(self, rows: Rows) -> list[int]:
@@ -292,7 +291,7 @@ class TokenHead(Head):
         return entities.report(gold, predicted, sentences, names, scheme_of(names))
 
     def readable(
-        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names
+        self, answers: np.ndarray, examples: Examples, rows: Rows, names: Names, top_k: int = 0
     ) -> list[dict[str, Any]]:
         """Returns {"words", "tags", "scores"} and, unless tags are plain, "entities" of each row.
 
@@ -326,6 +325,10 @@ class TokenHead(Head):
                 record["entities"] = found
             records.append(record)
         return records
+
+    def no_answer(self, names: Names) -> dict[str, Any]:
+        fields = dict.fromkeys(("words", "tags", "scores", *self.csv_columns(names)))
+        return {field: [] for field in fields}
 
     def csv_columns(self, names: Names) -> Sequence[str]:
         return ("words", "tags") if scheme_of(names) == PLAIN else ("words", "tags", "entities")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from flaxbert.data.checks import Labels
 from flaxbert.errors import ConfigError, InterruptedRun
 from flaxbert.heads import head_named
 from flaxbert.shell.console import printable_json
-from flaxbert.storage.store import is_url
+from flaxbert.storage.store import is_url, url_refusal
 
 Answer = dict[str, Any]
 
@@ -29,7 +30,7 @@ _BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where a reader
 class JsonLines:
     """One JSON object per line."""
 
-    def __init__(self, file: TextIO, labels: Labels) -> None:
+    def __init__(self, file: TextIO, labels: Labels, top_k: int = 0) -> None:
         self._file = file
 
     def write(self, answers: Sequence[Answer]) -> None:
@@ -39,15 +40,17 @@ class JsonLines:
 
 
 class Csv:
-    """The head's columns: one per label for probabilities, lists as JSON."""
+    """The head's columns: one per label for probabilities of all, lists as JSON; probabilities of
+    the `top_k` best are one column, as JSON."""
 
-    def __init__(self, file: TextIO, labels: Labels) -> None:
-        self._head, self._names = head_named(labels.problem), labels.names
+    def __init__(self, file: TextIO, labels: Labels, top_k: int = 0) -> None:
+        self._head, self._names, self._top_k = head_named(labels.problem), labels.names, top_k
         self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow(self._head.csv_header(self._names))
+        self._writer.writerow(self._head.csv_header(self._names, top_k))
 
     def write(self, answers: Sequence[Answer]) -> None:
-        self._writer.writerows(self._head.csv_row(answer, self._names) for answer in answers)
+        head, names, top_k = self._head, self._names, self._top_k
+        self._writer.writerows(head.csv_row(answer, names, top_k) for answer in answers)
 
 
 class Conll:
@@ -56,7 +59,7 @@ class Conll:
     A tab or a line break in a word becomes a space, and an empty word "_".
     """
 
-    def __init__(self, file: TextIO, labels: Labels) -> None:
+    def __init__(self, file: TextIO, labels: Labels, top_k: int = 0) -> None:
         if "tags" not in head_named(labels.problem).csv_columns(labels.names):
             raise ConfigError(
                 "--output: .conll is for models that tag words, and this one does not. Name a file "
@@ -94,7 +97,7 @@ def check_output(path: str, source: str = "") -> None:
     Raises:
       ConfigError: an ending that no writer has, no such directory, or the input itself.
     """
-    if is_url(path):
+    if is_url(path) or url_refusal(path):
         raise ConfigError(f"--output: {path}: name a local file, then copy it.")
     output = Path(path)
     try:
@@ -120,7 +123,12 @@ def writer_for(path: str) -> type[JsonLines] | type[Csv] | type[Conll]:
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Standard output; a reader who has gone (`| head`) ends the command without a traceback."""
+    """Standard output in UTF-8, as files are, whatever the terminal's encoding.
+
+    A reader who has gone (`| head`) ends the command without a traceback.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     try:
         yield sys.stdout
         sys.stdout.flush()

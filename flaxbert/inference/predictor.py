@@ -25,7 +25,7 @@ from flaxbert.data.long import cut_for
 from flaxbert.data.rows import Rows
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.errors import ConfigError, FlaxbertError, ModelFileError
-from flaxbert.heads import head_of
+from flaxbert.heads import Head, head_of
 from flaxbert.inference.models import FlaxBertModel
 from flaxbert.loop.forward import make_forward, predict_logits
 from flaxbert.loop.mesh import make_mesh, replicated, row_multiple
@@ -38,6 +38,9 @@ from flaxbert.weights.folder import why_untrained
 _TOKENS = {"cpu": 2048}
 _ACCELERATOR_TOKENS = 16384
 
+# An answer has the probabilities of so many labels; of more labels only the best.
+MOST_LABELS, BEST_LABELS = 200, 10
+
 
 class Predictor:
     """Predicts with a trained model, on all devices; the base of the public predictors.
@@ -48,6 +51,7 @@ class Predictor:
       labels: kind of target, and label names in id order.
       notes: what reading the model had to assume, drop or ignore, one line each.
       max_length: tokens of a sequence; `long` says how longer ones are read.
+      top_k: labels whose probabilities an answer has, 0 = all.
     """
 
     model_class: ClassVar[type[FlaxBertModel]]
@@ -61,6 +65,7 @@ class Predictor:
         stride: int = -1,
         batch_rows: int = 0,
         packing: str = "pack",
+        top_k: int = -1,
     ) -> None:
         """Wraps a model that was read from a folder with tokenizer files.
 
@@ -74,9 +79,11 @@ class Predictor:
           stride: tokens that neighbouring windows share; -1 = a quarter of max_length.
           batch_rows: rows computed at once by all devices; 0 = automatic. Fewer need less memory.
           packing: "pack", or "pad" for one sequence a row.
+          top_k: labels whose probabilities an answer has, the best first; 0 = all, in the order of
+            their ids; -1 = all of up to 200 labels, of more the 10 best.
 
         Raises:
-          ConfigError: a value that is out of range, or a stride without windows.
+          ConfigError: a value that is out of range, or a stride or top_k without effect.
           ModelFileError: the model is not trained, or has no tokenizer files.
         """
         if model.source is None:
@@ -100,6 +107,7 @@ class Predictor:
             raise ModelFileError(f"{model.source}: {error}") from error
         self.notes = (*model.notes, note) if note else model.notes
         self.labels = Labels(self.head.name, config.id2label)
+        self.top_k = _resolve_top_k(top_k, self.head, self.labels)
         self.long = long or self.head.long[0]
         if self.long not in self.head.long:
             raise ConfigError(f"long: expected one of {', '.join(self.head.long)}, got {long!r}.")
@@ -198,7 +206,17 @@ class Predictor:
         self, rows: Rows, examples: Examples, answers: Float[np.ndarray, "N C"]
     ) -> list[dict[str, Any]]:
         """Returns one readable answer per row."""
-        return self.head.readable(answers, examples, rows, self.labels.names)
+        return self.head.readable(answers, examples, rows, self.labels.names, self.top_k)
+
+
+def _resolve_top_k(top_k: int, head: Head, labels: Labels) -> int:
+    if top_k < -1:
+        raise ConfigError(f"top_k: expected a number of labels, 0 or -1, got {top_k}.")
+    if top_k > 0 and "probabilities" not in head.csv_columns(labels.names):
+        raise ConfigError(f"top_k={top_k} has no effect: the answers have no probabilities.")
+    if top_k == -1:
+        return BEST_LABELS if len(labels.names) > MOST_LABELS else 0
+    return top_k
 
 
 def _resolve_stride(stride: int, long: str, max_length: int) -> int:

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-_SCORES = ("precision", "recall", "f1")
+SCORES = ("precision", "recall", "f1")
+
+MATRIX_LABELS = 200  # with more of them a report has no confusion matrix, but
+CONFUSIONS = 1000  # as many pairs at most
 
 
 def ratio(part: float | np.number, whole: float | np.number) -> float:
@@ -30,6 +33,14 @@ def softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
     """exp(x) / sum(exp(x)) of each row, without overflow."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def by_name(row: Float[np.ndarray, " C"], names: Sequence[str], top_k: int) -> dict[str, float]:
+    """Returns {name: value} of all (0), or of the `top_k` greatest, the greatest first."""
+    if not top_k:
+        return dict(zip(names, map(float, row), strict=True))
+    best = map(int, np.argsort(-row, kind="stable")[:top_k])
+    return {names[i]: float(row[i]) for i in best}
 
 
 def confusion_matrix(
@@ -74,60 +85,37 @@ def count_report(names: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[
 
     return {
         "labels": each,
-        "macro": {score: mean(score, [1] * len(each)) for score in _SCORES},
-        "weighted": {score: mean(score, counts[2]) for score in _SCORES},
+        "macro": {score: mean(score, [1] * len(each)) for score in SCORES},
+        "weighted": {score: mean(score, counts[2]) for score in SCORES},
     }
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Returns aligned lines: names to the left, numbers to the right, fractions in 4 digits."""
-    cells = [[f"{c:.4f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *cells)
-    ]
 
 
 def label_report(confusion: Int[np.ndarray, "C C"], names: Sequence[str]) -> dict[str, Any]:
     """Returns {"labels": {name: scores}, "macro", "weighted", "confusion_matrix": {"labels",
-    "counts"}}; counts[actual][predicted] in the order of the names."""
-    counts = (np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1))
-    return {
-        **count_report(names, [column.tolist() for column in counts]),
-        "confusion_matrix": {"labels": list(names), "counts": confusion.tolist()},
-    }
+    "counts"}}; counts[actual][predicted] in the order of the names.
 
-
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """Returns a head's report as aligned lines for people, a table for each kind of its entries.
-
-    They are scores of labels and their means ("labels", "micro", ...), a confusion matrix, the
-    accuracy of tokens, and distributions of numbers.
+    With more than MATRIX_LABELS the matrix is replaced by "confusions", see `worst_confusions`.
     """
-    lines = []
-    if "labels" in report:
-        rows = [[name, *values.values()] for name, values in report["labels"].items()]
-        means = {name: report[name] for name in ("micro", "macro", "weighted") if name in report}
-        if "strict" in report:
-            means["micro, strict"] = report["strict"]["micro"]
-        rows += [[f"({name})", *(mean[s] for s in _SCORES), ""] for name, mean in means.items()]
-        lines += table(["label", *_SCORES, "support"], rows)
-    if "confusion_matrix" in report:
-        matrix = report["confusion_matrix"]
-        rows = [[name, *row] for name, row in zip(matrix["labels"], matrix["counts"], strict=True)]
-        lines += ["", *table(["actual \\ predicted", *matrix["labels"]], rows)]
-    if "accuracy" in report:
-        lines += ["", f"token accuracy: {report['accuracy']:.4f}"]
-    if "r2" in report:
-        summaries = {name: values for name, values in report.items() if name != "r2"}
-        rows = [[name, *values.values()] for name, values in summaries.items()]
-        lines += table(["", *next(iter(summaries.values()))], rows)
-        lines.append(f"r2 {report['r2']:.4f}")
-    return lines
+    counts = (np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1))
+    report = count_report(names, [column.tolist() for column in counts])
+    if len(names) > MATRIX_LABELS:
+        return report | {"confusions": worst_confusions(confusion, names, CONFUSIONS)}
+    matrix = {"labels": list(names), "counts": confusion.tolist()}
+    return report | {"confusion_matrix": matrix}
+
+
+def worst_confusions(
+    confusion: Int[np.ndarray, "C C"], names: Sequence[str], most: int
+) -> list[dict[str, Any]]:
+    """Returns the most frequent errors as [{"actual", "predicted", "count"}, ...]."""
+    pairs = np.argwhere(confusion)
+    actual, predicted = pairs[pairs[:, 0] != pairs[:, 1]].T
+    counts = confusion[actual, predicted]
+    order = np.argsort(-counts, kind="stable")[:most]
+    return [
+        {"actual": names[actual[i]], "predicted": names[predicted[i]], "count": int(counts[i])}
+        for i in order
+    ]
 
 
 def mean_of_present(per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarray, "C C"]) -> float:
@@ -138,9 +126,10 @@ def mean_of_present(per_class: Float[np.ndarray, " C"], confusion: Int[np.ndarra
 
 def matthews(confusion: Int[np.ndarray, "C C"]) -> float:
     """The multi-class Matthews correlation coefficient (Gorodkin 2004); 0 when undefined."""
-    counts = confusion.astype(np.float64)
-    actual, predicted, total = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
-    covariance = np.trace(counts) * total - actual @ predicted
+    hits = float(np.trace(confusion))
+    actual, predicted = (confusion.sum(axis=axis).astype(np.float64) for axis in (1, 0))
+    total = actual.sum()
+    covariance = hits * total - actual @ predicted
     spread = (total**2 - predicted @ predicted) * (total**2 - actual @ actual)
     return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
 

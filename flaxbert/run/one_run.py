@@ -116,7 +116,8 @@ class Run:
         axes = ", ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
         shapes = ", ".join(f"{count} x {rows.row_length}" for count in rows.row_counts)
         micro = f" in {rows.accumulate} micro-batches" if rows.accumulate > 1 else ""
-        labels = ", ".join(inputs.labels.names[:20])
+        names = inputs.labels.names
+        labels = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if names[20:] else "")
         tokens = int(inputs.train.tokens.lengths.sum())
         total, per_epoch = self.shapes.total, self.shapes.per_epoch
         for line in (

@@ -11,6 +11,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import re
 import sys
@@ -30,6 +31,9 @@ from flaxbert.shell.library_output import be_quiet
 from flaxbert.shell.signals import StopSignal, end, install
 
 CONFIG_FLAG = "config"
+
+# Flags that name files and folders, of any command.
+_PATHS = ("workdir", "model", "input", "data", "output", "picture", "from", "to")
 
 
 def run(
@@ -52,6 +56,8 @@ def run(
     # Without PyTorch transformers warns that its own models are not available.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     be_quiet()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show
     stop: StopSignal = install()
     try:
         if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
@@ -223,6 +229,9 @@ def _parse(define: Callable[[flags.FlagValues], None]) -> Any:
         raise
     except Exception as error:  # config_flags raises errors of many kinds
         raise ConfigError(_readable(error)) from error
+    for name in _PATHS:  # a shell leaves the ~ of --workdir=~/runs as it is
+        if name in values and values[name].value:
+            values[name].value = os.path.expanduser(str(values[name].value))
     if len(rest) > 1:
         raise ConfigError(
             f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help."
@@ -241,16 +250,15 @@ def _raise_deferred_error(config: Any) -> None:
 
 
 def _with_found_config(argv: list[str]) -> list[str]:
-    """Replaces configs/NAME.py by the shipped file when the current folder has none."""
+    """Replaces configs/NAME.py by the shipped file when the current folder has none, and ~."""
     for name, value in _config_arguments(argv):
         if name != CONFIG_FLAG:
             continue
         path, colon, argument = value.partition(":")
-        if Path(path).is_file():
-            return argv
-        shipped = _shipped_configs()
-        if Path(path).parent == Path("configs") and (shipped / Path(path).name).is_file():
-            found = f"{shipped / Path(path).name}{colon}{argument}"
+        given, shipped = Path(os.path.expanduser(path)), _shipped_configs()
+        inside = shipped / given.name if given.parent == Path("configs") else given
+        if file := next((file for file in (given, inside) if file.is_file()), None):
+            found = f"{file}{colon}{argument}"
             joined = [f"--{CONFIG_FLAG}={found}" if a.endswith(f"={value}") else a for a in argv]
             return [found if a == value else a for a in joined]
         names = sorted(f"configs/{entry.name}" for entry in shipped.glob("*.py"))

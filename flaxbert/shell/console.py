@@ -41,9 +41,11 @@ def complain(text: str) -> None:
 
 
 def _write(text: str) -> None:
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
     # A closed terminal or pipe must not end a run or change its exit code.
     with contextlib.suppress(OSError):
-        print(printable(text), file=sys.stderr, flush=True)
+        print(shown, file=sys.stderr, flush=True)
 
 
 def speak_as(process: int) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 from flaxbert.model.bert_config import BertConfig
 from flaxbert.shell.console import printable
 
+_LABELS = 100  # that a card lists
+
 
 def model_card(config: BertConfig, facts: dict[str, Any], results: dict[str, Any]) -> str:
     """Returns a model card; `facts` are name -> value, `results` metric -> number."""
@@ -15,7 +17,9 @@ def model_card(config: BertConfig, facts: dict[str, Any], results: dict[str, Any
         f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |"
         for name, value in results.items()
     )
-    labels = ", ".join(f"{index} = {_cell(name)}" for index, name in enumerate(config.id2label))
+    listed = [f"{index} = {_cell(name)}" for index, name in enumerate(config.id2label)]
+    more = f", and {len(listed) - _LABELS} more in config.json" if len(listed) > _LABELS else ""
+    labels = ", ".join(listed[:_LABELS]) + more
     table = f"| | |\n|---|---|\n{rows}\n"
     scored = f"\n## Validation\n\n| metric | value |\n|---|---|\n{scores}\n" if scores else ""
     return f"""---

@@ -12,7 +12,7 @@ from pathlib import Path
 from flaxbert.errors import ConfigError, ModelFileError
 from flaxbert.storage.embedded import minilm_directory
 from flaxbert.storage.hub import HubError, fetch, is_hub_id
-from flaxbert.storage.store import is_url, on_disk
+from flaxbert.storage.store import is_url, on_disk, url_refusal
 from flaxbert.weights.foreign import MARKERS
 from flaxbert.weights.formats import hub_patterns
 
@@ -46,6 +46,8 @@ def resolve_model(path: str | os.PathLike[str], revision: str = "") -> tuple[Pat
         return minilm_directory(), EMBEDDED
     if name and os.path.exists(name):  # unlike Path.exists, False for a name that is too long
         return Path(name), ""
+    if refusal := url_refusal(name):
+        raise ModelFileError(refusal)
     if not is_hub_id(name):
         raise ModelFileError(
             f"{name!r}: there is no such folder. Name a checkpoint folder, a hub id or {EMBEDDED}."

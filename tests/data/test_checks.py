@@ -62,7 +62,6 @@ def canonical_targets(rows: Rows, labels: Labels, separator: str = "") -> list[A
 @pytest.mark.parametrize(
     ("texts", "pairs", "said"),
     [
-        ([], None, ("rows.csv: has no rows", "Expected")),
         (["a", None], None, ("rows.csv:3: the text is missing", "remove the row")),
         (["a", 1, None], None, ("rows.csv:4: the text is missing", "remove the row")),
         (["a", 1], None, ("rows.csv:3: the text is not a string", "Put it in quotes")),
@@ -483,10 +482,12 @@ def test_empty_texts_can_be_refused():
 
 
 def test_nothing_left():
-    message = refusal(usable_texts, rows_of(None, [None, None]), "skip")
+    message = refusal(checks.refuse_nothing, usable_texts(rows_of(None, [None, None]), "skip"))
     assert message == (
         "rows.csv: no row can be used. Skipped: the text is missing: lines 2, 3. Repair them."
     )
+    message = refusal(checks.refuse_nothing, rows_of(None, []))
+    assert message == "rows.csv: has no rows. Expected at least one."
 
 
 @pytest.mark.parametrize(

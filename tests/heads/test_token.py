@@ -185,6 +185,14 @@ def test_answers_of_a_text_have_places_in_it(tokenizer):
     assert "start_char" not in second["entities"][0]
 
 
+@pytest.mark.parametrize("names", [("B-X", "I-X", "O"), ("NOUN", "VERB")])
+def test_a_row_that_cannot_be_used_is_answered_as_an_empty_text(names, tokenizer):
+    rows = rows_of([""])
+    examples = HEAD.encode(rows, tokenizer, 64)
+    (empty,) = HEAD.readable(np.zeros((0, len(names))), examples, rows, names)
+    assert HEAD.no_answer(names) == empty and list(HEAD.no_answer(names)) == list(empty)
+
+
 def test_words_of_a_text():
     text = "The U.N. met in New-York, didn't it?"
     words = [text[start:end] for start, end in word_spans(text)]

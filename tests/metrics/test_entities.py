@@ -16,8 +16,8 @@ from seqeval.scheme import IOB1, IOB2, IOBES
 from sklearn import metrics as sk
 
 from flaxbert.errors import DataError
-from flaxbert.metrics.classification import report_lines
 from flaxbert.metrics.entities import report, scored_entities
+from flaxbert.metrics.report_lines import report_lines
 from flaxbert.metrics.tag_schemes import TagSet, flatten, to_iob2
 
 TOLERANCE = 1e-12

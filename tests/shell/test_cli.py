@@ -141,6 +141,62 @@ def test_what_a_config_raises_is_told(error, said, tmp_path, capsys):
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
 
 
+def test_the_home_folder_in_paths(tiny_bert, tmp_path, capsys, monkeypatch):
+    """A shell does not expand ~ behind "="."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "mine.py").write_text(
+        "from flaxbert.config import default_config\n\ndef get_config():\n"
+        "    config = default_config()\n    config.data.train = '~/a.csv'\n    return config\n"
+    )
+    config = ["--config=~/mine.py", f"--config.model.path={tiny_bert}"]
+    for flags, missing in (
+        (["--workdir=~/run"], tmp_path / "a.csv"),
+        (["--workdir=~/run", "--config.data.train=~/b.csv"], tmp_path / "b.csv"),
+        (["--workdir=~/run", "--config.data.validation=~/c.csv"], tmp_path / "a.csv"),
+    ):
+        done = call("train", *config, *flags, capsys=capsys)
+        assert done.code == 3 and f"{missing}: there is no such file" in done.err
+        assert list((tmp_path / "here").iterdir()) == []
+    for command, flags, path in (
+        ("train", [*config, "--workdir=~/run", "--config.model.path=~/bert"], "bert"),
+        ("predict", ["--model=~/bert", "--input=~/in.txt", "--output=-"], "in.txt"),
+        ("evaluate", ["--model=~/bert", "--data=~/in.csv"], "bert"),
+        ("convert", ["--from=~/bert", "--to=~/out"], "bert"),
+        ("predict", ["--workdir=~/run", "--split=test", "--output=~/none/x.jsonl"], "none"),
+    ):
+        done = call(command, *flags, capsys=capsys)
+        assert done.code in (2, 3, 4) and str(tmp_path / path) in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "code", "said"),
+    [
+        ("train", ["--config.model.path=https://huggingface.co/own/bert/tree/main"], 4,
+         "Write its name as the model, own/bert."),
+        ("train", ["--config.data.train=https://example.org/a.csv"], 3,
+         "https://example.org/a.csv: web addresses are not read. Download it first"),
+        ("train", ["--config.data.dataset=s3://bucket/data"], 3, "Copy it to this machine"),
+        ("predict", ["--model=hf://own/bert", "--input=A", "--output=-"], 4, "model, own/bert."),
+        ("evaluate", ["--model=own/bert", "--data=x.csv", "--output=http://x/y"], 2,
+         "name a local directory"),
+    ],
+)  # fmt: skip
+def test_addresses_are_refused_with_what_to_write(
+    command, flags, code, said, tiny_bert, tmp_path, capsys
+):
+    (tmp_path / "a.csv").write_text("text,label\na,b\nc,d\n")
+    flags = [flag.replace("=A", f"={tmp_path / 'a.csv'}") for flag in flags]
+    if command == "train":
+        start = ["--config=configs/text.py", f"--config.model.path={tiny_bert}"]
+        train = [] if "dataset" in flags[0] else [f"--config.data.train={tmp_path / 'a.csv'}"]
+        flags = [*start, *train, f"--workdir={tmp_path / 'run'}", *flags]
+    done = call(command, *flags, capsys=capsys)
+    assert done.code == code and said in done.err, done.err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_help_names_the_flags(capsys):
     for command in ("train", "evaluate", "predict", "convert"):
         done = call(command, "--help", capsys=capsys)

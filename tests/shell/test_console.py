@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -51,6 +52,22 @@ def test_every_line_for_the_user_goes_through_it(capsys, monkeypatch):
             cli.run(fail, lambda values: None, "x")
         said = capsys.readouterr().err
         assert "\x1b" not in said and "\\x1b" in said
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", r"\u597d \U0001f44d \xe9"),
+        ("latin-1", "\\u597d \\U0001f44d é"),
+        ("utf-8", "好 👍 é"),
+    ],
+)
+def test_what_a_terminal_cannot_show_is_escaped(encoding, shown, monkeypatch):
+    for errors in ("strict", "backslashreplace"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding, errors=errors)
+        monkeypatch.setattr(sys, "stderr", stream)
+        say("好 👍 é")
+        assert stream.buffer.getvalue().decode(encoding) == f"{shown}\n"
 
 
 def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):

@@ -106,7 +106,7 @@ class Places:
         from flaxbert.data.checks import Labels
         from flaxbert.heads.targets import single_label
         from flaxbert.inference import answers
-        from flaxbert.metrics.classification import report_lines
+        from flaxbert.metrics.report_lines import report_lines
         from flaxbert.model.bert_config import BertConfig
         from flaxbert.shell.console import say
         from flaxbert.storage.store import store_for

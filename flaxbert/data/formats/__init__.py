@@ -16,7 +16,7 @@ from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.rows import list_names, near_name
 from flaxbert.errors import DataError
 from flaxbert.registry import member, members
-from flaxbert.storage.store import is_url
+from flaxbert.storage.store import is_url, url_refusal
 
 
 class Row(NamedTuple):
@@ -54,14 +54,21 @@ def by_suffix() -> dict[str, Format]:
 
 
 def format_for(path: Path) -> Format:
-    """Returns the format of a file; DataError for an unknown suffix, or a file in a bucket."""
+    """Returns the format of a file; DataError for an unknown suffix, or what is not on a disk."""
     if is_url(path):
         raise DataError(f"{path}: data are read from local files. Copy it: gcloud storage cp")
+    if refusal := url_refusal(path):
+        raise DataError(refusal)
     suffix, formats = suffix_of(path), by_suffix()
     if suffix in formats:
         return formats[suffix]
     if suffix.removesuffix(".gz") in formats:
         raise DataError(f"{path}: {suffix[:-3]} is compressed inside; unpack it: gunzip {path}")
+    if path.is_dir():
+        raise DataError(
+            f"{path}: is a directory. Name a file. For a data set in a folder set "
+            "config.data.dataset."
+        )
     near = near_name(formats, suffix) if suffix else ""
     raise DataError(f"{path}: unknown kind of file {suffix!r}.{near} Expected {listed()}.")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxbert.data import contents
 from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import read_lines
 from flaxbert.data.formats import Format, Row
@@ -41,6 +42,8 @@ def _objects(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     is_empty = True
     for line, text in enumerate(read_lines(path), start=1):
         if text.strip():
+            if is_empty and not text.lstrip().startswith("{"):
+                contents.refuse_texts(str(path), text, "one JSON object a line")
             is_empty = False
             values = _parse_object(str(path), line, text, bad)
             if values is not None:
@@ -60,8 +63,10 @@ def _parse_object(source: str, line: int, text: str, bad: BadRows) -> dict[str, 
         bad.add(source, line, str(error), "Keep one of them.", why="a key twice in one object")
         return None
     except (ValueError, RecursionError) as error:
-        what = f"is not valid JSON: {error}"
-        bad.add(source, line, what, "Expected one object a line.", why="not valid JSON")
+        what, fix = f"is not valid JSON: {error}", "Expected one object a line."
+        if not text.lstrip().startswith(("{", "[")):
+            fix += " A file with a header line is .csv or .tsv."
+        bad.add(source, line, what, fix, why="not valid JSON")
         return None
     if not isinstance(values, dict):
         what = f"expected a JSON object, got {type(values).__name__}"

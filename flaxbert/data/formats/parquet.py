@@ -1,13 +1,16 @@
-"""Parquet: cells of any type, for the checks to judge; a row's line is its number."""
+"""Parquet and Arrow: cells of any type, for the checks to judge; a row's line is its number."""
 
 from __future__ import annotations
 
+import decimal
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from flaxbert.data import contents
 from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.decode import open_file
 from flaxbert.data.formats import Format, Row, place_of
@@ -16,24 +19,30 @@ from flaxbert.errors import DataError, first_line
 # What pyarrow raises for damaged files, beside its own exceptions.
 _DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 
+# How such files start; the second kind of Arrow file is a stream of batches.
+_PARQUET, _ARROW = b"PAR1", (b"ARROW1", b"\xff\xff\xff\xff")
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
+
 # pyarrow is imported where it is used: it takes a quarter of a second, and few runs need it.
 
 
 def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
     """Reads batch by batch; ids of ClassLabel columns (`datasets` library) become names."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     source = str(path)
     with open_file(path) as opened:
+        head = opened.read(contents.HEAD)
+        kind = _kind(path, head)
+        if not head.startswith((*_ARROW, _PARQUET)):
+            contents.refuse_files(source, head, "Parquet or Arrow")
         try:
-            file = pq.ParquetFile(opened)
-            schema = file.schema_arrow
+            schema, batches = _open(opened, kind, head, columns)
             for name in columns:
                 place_of(source, schema.names, name)
             names = _class_names(schema)
             number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
+            for batch in batches:
                 cells = {
                     name: _cells(batch.column(name).to_pylist(), names.get(name), source, number)
                     for name in columns
@@ -44,19 +53,60 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
         except DataError:
             raise
         except (pa.ArrowException, *_DAMAGE) as error:
+            fix = "Write or copy it again."
+            if head and not re.search(rb"PAR1|[\0-\x08\x0e-\x1f]", head):
+                fix = "It is text: name it .csv, .tsv or .jsonl, as it is written."
             raise DataError(
-                f"{source}: cannot be read as Parquet: {first_line(error)}. Write or copy it again."
+                f"{source}: cannot be read as {kind}: {first_line(error)}. {fix}"
             ) from error
+
+
+def _kind(path: Path, head: bytes) -> str:
+    """Returns what a file is by its first bytes; a damaged one is what its name says."""
+    if head.startswith((*_ARROW, _PARQUET)):
+        return "Parquet" if head.startswith(_PARQUET) else "Arrow"
+    return "Parquet" if path.suffix.lower() == ".parquet" else "Arrow"
+
+
+def _open(
+    file: BinaryIO, kind: str, head: bytes, columns: Sequence[str]
+) -> tuple[Any, Iterator[Any]]:
+    """Returns the schema, and record batches with at least these columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file.seek(0)
+    if kind == "Parquet":
+        parquet = pq.ParquetFile(file)
+        return parquet.schema_arrow, parquet.iter_batches(batch_size=1024, columns=list(columns))
+    if head.startswith(_ARROW[1]):
+        file.seek(-len(_STREAM_END), 2)
+        if file.read() != _STREAM_END:  # else rows would be missing unnoticed
+            raise ValueError("it ends too early")
+        file.seek(0)
+        stream = pa.ipc.open_stream(file)
+        return stream.schema, _valid(stream)
+    reader = pa.ipc.open_file(file)
+    batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+    return reader.schema, _valid(batches)
+
+
+def _valid(batches: Any) -> Iterator[Any]:
+    """Yields batches whose offsets lead nowhere else, which pyarrow would follow."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 def class_names(path: Path, column: str) -> tuple[str, ...]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     with open_file(path) as opened:
+        head = opened.read(contents.HEAD)
+        kind = _kind(path, head)
         try:
-            return _class_names(pq.read_schema(opened)).get(column, ())
-        except (pa.ArrowException, OSError):
+            return _class_names(_open(opened, kind, head, [])[0]).get(column, ())
+        except (pa.ArrowException, *_DAMAGE):
             return ()  # `read` says what is wrong
 
 
@@ -77,9 +127,11 @@ def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number: int) -> list[Any]:
-    """Replaces ids by names, and NaN, pandas' missing value, by None.
+    """Returns cells as JSON has them.
 
-    A hidden label, -1, stays "-1", or is missing where that is the name of a class.
+    Ids become names, NaN, pandas' missing value, becomes None, decimals become numbers. A hidden
+    label, -1, stays "-1", or is missing where that names a class. Bytes are text: Spark and Impala
+    may write strings without saying so.
     """
     hidden = None if "-1" in (names or ()) else "-1"
 
@@ -88,6 +140,16 @@ def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number
             return [cell(place, item) for item in value]
         if isinstance(value, float) and math.isnan(value):
             return None
+        if isinstance(value, decimal.Decimal):
+            return int(value) if value == value.to_integral_value() else float(value)
+        if isinstance(value, bytes):
+            try:
+                return value.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{source}:{number + place + 1}: the cell is binary and not UTF-8 (byte "
+                    f"{error.start} is 0x{value[error.start]:02x}). Write the column as strings."
+                ) from error
         if not names or type(value) is not int:
             return value
         if not -1 <= value < len(names):
@@ -100,4 +162,4 @@ def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number
     return [cell(place, value) for place, value in enumerate(values)]
 
 
-FORMAT = Format((".parquet",), read, is_text=False, class_names=class_names)
+FORMAT = Format((".parquet", ".arrow", ".feather"), read, is_text=False, class_names=class_names)

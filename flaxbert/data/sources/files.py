@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +81,7 @@ def read_rows(path: str | Path, columns: Mapping[str, str], on_bad_row: str = "e
     if flags:
         named["label"] = flags
     named = {key: names for key, names in named.items() if names}
-    return Rows(str(path), read, lines, named, bad.skipped)
+    return Rows(str(path), read, lines, named, bad.skipped, bad.notes)
 
 
 def _with_lists(
@@ -102,19 +103,25 @@ def _with_lists(
             bad.add(source, row.line, what, fix, why="a label's column holds neither 0 nor 1")
 
 
-def read_chunks(path: str, columns: Mapping[str, str], *, size: int = 8192) -> Iterator[Rows]:
+def read_chunks(
+    path: str, columns: Mapping[str, str], *, size: int = 8192, on_bad_row: str = "error"
+) -> Iterator[Rows]:
     """Yields a file, or the lines of standard input ("-"), in parts of at most `size` rows, as they
-    are read. Raises DataError as `read_rows`, after the parts before the place.
+    are read; skipped lines are in the part where they stand. Raises DataError as `read_rows`, after
+    the parts before the place.
     """
+    bad = BadRows(on_bad_row)
     wanted = {key: name for key, name in columns.items() if name}
     names = list(dict.fromkeys(wanted.values()))
     if Path(path) == STANDARD_INPUT:
-        source, rows = "standard input", text_lines.read(STANDARD_INPUT, names, BadRows())
+        source, rows = "standard input", text_lines.read(STANDARD_INPUT, names, bad)
     else:
-        source, rows = path, formats.read_rows(Path(path), names, BadRows())
-    while part := list(itertools.islice(rows, size)):
+        source, rows = path, formats.read_rows(Path(path), names, bad)
+    while (part := list(itertools.islice(rows, size))) or bad.skipped:
         cells = {key: [row.cells[name] for row in part] for key, name in wanted.items()}
-        yield Rows(source, cells, [row.line for row in part])
+        skipped = bad.take(part[-1].line if len(part) == size else math.inf)
+        yield Rows(source, cells, [row.line for row in part], {}, skipped, tuple(bad.notes))
+        bad.notes.clear()
 
 
 def has_columns(path: str) -> bool:

@@ -1,6 +1,7 @@
 """Data sets of the hub, or folders with the same layout: fetched, found and read.
 
-Only Parquet files are fetched and read. The program of a data set is never run.
+Only Parquet files are fetched. A folder may also be one that `save_to_disk` of the `datasets`
+library made, with Arrow files. The program of a data set is never run.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from typing import Any
 from flaxbert.config import Data
 from flaxbert.data.rows import Rows, near_name
 from flaxbert.data.sources import Task, files
-from flaxbert.errors import ConfigError, DataError
+from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.storage.hub import CARD, HubError, card_header, fetch, is_hub_id
+from flaxbert.storage.store import url_refusal
+from flaxbert.storage.workdir import read_json
 
 TASKS = {"text": Task()}
+
+# Files of `save_to_disk`: of several splits, and of each.
+_SAVED_SPLITS, _SAVED = "dataset_dict.json", "state.json"
 
 _BY_NAME = ""  # instead of a split: the names of the files tell their splits
 
@@ -27,7 +33,7 @@ class HubData:
     """One configuration of a hub data set (or of a folder with its layout), on this disk."""
 
     name: str  # for messages
-    files: dict[str, list[Path]]  # split: Parquet files
+    files: dict[str, list[Path]]  # split: Parquet or Arrow files
     revision: str  # the commit, "" for a folder
     data: Data
 
@@ -86,6 +92,8 @@ def open_dataset(data: Data, config: str, revision: str) -> HubData:
                 "config.data.task=text and config.data.train=FILE."
             )
         folder, commit = local, ""
+    elif refusal := url_refusal(name):
+        raise DataError(refusal)
     elif not is_hub_id(name):
         raise DataError(f"{name!r}: there is no such folder, and it is no hub id (OWNER/NAME).")
     else:
@@ -166,7 +174,9 @@ def _choose(
 
 
 def _splits(folder: Path, name: str, config: str) -> dict[str, list[Path]]:
-    """Returns {split: Parquet files} of a configuration in a folder."""
+    """Returns {split: files} of a configuration in a folder."""
+    if saved := _saved_to_disk(folder / config) or _saved_to_disk(folder):
+        return saved
     configurations = _configurations(folder)
     present = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
     relative = {path.relative_to(folder).as_posix(): path for path in present}
@@ -189,6 +199,32 @@ def _splits(folder: Path, name: str, config: str) -> dict[str, list[Path]]:
             "config.data.task=text and config.data.train=FILE."
         )
     return found
+
+
+def _saved_to_disk(folder: Path) -> dict[str, list[Path]]:
+    """Returns {split: Arrow files} of a folder that `save_to_disk` made, of one split or several;
+    {} of any other."""
+    if (folder / _SAVED_SPLITS).is_file():
+        names = _read(folder / _SAVED_SPLITS).get("splits")
+        parts = {name: folder / Path(name).name for name in map(str, _as_list(names))}
+    elif (folder / _SAVED).is_file() and list(folder.glob("*.arrow")):
+        parts = {str(_read(folder / _SAVED).get("_split") or "train"): folder}
+    else:
+        return {}
+    found = {}
+    for split, part in parts.items():
+        entries = _as_list(_read(part / _SAVED).get("_data_files"))
+        names = [str(entry.get("filename")) for entry in entries if isinstance(entry, dict)]
+        found[split] = [part / Path(name).name for name in names]
+    return {split: files for split, files in found.items() if files}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = read_json(path)
+    except ModelFileError as error:
+        raise DataError(f"{error} Save the data set again.") from error
+    return values if isinstance(values, dict) else {}
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -78,13 +78,15 @@ def report(
     return {**scores.count_report(names, counts), "micro": scores.label_scores(*map(sum, counts))}
 
 
-def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
+def readable(
+    logits: Float[np.ndarray, "N C"], names: Sequence[str], top_k: int = 0
+) -> list[dict[str, Any]]:
     """Returns {"labels", "probabilities": {name: p}} per row; labels are those above 1/2."""
     probabilities = scores.sigmoid(logits.astype(np.float64))
     return [
         {
             "labels": [name for name, p in zip(names, row, strict=True) if p > THRESHOLD],
-            "probabilities": dict(zip(names, map(float, row), strict=True)),
+            "probabilities": scores.by_name(row, names, top_k),
         }
         for row in probabilities
     ]

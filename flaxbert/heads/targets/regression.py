@@ -114,7 +114,9 @@ def _summary(values: Float[np.ndarray, " N"]) -> dict[str, float]:
     return {"mean": float(values.mean()), "std": float(values.std()), **quantiles}
 
 
-def readable(logits: Float[np.ndarray, "N 1"], names: Sequence[str]) -> list[dict[str, Any]]:
+def readable(
+    logits: Float[np.ndarray, "N 1"], names: Sequence[str], top_k: int = 0
+) -> list[dict[str, Any]]:
     """Returns {"value"} per row; of several outputs {"values": {name: number}}."""
     if len(names) > 1:
         return [{"values": dict(zip(names, map(float, row), strict=True))} for row in logits]

@@ -78,7 +78,9 @@ def report(
     return scores.label_report(scores.confusion_matrix(labels, predicted, len(names)), names)
 
 
-def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dict[str, Any]]:
+def readable(
+    logits: Float[np.ndarray, "N C"], names: Sequence[str], top_k: int = 0
+) -> list[dict[str, Any]]:
     """Returns {"label", "score", "probabilities": {name: p}} per row."""
     probabilities = scores.softmax(logits.astype(np.float64))
     best = np.argmax(logits, axis=-1)
@@ -86,7 +88,7 @@ def readable(logits: Float[np.ndarray, "N C"], names: Sequence[str]) -> list[dic
         {
             "label": names[top],
             "score": float(row[top]),
-            "probabilities": dict(zip(names, map(float, row), strict=True)),
+            "probabilities": scores.by_name(row, names, top_k),
         }
         for top, row in zip(best, probabilities, strict=True)
     ]

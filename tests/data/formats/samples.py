@@ -50,6 +50,15 @@ def _parquet(texts: Sequence[str]) -> bytes:
     return out.getvalue()
 
 
+def _arrow(texts: Sequence[str]) -> bytes:
+    """As the `datasets` library writes it: a stream of batches."""
+    out = io.BytesIO()
+    table = pa.table({"id": range(len(texts)), "text": list(texts)})
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1024)
+    return out.getvalue()
+
+
 def _txt(texts: Sequence[str]) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode()
 
@@ -64,9 +73,10 @@ SAMPLES = {
     ".tsv": Sample(_tsv, first=2),
     ".jsonl": Sample(_jsonl, first=1),
     ".parquet": Sample(_parquet, first=1),
+    ".arrow": Sample(_arrow, first=1),
     ".txt": Sample(_txt, first=1),
     ".conll": Sample(_conll, first=1, step=3, column="tokens", cell=lambda text: text.split(" ")),
 }
 
 # Other names of the same.
-ALIASES = {".iob": ".conll", ".bio": ".conll"}
+ALIASES = {".iob": ".conll", ".bio": ".conll", ".feather": ".arrow"}

@@ -5,10 +5,13 @@ A new format is tested here by its sample in samples.py.
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import io
+import lzma
 import os
+import pickle
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +102,13 @@ def test_a_text_may_be_very_long(tmp_path, suffix):
     check(written(tmp_path, f"rows{suffix}", SAMPLES[suffix].write(texts)), texts)
 
 
+@pytest.mark.parametrize("suffix", TEXT)
+def test_gzip_is_read_whatever_the_name(tmp_path, suffix):
+    content = gzip.compress(SAMPLES[suffix].write(TEXTS))
+    check(written(tmp_path, f"rows{suffix}", content), TEXTS)
+    assert "the gzip file ends too early" in refusal(written(tmp_path, f"a{suffix}", content[:-9]))
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -181,6 +191,57 @@ def test_damaged_binary_files(tmp_path, suffix):
         formats.format_for(tmp_path / f"rows{suffix}.gz")
 
 
+OTHER_KINDS = {
+    # what the message says: how such a file starts
+    "is a git-lfs pointer, which stands for the file. Expected": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00ff\nsize 9\n"
+    ),
+    "is compressed by bzip2. Expected": bz2.compress(b"text"),
+    "is compressed by xz. Expected": lzma.compress(b"text"),
+    "is compressed by zstd. Expected": b"\x28\xb5\x2f\xfd\x04\x00",
+    "is a zip archive or an Excel workbook. Expected": b"PK\x03\x04\x14\x00\x06\x00",
+    "is an Excel workbook or Word document. Expected": b"\xd0\xcf\x11\xe0\xa1\xb1",
+    "is a PDF document. Expected": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n",
+    "is an SQLite database. Expected": b"SQLite format 3\x00\x10\x00",
+    "is a Python pickle, which may run code": pickle.dumps(["text"]),
+    "is a tar archive. Expected": b"train.csv".ljust(257, b"\0") + b"ustar\x0000",
+}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("said", OTHER_KINDS)
+def test_a_file_of_another_kind_is_named(tmp_path, suffix, said):
+    assert said in refusal(written(tmp_path, f"rows{suffix}", OTHER_KINDS[said]))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_format_under_the_name_of_another(tmp_path, suffix):
+    for other in (".parquet", ".arrow"):
+        path = written(tmp_path, f"rows{suffix}", SAMPLES[other].write(TEXTS))
+        if suffix in TEXT:
+            assert f"Expected text in UTF-8. Name it {other}." in refusal(path)
+        else:  # both are read by what they are
+            check(path, TEXTS)
+    if suffix not in TEXT:
+        message = refusal(written(tmp_path, f"rows{suffix}", SAMPLES[".csv"].write(TEXTS)))
+        assert "It is text: name it .csv, .tsv or .jsonl" in message
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_text_of_another_structure_is_named(tmp_path, suffix):
+    kinds = {
+        "an HTML page, perhaps an error page": "<!DOCTYPE html>\n<html><body>404",
+        "XML": '<?xml version="1.0"?>\n<rows>',
+        "one JSON array": '[\n  {"text": "a"}\n]',
+    }
+    if suffix != ".jsonl":
+        kinds["JSON"] = '{"text": "a", "label": "b"}\n'
+    for what, content in kinds.items():
+        assert f": is {what}. Expected" in refusal(
+            written(tmp_path, f"rows{suffix}", content.encode())
+        )
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_no_file(tmp_path, suffix):
     path = tmp_path / f"train{suffix}"
@@ -231,8 +292,10 @@ def test_unknown_suffixes_name_those_that_are_read(tmp_path):
         ("a.xlsx", "unknown kind of file '.xlsx'. Expected .bio, .conll, .csv"),
         ("a.json", "unknown kind of file '.json'. Did you mean '.jsonl'? Expected"),
         ("a.gz", "unknown kind of file '.gz'. Expected"),
-        ("rows", ".tsv, .txt (each also .gz), or .parquet."),
+        ("rows", ".tsv, .txt (each also .gz), or .arrow, .feather, .parquet."),
         ("gs://a/b.csv", "data are read from local files"),
+        ("https://example.org/a.csv", "curl -LO 'https://example.org/a.csv'"),
+        (str(Path(__file__).parent), "is a directory. Name a file. For a data set in a folder"),
     ):
         with pytest.raises(DataError) as caught:
             formats.format_for(Path(name))

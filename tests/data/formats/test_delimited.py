@@ -59,8 +59,96 @@ def test_columns_are_found_by_name_and_in_any_order(read):
 
 
 def test_tsv_has_no_quoting(read):
-    rows = read("a.tsv", 'text\tlabel\n"a, b\t1\nsay "hi"\t0\n\n""\t2\n')
-    assert rows == [(2, '"a, b', "1"), (3, 'say "hi"', "0"), (5, '""', "2")]
+    bad = BadRows()
+    rows = read("a.tsv", 'text\tlabel\n"a, b\t1\nsay "hi"\t0\n\n""\t2\n"a"\t3\n', bad)
+    assert rows == [(2, '"a, b', "1"), (3, 'say "hi"', "0"), (5, '""', "2"), (6, '"a"', "3")]
+    assert bad.notes == []
+
+
+def test_tsv_that_looks_quoted_is_told(read):
+    bad = BadRows()
+    content = 'text\tlabel\nplain\t1\n"the ""best"" one"\t0\n"""so"" so"\t0\n'
+    assert read("a.tsv", content, bad)[1] == (3, '"the ""best"" one"', "0")
+    (note,) = bad.notes
+    assert note.startswith("WARNING: line 3 has a cell in quotes") and "name it .csv" in note
+    bad = BadRows()  # what the note advises
+    assert read("a.csv", content, bad)[1:] == [(3, 'the "best" one', "0"), (4, '"so" so', "0")]
+    assert bad.notes == ["cells are separated by tabs, as the header shows"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("a.csv", 'id;text;label\r\n1;so, so;4,5\r\n2;"a;\nb";1\r\n', "semicolons"),
+        ("a.csv", 'id\ttext\tlabel\n1\tso, so\t4,5\n2\t"a;\nb"\t1\n', "tabs"),
+        ("a.csv", '"id"|"text"|"label"\n1|so, so|4,5\n2|"a;\nb"|1\n', "bars"),
+        ("a.tsv", 'label,text\n"4,5","so, so"\n1,"a;\nb"\n', "commas and quoted"),
+        ("a.tsv", '"text"\t"label"\n"so, so"\t"4,5"\n"a;\nb"\t"1"\n', "tabs and quoted"),
+        ("a.csv", 'SEP=^\r\ntext^label\r\nso, so^4,5\r\n"a;\nb"^1\r\n', ""),
+        ("a.csv", '"sep=;"\ntext;label\nso, so;4,5\n"a;\nb";1\n', ""),
+        ("a.csv", '\ufeffsep=,\ntext,label\n"so, so","4,5"\n"a;\nb",1\n', ""),
+    ],
+)
+def test_other_delimiters(read, name, content, note):
+    bad = BadRows()
+    rows = read(name, content, bad)
+    first = 3 if "sep" in content.lower()[:5] else 2
+    assert rows == [(first, "so, so", "4,5"), (first + 1, "a;\nb", "1")]
+    assert bad.notes == ([f"cells are separated by {note}, as the header shows"] if note else [])
+    with pytest.raises(DataError, match="has 1 cells, the header has"):
+        read(name, content + "one\n")
+
+
+def test_the_suffix_decides_where_the_header_allows_it(read):
+    """Also where another delimiter would give these columns too."""
+    assert read("a.csv", "text,label,a;text;label\nx,1,y;z;2\n") == [(2, "x", "1")]
+    assert read("a.tsv", 'text\tlabel\t",text,label"\nx\t1\ty\n') == [(2, "x", "1")]
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ('label, text\n1, "a, b"\n0, "so ""so"""\n', [(2, "a, b", "1"), (3, 'so "so"', "0")]),
+        ('"label", "text"\n"1", "a"\n0, b\n', [(2, "a", "1"), (3, "b", "0")]),
+        ('label,text\n1, x\n0,   "a,\n b"\n', [(2, " x", "1"), (3, "a,\n b", "0")]),
+        ('label; text\n1; "a; b"\n', [(2, "a; b", "1")]),
+    ],
+)
+def test_a_space_before_an_opening_quote(read, content, rows):
+    bad = BadRows()
+    assert read("a.csv", content, bad) == rows
+    assert "has a space before an opening quote" in bad.notes[-1]
+
+
+def test_spaces_and_quotes_that_stay_as_they_are(read):
+    """Cells of RFC 4180, and quotes that do not open a cell."""
+    for content in (
+        'text,label\n a, b\n" ""x""",1\n"a, ""b"" ",2\n',
+        'text,label\nso "so" , x\n5" disk,1\n',
+        'text,label\n "a" b,1\n',  # no cell in quotes: text follows behind them
+    ):
+        bad = BadRows()
+        expected = list(csv.reader(content.splitlines(), strict=True))[1:]
+        assert [list(row[1:]) for row in read("a.csv", content, bad)] == expected
+        assert bad.notes == []
+    with pytest.raises(DataError, match=":2: has 3 cells, the header has 2"):
+        read("a.csv", 'text,label\nhe said, "hi" and left,1\n' + "x,1\n" * 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("a film,pos\nb,neg\n", "'a film', 'pos'"),
+        ("a film;pos\nb;neg\n", "'a film', 'pos'"),
+    ],
+)
+def test_a_missing_header_is_told(read, content, columns):
+    with pytest.raises(DataError) as caught:
+        read("a.csv", content)
+    assert f"Columns: {columns}. If this line is a row and not a header, put one before it: " in (
+        str(caught.value)
+    )
+    assert str(caught.value).endswith("text,label")
 
 
 @pytest.mark.parametrize("word", ["NA", "null", "None", "nan", "N/A", "true", "007", "1e3"])
@@ -79,6 +167,22 @@ def test_what_a_csv_writer_writes_comes_back(tmp_path_factory, cells):
     assert [(row.cells["text"], row.cells["label"]) for row in rows] == cells
 
 
+AWKWARD = st.text(st.sampled_from('a," ;\n\t\r'), max_size=8)
+
+
+@PROPERTY
+@given(cells=st.lists(st.tuples(AWKWARD, AWKWARD), min_size=1), delimiter=st.sampled_from(",;\t|"))
+def test_what_is_quoted_as_needed_comes_back(tmp_path_factory, cells, delimiter):
+    path = tmp_path_factory.getbasetemp() / "needed.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([("text", "label"), *cells])
+    bad = BadRows()
+    rows = read_rows(path, ["text", "label"], bad)
+    assert [(row.cells["text"], row.cells["label"]) for row in rows] == cells
+    assert not any("space" in note for note in bad.notes)
+
+
 REFUSED = {
     # name: (file, content, what the message must say: place, problem, fix)
     "too many cells": (
@@ -93,6 +197,12 @@ REFUSED = {
         (":2:", "3 cells", "use CSV or JSONL"),
     ),
     "open quote": ("a.csv", 'text,label\na,1\n"b,1\nc,0\n', (":3:", "not valid CSV", "Close")),
+    "lone quote between tabs": (
+        "a.csv",
+        'text\tlabel\n"a\t1\nb\t0\n',
+        (":2:", "not valid CSV", "name the file .tsv"),
+    ),
+    "space behind a quote": ("a.csv", 'text,label\n"a" ,1\n', (":2:", "no space behind it")),
     "text after a quote": ("a.csv", 'text,label\n"a"b,1\n', (":2:", "not valid CSV", "double")),
     "duplicate column": ("a.csv", "text,label,text\na,1,b\n", (":1:", "'text'", "twice", "Rename")),
     "missing column": (

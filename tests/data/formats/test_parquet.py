@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -75,26 +76,54 @@ def test_labels(tmp_path, column, values):
 
 
 @pytest.mark.parametrize(
+    "kind",
+    [pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int8(), pa.binary())],
+)
+def test_bytes_are_text(tmp_path, kind):
+    """As Spark and Impala may write strings; a list of them too."""
+    cells = ["a", "", None, "ä😀"]
+    column = pa.array([None if cell is None else cell.encode() for cell in cells]).cast(kind)
+    rows = read(tmp_path, {"text": column, "label": pa.array([[b"x"], [], None, [b"y"]])})
+    assert (rows.texts, rows.targets) == (cells, [["x"], [], None, ["y"]])
+    message = refusal(tmp_path, {"text": pa.array([b"a", b"caf\xe9"]).cast(kind)}, label="")
+    assert "rows.parquet:2: the cell is binary and not UTF-8 (byte 3 is 0xe9)" in message
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind", "values"),
+    [
+        (["4.50", "0.25", None], pa.decimal128(10, 2), [4.5, 0.25, None]),
+        (["1.00", "-2.00", "0.00"], pa.decimal128(10, 2), [1, -2, 0]),
+        (["1", "0", "1"], pa.decimal256(50, 0), [1, 0, 1]),
+    ],
+)
+def test_decimals_are_numbers(tmp_path, numbers, kind, values):
+    column = pa.array([None if n is None else Decimal(n) for n in numbers], kind)
+    targets = read(tmp_path, {"text": ["a", "b", "c"], "label": column}).targets
+    assert targets == values
+    assert list(map(type, targets or ())) == list(map(type, values))
+
+
+@pytest.mark.parametrize(
     "column",
     [
-        pa.array([b"x", b"y"]),
+        pa.array([b"x\xff", b"y"]),
         pa.array([2**62, 1], pa.timestamp("ms")),
         pa.array([1, 2], pa.timestamp("ns")),
         pa.array([2**62, 1], pa.timestamp("us")),
         pa.array([{"a": 1}, {"a": 2}]),
         pa.array([[{"a": 1}], []]),
         pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int8())),
-        pa.array([1, 2]).cast(pa.decimal128(38, 2)),
     ],
     ids=lambda column: str(column.type),
 )
 def test_what_is_no_text_and_no_label_is_refused(tmp_path, column):
     columns = {"text": ["a", "b"], "other": column}
     with pytest.raises(
-        DataError, match=r"rows\.parquet:1: the text is not a string|cannot be read"
+        DataError, match=r"rows\.parquet:1: the (text is not a string|cell is)|cannot be read"
     ):
         usable_texts(read(tmp_path, columns, text="other", label=""), Data())
-    with pytest.raises(DataError, match=r"rows\.parquet:1: the label is neither|cannot be read"):
+    with pytest.raises(DataError, match=r"parquet:1: the (label is neither|cell is)|cannot be"):
         learn_labels(read(tmp_path, columns, label="other"), Data(), Known())
     # A column that nobody asked for may be anything.
     assert read(tmp_path, columns, label="").texts == ["a", "b"]
@@ -134,6 +163,27 @@ def test_a_file_of_the_datasets_library(tmp_path):
     data.to_parquet(tmp_path / "rows.parquet")
     rows = read_rows(tmp_path / "rows.parquet", {"text": "text", "label": "label"})
     assert (rows.targets, rows.class_names) == (["z", "a"], {"label": ("z", "a")})
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+def test_arrow_files_and_streams(tmp_path, compression):
+    """With the names of labels, batch by batch; what was cut off is told, not left out."""
+    features = {"info": {"features": {"label": LABEL}}}
+    table = pa.table({"text": ["a", "b", "c"], "label": [1, 0, -1], "other": [{}] * 3})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    for open_writer in (pa.ipc.new_file, pa.ipc.new_stream):
+        path = tmp_path / f"{open_writer.__name__}.arrow"
+        with open_writer(path, table.schema, options=options) as writer:
+            writer.write_table(table, max_chunksize=1)
+        rows = read_rows(path, {"text": "text", "label": "label"})
+        assert (rows.texts, rows.targets) == (["a", "b", "c"], ["pos", "neg", "-1"])
+        assert (rows.lines, rows.class_names) == ([1, 2, 3], {"label": ("neg", "pos")})
+        with pytest.raises(DataError, match=r"no column 'txt'. Did you mean 'text'"):
+            read_rows(path, {"text": "txt"})
+        path.write_bytes(path.read_bytes()[:-8])
+        with pytest.raises(DataError, match="cannot be read as Arrow"):
+            read_rows(path, {"text": "text"})
 
 
 def test_an_id_without_a_name(tmp_path):

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from flaxbert.config import Data
+from flaxbert.data.bad_rows import BadRowError
 from flaxbert.data.rows import Rows
 from flaxbert.data.sources.files import has_columns, open_data, read_chunks, read_rows
 from flaxbert.errors import DataError
@@ -105,6 +106,29 @@ def test_parts_are_the_whole_in_order(tmp_path, suffix, size):
     assert [len(part) for part in parts[:-1]] == [size] * (-(-10 // size) - 1)
     assert [text for part in parts for text in part.texts] == texts
     assert [line for part in parts for line in part.lines] == SAMPLES[suffix].lines(10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_skipped_lines_are_in_the_part_where_they_stand(tmp_path, size):
+    path = tmp_path / "a.csv"
+    path.write_text("text\n1,\na\nb\nc,d\ne\nf,\ng,\n")
+    parts = list(read_chunks(str(path), TEXT, size=size, on_bad_row="skip"))
+    kept = [list(part.lines) for part in parts]
+    skipped = [[n for lines in part.skipped.values() for n in lines] for part in parts]
+    assert [n for lines in kept for n in lines] == [3, 4, 6]
+    assert [n for lines in skipped for n in lines] == [2, 5, 7, 8]
+    in_order = [n for both in zip(kept, skipped, strict=True) for n in sorted(both[0] + both[1])]
+    assert in_order == [2, 3, 4, 5, 6, 7, 8]
+    with pytest.raises(BadRowError, match=":2: has 2 cells"):
+        list(read_chunks(str(path), TEXT))
+
+
+def test_what_is_unusual_is_noted_once(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id;text\n1;a\n2;b\n")
+    note = "cells are separated by semicolons, as the header shows"
+    assert read_rows(path, TEXT).take([0], "part").notes == [note]
+    assert [part.notes for part in read_chunks(str(path), TEXT, size=1)] == [(note,), ()]
 
 
 def test_lines_as_they_stand(tmp_path):

@@ -185,6 +185,44 @@ def test_a_configuration_that_is_a_folder(tmp_path):
     assert found.files.keys() == {"train", "validation"}
 
 
+def test_a_folder_of_save_to_disk(tmp_path):
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["z", "a"])
+    )
+    parts = {
+        split: datasets.Dataset.from_dict({"text": texts, "label": [0, 1]}, features=features)
+        for split, texts in {"train": ["x", "y"], "validation": ["v", "w"]}.items()
+    }
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "both", num_shards={"train": 2})
+    read = read_training(Data(dataset=str(tmp_path / "both")))
+    assert (read.train.texts, read.train.targets) == (["x", "y"], ["z", "a"])
+    assert (read.validation[""].texts, read.names) == (["v", "w"], ("z", "a"))
+    parts["train"].save_to_disk(tmp_path / "one")
+    for folder in (tmp_path / "one", tmp_path / "both" / "train"):
+        read = read_training(Data(dataset=str(folder)))
+        assert (read.train.texts, read.validation) == (["x", "y"], {})
+    with pytest.raises(ConfigError, match=r"no split 'test'. Splits: 'train', 'validation'"):
+        read_training(Data(dataset=str(tmp_path / "both"), train="test"))
+    # Nothing but the folder's own files is read, whatever it says.
+    state = tmp_path / "one" / "state.json"
+    state.write_text('{"_data_files": [{"filename": "../both/train/other.arrow"}]}')
+    with pytest.raises(DataError, match=r"one/other.arrow: there is no such file"):
+        read_training(Data(dataset=str(tmp_path / "one")))
+    state.write_text("{")
+    with pytest.raises(DataError, match=r"is not valid JSON.*Save the data set again"):
+        read_training(Data(dataset=str(tmp_path / "one")))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://huggingface.co/datasets/own/set", "hf://datasets/own/set/data/train.parquet",
+     "https://hf.co/datasets/own/set/tree/main"],
+)  # fmt: skip
+def test_an_address_of_the_hub(address):
+    with pytest.raises(DataError, match=r"Write config.data.dataset=own/set to train"):
+        open_dataset(Data(dataset=address), "", "")
+
+
 def test_changed_files_are_read_again(tmp_path):
     """Whatever the clock of the file says: nothing of the data is kept from one run to the next."""
     path = tmp_path / "train.parquet"

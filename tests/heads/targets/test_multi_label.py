@@ -13,7 +13,7 @@ import pytest
 from sklearn import metrics as sk
 
 from flaxbert.heads.targets import multi_label
-from flaxbert.metrics.classification import report_lines
+from flaxbert.metrics.report_lines import report_lines
 from tests.heads.targets.slots import MULTI_LABEL, class_weights
 from tests.heads.targets.slots import multi_label as batch
 from tests.reference import load_golden

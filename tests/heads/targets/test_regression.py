@@ -16,7 +16,7 @@ import scipy.stats
 
 from flaxbert.errors import ModelFileError
 from flaxbert.heads.targets import regression
-from flaxbert.metrics.classification import report_lines
+from flaxbert.metrics.report_lines import report_lines
 from flaxbert.model.bert_config import BertConfig
 from tests.heads.targets.slots import REGRESSION
 from tests.heads.targets.slots import regression as batch
