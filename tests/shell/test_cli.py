@@ -179,6 +179,7 @@ def test_the_home_folder_in_paths(tiny_bert, tmp_path, capsys, monkeypatch):
          "https://example.org/a.csv: web addresses are not read. Download it first"),
         ("train", ["--config.data.dataset=s3://bucket/data"], 3, "Copy it to this machine"),
         ("predict", ["--model=hf://own/bert", "--input=A", "--output=-"], 4, "model, own/bert."),
+        ("convert", ["--from=huggingface.co/own/bert", "--to=B"], 4, "model, own/bert."),
         ("evaluate", ["--model=own/bert", "--data=x.csv", "--output=http://x/y"], 2,
          "name a local directory"),
     ],
