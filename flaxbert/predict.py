@@ -75,6 +75,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     predictor = predictor_for(model).from_pretrained(
         model, **cli.inference_options(values, facts.get("dtype", "float32"))
     )
+    for line in predictor.tokenizer.warnings:
+        cli.say(line)
     chunks = itertools.chain([first] if first is not None else [], chunks)
     # Every row gets an answer, even rows that training would skip.
     checked = (predictor.head.usable(rows, Config()) for rows in chunks)
@@ -95,9 +97,11 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 
 def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
+    from flaxbert.data.report import warn_of_unknown
     from flaxbert.shell.progress_bar import progress_bar
 
-    count = empty = long = 0
+    count = empty = long = ordinary = 0
+    unknown = 0.0
     with progress_bar(unit="windows" if predictor.long == "window" else "rows") as bar:
         for rows in chunks:
             empty += len(predictor.head.empty(rows))
@@ -106,7 +110,10 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
             for writer in writers.values():
                 writer.write(records)
             count += len(records)
-            long += examples.tokens.truncated
+            tokens = examples.tokens
+            long += tokens.truncated
+            ordinary += tokens.ordinary
+            unknown += tokens.unknown_share * tokens.ordinary
     notes = [f"{count} predictions in {', '.join(writers)}"]
     if empty:
         notes.append(f"{empty} of them of an empty text")
@@ -114,6 +121,8 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
         how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read in windows"}
         notes.append(f"{long} of texts over {predictor.max_length} tokens ({how[predictor.long]})")
     cli.say("; ".join(notes))
+    for line in warn_of_unknown(unknown / max(1, ordinary)):
+        cli.say(line)
 
 
 def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:
