@@ -32,7 +32,7 @@ from flaxbert.data.tokenizer_warnings import (
     pair_warnings,
     warnings_about,
 )
-from flaxbert.errors import ConfigError, ModelFileError
+from flaxbert.errors import ConfigError, ModelFileError, first_line
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
 _HASHED = 2**20  # tokens that are converted at once
@@ -109,6 +109,14 @@ class Tokenizer:
                     f"{self.directory}: the tokenizer has no {name} token. Copy all tokenizer "
                     "files of the checkpoint there." + class_hint(self._tokenizer, parts)
                 )
+            # Not before that check: transformers looks for an empty token's id without end.
+            number = self._tokenizer.convert_tokens_to_ids(token)
+            if number != written[token]:
+                raise ModelFileError(
+                    f"{self.directory}: transformers gives {token!r} the id {number}, the files "
+                    f"{written[token]}. Copy all tokenizer files of the checkpoint there."
+                    + class_hint(self._tokenizer, parts)
+                )
         vocabulary = self._tokenizer.get_vocab()
         # The number of tokens is not enough: a duplicate line leaves a gap below the last id.
         size = max(len(self._tokenizer), 1 + max(vocabulary.values(), default=0))
@@ -117,7 +125,6 @@ class Tokenizer:
                 f"{self.directory}: the tokenizer has {size} tokens, the model {vocab_size} "
                 "embeddings. The files belong to different models."
             )
-        # After that check: transformers looks for an empty token's id without end.
         self.cls_token_id: int = self._tokenizer.cls_token_id
         self.sep_token_id: int = self._tokenizer.sep_token_id
         self.unk_token_id: int = self._tokenizer.unk_token_id
@@ -283,7 +290,8 @@ def resolve_max_length(asked: int, model_maximum: int) -> int:
 def _encoded(encode: Callable[..., Any], inputs: list[Any], **options: Any) -> Iterator[Any]:
     """Yields the backend's encodings, which are large, in chunks.
 
-    Raises ValueError for a text that UTF-8 cannot encode.
+    Raises ValueError for a text that UTF-8 cannot encode, ModelFileError for an unknown token that
+    the vocabulary lacks.
     """
     try:
         for start in range(0, len(inputs), _CHUNK):
@@ -294,6 +302,13 @@ def _encoded(encode: Callable[..., Any], inputs: list[Any], **options: Any) -> I
         if broken is None:
             raise
         raise ValueError(f"half of a surrogate pair in the text {broken!a:.80}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # as the tokenizers library raises
+            raise
+        raise ModelFileError(
+            f"the tokenizer cannot split a text: {first_line(error)}. Copy the tokenizer files of "
+            "the checkpoint again."
+        ) from error
 
 
 def _array(values: Any) -> Int[np.ndarray, " ..."]:

@@ -62,8 +62,8 @@ def refuse_unusable(directory: Path) -> None:
             )
 
 
-def read_vocabulary(directory: Path) -> tuple[Container[str], Mapping[str, Any]]:
-    """Returns the tokens in the files themselves, and the parts of tokenizer.json.
+def read_vocabulary(directory: Path) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+    """Returns the token ids in the files themselves, and the parts of tokenizer.json.
 
     Raises ModelFileError if the file cannot be read, or vocab.txt starts with a byte order mark,
     which would become a part of its first token.

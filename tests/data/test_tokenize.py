@@ -893,6 +893,26 @@ def test_a_file_of_another_kind_than_the_class_is_told(tmp_path):
     assert "tokenizer.json is Unigram, BertTokenizer is WordPiece: name its class" in message
 
 
+def test_special_tokens_keep_the_ids_of_the_file(minilm, tmp_path):
+    """transformers numbers added tokens anew where the vocabulary does not have them."""
+    folder = copy_folder(minilm, tmp_path / "made")
+    parts = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    parts["model"]["vocab"] = {"film": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(parts), "utf-8")
+    assert "transformers gives '[CLS]' the id 3, the files 101. Copy all" in refusal(folder)
+
+
+def test_a_vocabulary_without_its_own_unknown_token(tmp_path):
+    write_unigram(tmp_path, ["film"], 200, None, "PreTrainedTokenizerFast")
+    parts = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    parts["model"]["unk_id"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parts), "utf-8")
+    tokenizer = load(tmp_path, 99, 1)
+    assert len(tokenizer.encode(["film"], None, max_length=9))
+    with pytest.raises(ModelFileError, match=r"cannot split a text: .*unk_id"):
+        tokenizer.encode(["x"], None, max_length=9)
+
+
 def test_parts_that_are_written_in_an_older_way_are_no_others(tmp_path):
     write_unigram(tmp_path, SENTENCES, 200)
     values = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
