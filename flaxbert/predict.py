@@ -120,9 +120,9 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
     if long:
         how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read in windows"}
         notes.append(f"{long} of texts over {predictor.max_length} tokens ({how[predictor.long]})")
-    cli.say("; ".join(notes))
     for line in warn_of_unknown(unknown / max(1, ordinary)):
         cli.say(line)
+    cli.say("; ".join(notes))
 
 
 def _file_chunks(data: Data, values: Any) -> Iterator[Rows]:

@@ -57,7 +57,7 @@ def _characters(
 
 
 def _with_json(folder: Path) -> None:
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
     write_every_character(folder)
     BertWordPieceTokenizer(str(folder / "vocab.txt")).save(str(folder / "tokenizer.json"))
