@@ -21,6 +21,7 @@ def warnings_about(
         *_parts(settings, tokenizer, parts),
         *_ignored(settings, tokenizer),
         *(f"{directory / name} {how}" for name, how in disagreements(directory, tokenizer).items()),
+        *_added(directory, tokenizer),
         *_padding(tokenizer, pad_token_id),
     ]
     return tuple(f"tokenizer: WARNING: {line}" for line in lines)
@@ -160,6 +161,18 @@ def _ignored(settings: Path, tokenizer: Any) -> list[str]:
         f"{', '.join(ignored)} in {settings} has no effect with {type(tokenizer).__name__}, as in "
         f"transformers 5{advice}"
     ]
+
+
+def _added(directory: Path, tokenizer: Any) -> list[str]:
+    """Warns of added words that transformers numbers in its own way, after the vocabulary."""
+    for number, token in sorted(tokenizer.init_kwargs.get("added_tokens_decoder", {}).items()):
+        used = tokenizer.convert_tokens_to_ids(str(token))
+        if used != number:
+            return [
+                f"the files in {directory} give the added token {str(token)!r} the id {number}, "
+                f"transformers gives it {used}, which is used"
+            ]
+    return []
 
 
 def _padding(tokenizer: Any, pad_token_id: int | None) -> list[str]:

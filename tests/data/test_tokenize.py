@@ -828,6 +828,17 @@ def test_files_that_do_not_agree_are_told_and_not_exported(minilm, tmp_path):
     assert "vocab.txt cannot be read ('utf-8' codec" in load(folder).warnings[0]
 
 
+def test_added_words_with_other_ids_than_in_the_file_are_told(minilm, tmp_path):
+    folder = copy_folder(minilm, tmp_path / "made")
+    added(**{"<user>": 30522})(folder)
+    assert load(folder, VOCAB + 1).warnings == ()
+    for change in ([], [without("tokenizer.json")]):
+        for write in (added(**{"<user>": 30550}), *change):
+            write(folder)
+        (warning,) = load(folder, VOCAB + 1).warnings
+        assert "the added token '<user>' the id 30550, transformers gives it 30522" in warning
+
+
 def test_a_tokenizer_in_python_reads_vocab_txt_and_says_so(minilm, tmp_path):
     folder = copy_folder(minilm, tmp_path / "made")
     settings_of(tokenizer_class="BertJapaneseTokenizer", do_lower_case=True)(folder)
