@@ -72,8 +72,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         packing=config.data.packing,
         **cli.inference_options(values, facts.get("dtype", "float32")),
     )
-    for note in predictor.notes:
-        cli.say(f"{model}: {note}")
+    for line in (*(f"{model}: {note}" for note in predictor.notes), *predictor.tokenizer.warnings):
+        cli.say(line)
     splits = _read(values, config, predictor, facts)
     computed = {suffix: _evaluate(predictor, s, config) for suffix, s in splits.items()}
     head, names = predictor.head, predictor.labels.names

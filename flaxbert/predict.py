@@ -92,8 +92,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         top_k=values.top_k,
         **cli.inference_options(values, facts.get("dtype", "float32")),
     )
-    for note in predictor.notes:
-        cli.say(f"{model}: {note}")
+    for line in (*(f"{model}: {note}" for note in predictor.notes), *predictor.tokenizer.warnings):
+        cli.say(line)
     chunks = itertools.chain([first] if first is not None else [], chunks)
     parts: dict[str, Iterator[Rows]] = {"": _checked(chunks, predictor, values.on_bad_row)}
     if values.split:
@@ -112,10 +112,12 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
 
 
 def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, Any]) -> None:
+    from flaxbert.data.report import warn_of_unknown
     from flaxbert.data.rows import list_lines
     from flaxbert.shell.progress_bar import progress_bar
 
-    count = empty = long = 0
+    count = empty = long = ordinary = 0
+    unknown = 0.0
     skipped: dict[str, list[int]] = {}
     about_file: dict[str, None] = {}  # in order, each once
     with progress_bar(unit="windows" if predictor.long == "window" else "rows") as bar:
@@ -126,7 +128,10 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
                 empty += len(predictor.head.empty(rows))
                 examples = predictor.encode_rows(rows)
                 records = predictor.records(rows, examples, predictor.answers(examples, bar.update))
-                long += examples.tokens.truncated
+                tokens = examples.tokens
+                long += tokens.truncated
+                ordinary += tokens.ordinary
+                unknown += tokens.unknown_share * tokens.ordinary
             records = _in_place(records, rows, predictor)
             for writer in writers.values():
                 writer.write(records)
@@ -143,6 +148,8 @@ def _predict(predictor: Predictor, chunks: Iterator[Rows], writers: dict[str, An
     if long:
         how = {"truncate": "cut", "head_tail": "cut in the middle", "window": "read in windows"}
         notes.append(f"{long} of texts over {predictor.max_length} tokens ({how[predictor.long]})")
+    for line in warn_of_unknown(unknown / max(1, ordinary)):
+        cli.say(line)
     cli.say("; ".join(notes))
 
 

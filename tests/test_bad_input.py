@@ -290,7 +290,6 @@ FOLDERS = {
         lambda path: _with(path, vocab_size=10),
         "the tokenizer has 11 tokens, the model 10 embeddings",
     ),
-    "another padding id": (lambda path: _with(path, pad_token_id=3), "pads with id 0, config.json"),
     "no vocabulary": (
         lambda path: (path / "vocab.txt").unlink(),
         "has neither tokenizer.json nor vocab.txt",

@@ -151,6 +151,22 @@ def test_several_numbers_are_predicted_but_not_evaluated(tmp_path, capsys):
     assert [len(list(map(float, row))) for row in rows] == [2, 2]
 
 
+def test_unknown_tokens_and_odd_tokenizer_files_are_told(trained, tmp_path, capsys):
+    model = shutil.copytree(trained, tmp_path / "model")
+    (model / "vocab.txt").write_text("[PAD]\n")
+    source = _gold(tmp_path / "gold.csv", ["good"], ["\U00012000 \U00012001 film"])
+    for command in (
+        ["evaluate", f"--data={source}"],
+        ["predict", f"--input={source}", f"--output={tmp_path / 'out.jsonl'}"],
+    ):
+        done = call(*command, f"--model={model}", capsys=capsys)
+        assert done.code == 0, done.err
+        assert "67 % of the tokens are unknown to the vocabulary; is this the right" in done.err
+        assert (
+            "vocab.txt does not agree with tokenizer.json, which is used: '[unused0]'" in done.err
+        )
+
+
 def test_unknown_labels_are_refused(trained, tmp_path, capsys):
     source = _gold(tmp_path / "gold.csv", ["good", "superb"])
     done = call("evaluate", f"--model={trained}", f"--data={source}", capsys=capsys)

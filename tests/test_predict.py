@@ -156,6 +156,19 @@ def test_other_kinds_of_answers(kind, tmp_path, capsys):
         assert record["labels"] == [n for n, p in record["probabilities"].items() if p > 0.5]
 
 
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_unknown_tokens_are_told_once_over_all_rows(trained, tmp_path, capsys, monkeypatch, suffix):
+    monkeypatch.setattr("flaxbert.predict._SIZE", 2)
+    strange = "\U00012000 \U00012001 \U00012002"  # cuneiform: one [UNK] each
+    for texts, told in ((["film film", "film", strange], True), (["film"] * 20 + [strange], False)):
+        source = _write(tmp_path / f"in.{suffix}", texts)
+        flags = [f"--model={trained}", f"--input={source}", f"--output={tmp_path / 'o.jsonl'}"]
+        done = call("predict", *flags, capsys=capsys)
+        assert done.code == 0, done.err
+        assert done.err.count("of the tokens are unknown to the vocabulary") == told
+        assert ("WARNING: 50 % of the tokens are unknown" in done.err) == told
+
+
 def test_long_texts_are_told_and_treated_as_asked(trained, tmp_path, capsys):
     source = _write(tmp_path / "in.txt", ["short", "word " * 100])
     answers = {}

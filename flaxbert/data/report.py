@@ -79,11 +79,7 @@ def describe_split(
             f"WARNING: {count_rows(len(repeated))} with the text of an earlier row"
             + _pairs_line(repeated, rows, rows)
         )
-    if tokens.unknown_share > UNKNOWN_SHARE:
-        lines.append(
-            f"WARNING: {100 * tokens.unknown_share:.0f} % of the tokens are unknown to the "
-            "vocabulary; is this the right model for these texts?"
-        )
+    lines += warn_of_unknown(tokens.unknown_share)
     return Report(tuple(f"{name}: {line}" for line in lines), values)
 
 
@@ -193,6 +189,16 @@ def _length_line(length: dict[str, Any], cut: str) -> str:
         f"tokens a row: median {length['p50']}, 90 % up to {length['p90']}, 99 % up to "
         f"{length['p99']}, longest {length['max']}; {long} {cut} {length['max_length']}"
     )
+
+
+def warn_of_unknown(share: float) -> list[str]:
+    """Returns a warning if this share of unknown tokens is too large."""
+    if share <= UNKNOWN_SHARE:
+        return []
+    return [
+        f"WARNING: {100 * share:.0f} % of the tokens are unknown to the vocabulary; is this the "
+        "right model for these texts?"
+    ]
 
 
 def count_rows(count: int) -> str:

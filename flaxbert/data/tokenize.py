@@ -25,9 +25,14 @@ from flaxbert.data.tokenizer_files import (
     load_tokenizer,
     read_vocabulary,
     refuse_unusable,
+)
+from flaxbert.data.tokenizer_warnings import (
+    class_hint,
+    export_warnings,
+    pair_warnings,
     warnings_about,
 )
-from flaxbert.errors import ConfigError, ModelFileError
+from flaxbert.errors import ConfigError, ModelFileError, first_line
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
 _HASHED = 2**20  # tokens that are converted at once
@@ -44,9 +49,10 @@ class Tokens:
     token_type_ids: Integer[np.ndarray, " T"]
     offsets: Int[np.ndarray, " bounds"]  # one more than there are sequences
     truncated: int  # texts that were longer than max_length
-    unknown_share: float  # of all tokens but the special ones
+    unknown_share: float  # of all tokens but the special ones, which `ordinary` counts
     uncut_lengths: Int[np.ndarray, " texts"] | None = None  # of each text; None: nothing was cut
     owners: Int[np.ndarray, " sequences"] | None = None  # the text of each window; None: one each
+    ordinary: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -80,10 +86,13 @@ class Tokenizer:
         pad_token_id: int | None,
         type_vocab_size: int = 2,
     ) -> None:
-        """Reads tokenizer.json or vocab.txt; `warnings` has lines about suspicious settings.
+        """Reads the tokenizer files of a folder.
+
+        `warnings` has lines about suspicious files, `pair_warnings` about the token types of pairs,
+        `export_warnings` about what is exported.
 
         Raises ModelFileError if there is no vocabulary, it has more tokens than the model has
-        embeddings, no [UNK], [CLS] or [SEP], or another padding id than config.json.
+        embeddings, or no [UNK], [CLS] or [SEP].
         """
         self.directory = Path(directory)
         self._types = type_vocab_size
@@ -92,6 +101,22 @@ class Tokenizer:
         refuse_unusable(self.directory)
         written, parts = read_vocabulary(self.directory)
         self._tokenizer = load_tokenizer(self.directory)
+        for name in ("cls", "sep", "unk"):
+            token = getattr(self._tokenizer, f"{name}_token")
+            # transformers adds a token that the files lack, with an id that was never trained.
+            if not token or token not in written:
+                raise ModelFileError(
+                    f"{self.directory}: the tokenizer has no {name} token. Copy all tokenizer "
+                    "files of the checkpoint there." + class_hint(self._tokenizer, parts)
+                )
+            # Not before that check: transformers looks for an empty token's id without end.
+            number = self._tokenizer.convert_tokens_to_ids(token)
+            if number != written[token]:
+                raise ModelFileError(
+                    f"{self.directory}: transformers gives {token!r} the id {number}, the files "
+                    f"{written[token]}. Copy all tokenizer files of the checkpoint there."
+                    + class_hint(self._tokenizer, parts)
+                )
         vocabulary = self._tokenizer.get_vocab()
         # The number of tokens is not enough: a duplicate line leaves a gap below the last id.
         size = max(len(self._tokenizer), 1 + max(vocabulary.values(), default=0))
@@ -100,25 +125,14 @@ class Tokenizer:
                 f"{self.directory}: the tokenizer has {size} tokens, the model {vocab_size} "
                 "embeddings. The files belong to different models."
             )
-        for name in ("cls", "sep", "unk"):
-            token = getattr(self._tokenizer, f"{name}_token")
-            # transformers adds a token that the files lack, with an id that was never trained.
-            if not token or token not in written:
-                raise ModelFileError(
-                    f"{self.directory}: the tokenizer has no {name} token. Copy all tokenizer "
-                    "files of the checkpoint there."
-                )
-        # After that check: transformers looks for an empty token's id without end.
         self.cls_token_id: int = self._tokenizer.cls_token_id
         self.sep_token_id: int = self._tokenizer.sep_token_id
         self.unk_token_id: int = self._tokenizer.unk_token_id
-        pad = self._tokenizer.pad_token_id
-        if pad is not None and pad_token_id is not None and pad != pad_token_id:
-            raise ModelFileError(
-                f"{self.directory}: the tokenizer pads with id {pad}, config.json says "
-                f"pad_token_id {pad_token_id}."
-            )
-        self.warnings = warnings_about(self.directory, self._tokenizer, parts)
+        # As transformers feeds them: some of its classes give no token types to a model.
+        self._typed = "token_type_ids" in self._tokenizer.model_input_names
+        self.warnings = warnings_about(self.directory, self._tokenizer, parts, pad_token_id)
+        self.pair_warnings = pair_warnings(self.directory, self._tokenizer)
+        self.export_warnings = export_warnings(self._tokenizer)
         template = self._encode([""], None)[0][0]
         if template != [self.cls_token_id, self.sep_token_id]:
             raise ModelFileError(
@@ -175,6 +189,7 @@ class Tokenizer:
             unknown / ordinary if ordinary else 0.0,
             uncut_lengths=np.array(whole, np.int32) if truncated else None,
             owners=np.array(owners) if len(owners) > len(texts) else None,
+            ordinary=ordinary,
         )
 
     def encode_with_offsets(
@@ -240,7 +255,10 @@ class Tokenizer:
             encode = self._tokenizer.backend_tokenizer.encode_batch_fast  # without offsets
             inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
             rows = _encoded(encode, inputs)
-            return [(row.ids, row.type_ids, row.special_tokens_mask) for row in rows]
+            return [
+                (row.ids, row.type_ids if self._typed else [0] * len(row), row.special_tokens_mask)
+                for row in rows
+            ]
         encoded = self._tokenizer(
             list(texts),
             None if pairs is None else list(pairs),
@@ -248,8 +266,9 @@ class Tokenizer:
             return_special_tokens_mask=True,
             verbose=False,
         )
-        fields = ("input_ids", "token_type_ids", "special_tokens_mask")
-        return list(zip(*(encoded[name] for name in fields), strict=True))
+        ids, types = encoded["input_ids"], encoded["token_type_ids"]
+        types = types if self._typed else [[0] * len(row) for row in ids]
+        return list(zip(ids, types, encoded["special_tokens_mask"], strict=True))
 
 
 def resolve_max_length(asked: int, model_maximum: int) -> int:
@@ -271,7 +290,8 @@ def resolve_max_length(asked: int, model_maximum: int) -> int:
 def _encoded(encode: Callable[..., Any], inputs: list[Any], **options: Any) -> Iterator[Any]:
     """Yields the backend's encodings, which are large, in chunks.
 
-    Raises ValueError for a text that UTF-8 cannot encode.
+    Raises ValueError for a text that UTF-8 cannot encode, ModelFileError for an unknown token that
+    the vocabulary lacks.
     """
     try:
         for start in range(0, len(inputs), _CHUNK):
@@ -282,6 +302,13 @@ def _encoded(encode: Callable[..., Any], inputs: list[Any], **options: Any) -> I
         if broken is None:
             raise
         raise ValueError(f"half of a surrogate pair in the text {broken!a:.80}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # as the tokenizers library raises
+            raise
+        raise ModelFileError(
+            f"the tokenizer cannot split a text: {first_line(error)}. Copy the tokenizer files of "
+            "the checkpoint again."
+        ) from error
 
 
 def _array(values: Any) -> Int[np.ndarray, " ..."]:

@@ -219,6 +219,7 @@ class TokenHead(Head):
             unknown / pieces if pieces else 0.0,
             uncut_lengths=np.array(whole, np.int32) if long else None,
             owners=np.array(owners) if len(owners) > len(rows) else None,
+            ordinary=pieces,
         )
         answering = _most_context(np.frombuffer(first, np.int64), np.frombuffer(context, np.int32))
         extra = {"word_tokens": answering, "word_bounds": np.array(bounds)}

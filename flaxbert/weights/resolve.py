@@ -26,6 +26,8 @@ _FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
     "config_sentence_transformers.json",
     *MARKERS,
 )

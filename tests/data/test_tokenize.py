@@ -19,8 +19,16 @@ from hypothesis import strategies as st
 
 import flaxbert.data.tokenize as tokenize
 from flaxbert.data.tokenize import Tokenizer, Tokens, resolve_max_length
-from flaxbert.data.tokenizer_files import files_in, write_files
+from flaxbert.data.tokenizer_files import FILES, files_in, write_files
 from flaxbert.errors import ConfigError, ModelFileError
+from flaxbert.weights import resolve
+from tests.data.tokenizer_folders import (
+    ROBERTA_SPECIAL,
+    write_bpe,
+    write_byte_level,
+    write_settings,
+    write_unigram,
+)
 
 VOCAB = 30522  # of the embedded checkpoint
 CLS, SEP, UNK = 101, 102, 100
@@ -75,14 +83,10 @@ def sequences(tokens: Tokens) -> list[tuple[list[int], list[int]]]:
 
 def expected(reference, texts, pairs, max_length: int) -> list[tuple[list[int], list[int]]]:
     # Asked as a list: asked for one pair alone, transformers takes an empty second text for none.
-    rows = reference(
-        texts,
-        pairs,
-        truncation="longest_first",
-        max_length=max_length,
-        return_token_type_ids=True,
-    )
-    return list(zip(rows["input_ids"], rows["token_type_ids"], strict=True))
+    rows = reference(texts, pairs, truncation="longest_first", max_length=max_length)
+    # Without types a model takes 0.
+    types = rows.get("token_type_ids") or [[0] * len(ids) for ids in rows["input_ids"]]
+    return list(zip(rows["input_ids"], types, strict=True))
 
 
 # --- equal to transformers ----------------------------------------------------------------------
@@ -404,10 +408,12 @@ def test_more_tokens_than_embeddings(minilm):
     load(minilm, vocab_size=VOCAB + 6)  # some models round the number of embeddings up
 
 
-def test_another_padding_id(minilm):
-    message = refusal(minilm, pad_token_id=1)
-    assert "pads with id 0, config.json says pad_token_id 1" in message
-    load(minilm, pad_token_id=None)
+def test_another_padding_id_is_told(minilm):
+    (warning,) = load(minilm, pad_token_id=1).warnings
+    assert "pads with '[PAD]' (id 0), config.json says pad_token_id 1, which is '[unused0]'" in (
+        warning
+    )
+    assert load(minilm, pad_token_id=None).warnings == ()
 
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "##s"]
@@ -532,6 +538,7 @@ def test_files_of_a_folder(minilm, tmp_path):
         "special_tokens_map.json",
     }
     assert files_in(tmp_path) == []
+    assert set(FILES) < set(resolve._FILES)  # all of them are fetched from a hub
 
 
 # --- max_length ---------------------------------------------------------------------------------
@@ -561,6 +568,7 @@ def test_max_length_out_of_range(asked, maximum, said):
 
 # --- the class, and settings ---------------------------------------------------------------------
 
+NFKC = tokenizers.normalizers.NFKC()
 OWN = {
     "type": "Sequence",
     "normalizers": [
@@ -607,6 +615,17 @@ def added(**tokens: int):
     return lambda folder: (folder / "added_tokens.json").write_text(json.dumps(tokens))
 
 
+def trained(write, *arguments: object):
+    """Returns a change of a folder: another tokenizer, trained on the sentences of this file."""
+
+    def change(folder: Path) -> None:
+        for path in files_in(folder):
+            path.unlink()
+        write(folder, SENTENCES, 700, *arguments)
+
+    return change
+
+
 WORDS = {"content": "Covid-19", "special": False, "normalized": True}
 FOLDERS = {
     "as it came": [],
@@ -639,6 +658,17 @@ FOLDERS = {
         without("tokenizer.json", "special_tokens_map.json"),
         settings_of(additional_special_tokens=["<USER>"]),
     ],
+    "never split": [
+        without("tokenizer.json"),
+        settings_of(never_split=["half-hour"], do_basic_tokenize=False),
+    ],
+    "another vocab.txt beside": [lambda folder: (folder / "vocab.txt").write_text("[PAD]\n")],
+    "no token types": [settings_of(model_input_names=["input_ids", "attention_mask"])],
+    "BPE": [trained(write_bpe)],
+    "BPE of bytes": [trained(write_byte_level)],
+    "Unigram": [trained(write_unigram)],
+    "Unigram, a normalizer of its own, not used": [trained(write_unigram, NFKC)],
+    "Unigram, a normalizer of its own": [trained(write_unigram, NFKC, "PreTrainedTokenizerFast")],
     "in Python": [
         without("tokenizer.json"),
         settings_of(
@@ -689,7 +719,10 @@ def test_ids_are_those_of_autotokenizer(folder, tmp_path):
     if auto.is_fast:
         alone = tokenizers.Tokenizer.from_file(str(exported / "tokenizer.json"))
         rows = alone.encode_batch(list(zip(texts, texts[::-1], strict=True)))
-        assert [(row.ids, row.type_ids) for row in rows] == wanted
+        assert [row.ids for row in rows] == [ids for ids, _ in wanted]
+        if "token_type_ids" in auto.model_input_names:
+            assert [row.type_ids for row in rows] == [types for _, types in wanted]
+    assert ("tokenizer.json" in files) == auto.is_fast == (not tokenizer.export_warnings)
 
 
 def test_special_tokens_can_be_read_by_transformers_4(minilm, tmp_path):
@@ -713,17 +746,221 @@ def test_a_normalizer_that_is_not_used_is_told(minilm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "says"),
     [
-        ("KoBertTokenizer", "the tokenizer class KoBertTokenizer cannot be used: Couldn't inst"),
-        ("BertJapaneseTokenizer", "BertJapaneseTokenizer cannot be used: You need to install fug"),
+        (
+            "KoBertTokenizer",
+            ("it is not transformers' own but a program, which is not run",),
+        ),
+        ("PreTrainedTokenizerFast", ("it reads a tokenizer.json, which is missing. Save",)),
+        (
+            "BertJapaneseTokenizer",
+            ("You need to install fugashi", "pip install fugashi unidic-lite"),
+        ),
+        (
+            "HerbertTokenizer",
+            ("reads vocab.json and merges.txt,", "the folder has vocab.txt"),
+        ),
+        ("XLMRobertaTokenizer", ("reads sentencepiece.bpe.model, which is missing",)),
     ],
 )
-def test_a_class_that_cannot_be_used_is_named(minilm, tmp_path, name, said):
+def test_a_class_that_cannot_be_used_is_named(minilm, tmp_path, name, says):
     folder = copy_folder(minilm, tmp_path / "made")
     (folder / "tokenizer.json").unlink()
     settings_of(tokenizer_class=name, word_tokenizer_type="mecab")(folder)
-    assert said in refusal(folder)
+    message = refusal(folder)
+    assert message.startswith(f"{folder}: the tokenizer class {name} ")
+    for part in says:
+        assert part in message
+    assert "again" not in message
+
+
+def test_bpe_files_without_the_name_of_their_class(tmp_path):
+    """transformers would make a BertTokenizer of 5 tokens."""
+    write_bpe(tmp_path, SENTENCES, 200)
+    (tmp_path / "tokenizer_config.json").unlink()
+    message = refusal(tmp_path)
+    assert "the tokenizer class BertTokenizer reads vocab.txt, which is missing" in message
+    assert "the folder has vocab.json, merges.txt" in message and '"tokenizer_class"' in message
+    (tmp_path / "vocab.json").unlink()
+    assert "has neither tokenizer.json nor vocab.txt" in refusal(tmp_path)
+
+
+def test_a_sentencepiece_model_is_to_be_converted(tmp_path):
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"")
+    for _ in range(2):
+        message = refusal(tmp_path)
+        assert "sentencepiece.bpe.model is a SentencePiece model, which is not read" in message
+        assert f"A.from_pretrained('{tmp_path}').save_pretrained('{tmp_path}')" in message
+        write_settings(tmp_path, tokenizer_class="XLMRobertaTokenizer")
+        write_vocabulary(tmp_path, TOKENS)
+
+
+def test_tokens_of_a_bpe_folder(tmp_path):
+    """Its special tokens are those of RoBERTa; a word of two pieces is merged as the file says."""
+    characters = [letter + end for letter in "films" for end in ("", "</w>")]
+    vocabulary = [*ROBERTA_SPECIAL, *characters, "fi", "fil", "film</w>"]
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nf i\nfi l\nfil m</w>\n")
+    write_settings(tmp_path, tokenizer_class="HerbertTokenizerFast")
+    tokenizer = load(tmp_path, len(ids), 1)
+    assert tokenizer.warnings == ()  # pieces of words do not tell a cased vocabulary
+    (got,) = sequences(tokenizer.encode(["film films x"], None, max_length=16))
+    pieces = ["<s>", "film</w>", "fil", "m", "s</w>", "<unk>", "</s>"]
+    assert got[0] == [ids[piece] for piece in pieces]
+
+
+def test_files_that_do_not_agree_are_told_and_not_exported(minilm, tmp_path):
+    folder = copy_folder(minilm, tmp_path / "made")
+    assert load(folder).exported(64)["vocab.txt"] == (minilm / "vocab.txt").read_bytes()
+    lines = (minilm / "vocab.txt").read_text("utf-8").splitlines()
+    assert (lines[2000], lines[2006]) == ("to", "on")
+    lines[2000], lines[2006] = "on", "to"
+    (folder / "vocab.txt").write_text("\n".join(lines), "utf-8")
+    (warning,) = load(folder).warnings
+    assert warning.startswith(f"tokenizer: WARNING: {folder / 'vocab.txt'} does not agree with tok")
+    assert "tokenizer.json, which is used: 'on' has the id 2000 in the former, 2006 in" in warning
+    assert "vocab.txt" not in load(folder).exported(64)
+    (folder / "vocab.txt").write_text("\n".join([*lines[:2000], "\n"]), "utf-8")
+    assert "'to' has the id none in the former, 2000 in the latter" in load(folder).warnings[0]
+    (folder / "vocab.txt").write_bytes(b"\xff")
+    assert "vocab.txt cannot be read ('utf-8' codec" in load(folder).warnings[0]
+
+
+def test_added_words_with_other_ids_than_in_the_file_are_told(minilm, tmp_path):
+    folder = copy_folder(minilm, tmp_path / "made")
+    added(**{"<user>": 30522})(folder)
+    assert load(folder, VOCAB + 1).warnings == ()
+    for change in ([], [without("tokenizer.json")]):
+        for write in (added(**{"<user>": 30550}), *change):
+            write(folder)
+        (warning,) = load(folder, VOCAB + 1).warnings
+        assert "the added token '<user>' the id 30550, transformers gives it 30522" in warning
+
+
+def test_a_tokenizer_in_python_reads_vocab_txt_and_says_so(minilm, tmp_path):
+    folder = copy_folder(minilm, tmp_path / "made")
+    settings_of(tokenizer_class="BertJapaneseTokenizer", do_lower_case=True)(folder)
+    assert load(folder).warnings == ()
+    assert "has no tokenizer.json" in load(folder).export_warnings[0]
+    assert "BertJapaneseTokenizer is written in Python" in load(folder).export_warnings[0]
+    parts = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    parts["model"]["vocab"] |= {"to": 2006, "on": 2000}
+    (folder / "tokenizer.json").write_text(json.dumps(parts), "utf-8")
+    assert "tokenizer.json does not agree with vocab.txt, which is used" in load(folder).warnings[0]
+
+
+def test_pairs_without_token_types_are_told(minilm, tmp_path):
+    folder = copy_folder(minilm, tmp_path / "made")
+    assert load(folder).pair_warnings == ()
+    settings_of(tokenizer_class="PreTrainedTokenizerFast")(folder)
+    tokenizer = load(folder)
+    assert 'set "model_input_names": ["input_ids", "token_type' in tokenizer.pair_warnings[0]
+    assert sequences(tokenizer.encode(["a"], ["b"], max_length=9))[0][1] == [0] * 5
+    settings_of(model_input_names=["input_ids", "token_type_ids"])(folder)
+    tokenizer = load(folder)
+    assert tokenizer.pair_warnings == ()
+    assert sequences(tokenizer.encode(["a"], ["b"], max_length=9))[0][1] == [0, 0, 0, 1, 1]
+    assert '"token_type_ids"' in tokenizer.exported(9)["tokenizer_config.json"].decode()
+    trained(write_unigram)(folder)  # whose types are 0 by themselves
+    assert load(folder, VOCAB, 1).pair_warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "ignored"),
+    [
+        ({"never_split": ["a-b"]}, "never_split"),
+        ({"do_basic_tokenize": False}, "do_basic_tokenize"),
+        ({"never_split": [], "do_basic_tokenize": True, "strip_accents": False}, None),
+        (
+            {"do_lower_case": False, "strip_accents": True, "tokenizer_class": "TokenizersBackend"},
+            "do_lower_case, strip_accents",
+        ),
+    ],
+)
+def test_settings_without_effect_are_told(minilm, tmp_path, settings, ignored):
+    folder = copy_folder(minilm, tmp_path / "made")
+    settings_of(**settings)(folder)
+    warnings = [line for line in load(folder).warnings if "has no effect" in line]
+    assert len(warnings) == (ignored is not None)
+    if ignored:
+        assert f"{ignored} in {folder / 'tokenizer_config.json'} has no effect with" in warnings[0]
+
+
+def test_a_file_of_another_kind_than_the_class_is_told(tmp_path):
+    """As AutoTokenizer, which makes WordPiece of any vocabulary if no class is named."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}, []))
+    values = json.loads(bpe.to_str())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values), "utf-8")
+    write_settings(tmp_path, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]")
+    told = "\n".join(load(tmp_path, 9).warnings)
+    assert "tokenizer.json has another model (BPE, not WordPiece)" in told
+    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in told
+    write_unigram(tmp_path, SENTENCES, 200)
+    (tmp_path / "tokenizer_config.json").unlink()
+    message = refusal(tmp_path)
+    assert "has no cls token" in message
+    assert "tokenizer.json is Unigram, BertTokenizer is WordPiece: name its class" in message
+
+
+def test_special_tokens_keep_the_ids_of_the_file(minilm, tmp_path):
+    """transformers numbers added tokens anew where the vocabulary does not have them."""
+    folder = copy_folder(minilm, tmp_path / "made")
+    parts = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    parts["model"]["vocab"] = {"film": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(parts), "utf-8")
+    assert "transformers gives '[CLS]' the id 3, the files 101. Copy all" in refusal(folder)
+
+
+def test_a_vocabulary_without_its_own_unknown_token(tmp_path):
+    write_unigram(tmp_path, ["film"], 200, None, "PreTrainedTokenizerFast")
+    parts = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    parts["model"]["unk_id"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parts), "utf-8")
+    tokenizer = load(tmp_path, 99, 1)
+    assert len(tokenizer.encode(["film"], None, max_length=9))
+    with pytest.raises(ModelFileError, match=r"cannot split a text: .*unk_id"):
+        tokenizer.encode(["x"], None, max_length=9)
+
+
+def test_parts_that_are_written_in_an_older_way_are_no_others(tmp_path):
+    write_unigram(tmp_path, SENTENCES, 200)
+    values = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    older = {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True}
+    values["pre_tokenizer"]["pretokenizers"][1] = older
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values), "utf-8")
+    assert load(tmp_path, 9999, 1).warnings == ()
+
+
+def test_options_of_japanese_words_are_passed_on(minilm, tmp_path, monkeypatch):
+    """fugashi is not installed here; a stand-in splits at spaces."""
+    import sys
+    import types
+
+    asked = []
+
+    class Tagger:
+        def __init__(self, options):
+            asked.append(options)
+
+        def __call__(self, text):
+            return [types.SimpleNamespace(surface=word) for word in text.split()]
+
+    monkeypatch.setitem(sys.modules, "fugashi", types.SimpleNamespace(GenericTagger=Tagger))
+    folder = copy_folder(minilm, tmp_path / "made")
+    (folder / "tokenizer.json").unlink()
+    options = {"mecab_dic": None, "mecab_option": None, "normalize_text": False}
+    settings_of(
+        tokenizer_class="BertJapaneseTokenizer",
+        word_tokenizer_type="mecab",
+        mecab_kwargs=options,
+        do_lower_case=True,
+    )(folder)
+    tokenizer = load(folder)
+    assert set(asked) == {""}  # of the system, as AutoTokenizer
+    (wide, narrow) = sequences(tokenizer.encode(["Ｆilm", "Film"], None, max_length=9))
+    assert wide != narrow and narrow[0] == [CLS, 2143, SEP]
 
 
 @pytest.mark.parametrize("options", [{"mecab_option": "-r /etc/passwd"}, {"mecab_dic": "/tmp/x"}])
