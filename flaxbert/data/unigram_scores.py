@@ -46,4 +46,6 @@ def _as_serde_json(text: str) -> float:
     whole, _, fraction = mantissa.partition(".")
     power = int(exponent or 0) - len(fraction)
     digits = float(int(whole + fraction))
+    if abs(power) > 300:
+        return float(text)  # next to 0
     return digits * 10.0**power if power >= 0 else digits / 10.0**-power

@@ -16,7 +16,7 @@ from flaxbert.data.unigram_scores import respelled
 def test_both_readers_get_the_same_scores(single):
     """Also those of SentencePiece, which are float32."""
     chance = random.Random(0)
-    scores = [-chance.uniform(0, 20) for _ in range(4000)] + [0.0, -1e-7, -2.5, -1e-30]
+    scores = [-chance.uniform(0, 20) for _ in range(4000)] + [0.0, -1e-7, -2.5, -1e-30, -5e-324]
     if single:
         scores = [struct.unpack("f", struct.pack("f", score))[0] for score in scores]
     vocabulary = [(f"piece {number}", score) for number, score in enumerate(scores)]
