@@ -13,6 +13,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from flaxbert.data.unigram_scores import respelled
 from flaxbert.errors import ModelFileError, first_line
 from flaxbert.storage.workdir import read_json, to_json, write_atomically
 
@@ -137,6 +138,8 @@ def exported_files(tokenizer: Any, directory: Path, max_length: int) -> dict[str
     with tempfile.TemporaryDirectory(prefix="flaxbert-tokenizer-") as folder:
         tokenizer.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in files_in(Path(folder))}
+    if tokenizer.is_fast and type(tokenizer.backend_tokenizer.model).__name__ == "Unigram":
+        files[FILES[0]] = respelled(files[FILES[0]])
     settings = json.loads(files[_SETTINGS])
     settings = {name: settings[name] for name in settings if name not in _NOT_EXPORTED}
     if isinstance(settings.get("extra_special_tokens"), list):  # transformers 4 cannot read that
