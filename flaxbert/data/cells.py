@@ -8,6 +8,8 @@ whole numbers and none is spelled in two ways, since data frames write integers 
 from __future__ import annotations
 
 import ast
+import contextlib
+import json
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -20,15 +22,16 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _HELD_NUMBER = re.compile(r"(?<![A-Za-z0-9.])[0-9]{1,6}(?![A-Za-z0-9])")
 
 # A list as Python, NumPy or JSON writes it into a cell: quoted strings, numbers or booleans.
-_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-_ITEM = re.compile(rf"{_QUOTED}|-?[0-9]+(?:\.[0-9]*)?|True|False|true|false")
-_GAP = r"(?:\s*,\s*|\s+)"
+# Possessive: what has been read is never read again in another way, which could take for ever.
+_QUOTED = r"""'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+\""""
+_ITEM = re.compile(rf"{_QUOTED}|-?+[0-9]{{1,99}}+(?:\.[0-9]*+)?+|True|False|true|false")
+_GAP = r"(?:\s*+,\s*+|\s++)"
 _LIST = re.compile(
-    rf"\[\s*(?:(?:{_ITEM.pattern})(?:{_GAP}(?:{_ITEM.pattern}))*\s*,?\s*)?\]"  # ['a', 'b'], [1. 0.]
-    rf"|[({{]\s*(?:{_QUOTED})(?:{_GAP}(?:{_QUOTED}))*\s*,?\s*[)}}]|set\(\)"  # ('a',), {{'a', 'b'}}
+    rf"\[\s*+(?:(?:{_ITEM.pattern})(?:{_GAP}(?:{_ITEM.pattern}))*+\s*+,?+\s*+)?+\]"  # [1. 0.]
+    rf"|[({{]\s*+(?:{_QUOTED})(?:{_GAP}(?:{_QUOTED}))*+\s*+,?+\s*+[)}}]|set\(\)"  # ('a',), {{'a'}}
 )
-# A place for each label without brackets. "0,1" would be a number with a decimal comma.
-_PLACES = re.compile(r"[01](?:([ ;|])[01](?:\1[01])*|(?:,[01]){2,})")
+# A place for each label without brackets; of two, "0,1" would be a decimal comma, "0|1" two names.
+_PLACES = re.compile(r"[01](?:([ ;|,])[01])(?:\1[01])+")
 
 
 def is_missing(cell: Any, separator: str) -> bool:
@@ -47,21 +50,23 @@ def split_cell(cell: Any, separator: str) -> Any:
     return [part.strip() for part in cell.split(separator) if part.strip()]
 
 
-def is_list_text(cell: Any) -> bool:
-    """Whether a cell is a list written as text: "['war', 'music']", "[1 0 1]", "{'war'}"."""
-    return isinstance(cell, str) and _LIST.fullmatch(cell.strip()) is not None
+def list_in(cell: Any) -> list[Any] | None:
+    """Returns the list that a cell has as text: "['war', 'music']", "[1 0 1]", "{'war'}"; None for
+    any other cell."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    if not _LIST.fullmatch(text):
+        return None
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    with contextlib.suppress(ValueError, SyntaxError):
+        return [_item(item) for item in _ITEM.findall(text)]
+    return None
 
 
-def parsed_lists(cells: Sequence[Any]) -> Sequence[Any]:
-    """Returns the cells with lists in place of their texts, if every cell with a text is a list,
-    or has a 0 or 1 for each label ("1 0 1")."""
-    texts = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
-    if not texts or not all(_LIST.fullmatch(text) or _PLACES.fullmatch(text) for text in texts):
-        return cells
-    return [
-        list(map(_item, _ITEM.findall(cell))) if isinstance(cell, str) and cell.strip() else cell
-        for cell in cells
-    ]
+def places_in(cell: Any) -> list[int] | None:
+    """Returns the 0 or 1 for each label that a cell has as text without brackets: "1 0 1"."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    return list(map(int, re.findall("[01]", text))) if _PLACES.fullmatch(text) else None
 
 
 def _item(text: str) -> Any:
@@ -70,23 +75,14 @@ def _item(text: str) -> Any:
     return text.lower() == "true" if text.isalpha() else float(text) if "." in text else int(text)
 
 
-def vector_length(targets: Iterable[Any], known: int = 0) -> int:
-    """Returns the length of lists of 0 and 1 that have a place for each label; 0 if they are lists
-    of names or ids.
-
-    `known` is the number of labels, 0 = unknown. Lists of two without any 0 or 1 twice may be both:
-    they are places if these are numbers and there are two labels, as far as is known.
-    """
-    lists = [target for target in targets if isinstance(target, list)]
-    sizes = set(map(len, lists))
-    if len(sizes) != 1 or max(sizes) < 2:
-        return 0
-    names = [[name_of(item) for item in one] for one in lists]
-    if any(name not in ("0", "1", "true", "false") for row in names for name in row):
-        return 0
-    strings = any(isinstance(item, str) for one in lists for item in one)
-    repeated = any(len(set(row)) < len(row) for row in names)
-    return sizes.pop() if repeated or (not strings and known in (0, 2)) else 0
+def are_places(target: Any) -> bool:
+    """Whether a target is a list with a 0 or 1 for each label: at least three of them, of which one
+    is there twice, as no name is in a list."""
+    return (
+        isinstance(target, list)
+        and len(target) > 2
+        and all(name_of(item) in ("0", "1", "true", "false") for item in target)
+    )
 
 
 def is_set(item: Any) -> bool:
@@ -122,22 +118,24 @@ def without_points(names: Collection[str]) -> dict[str, str]:
     return plain if whole and len(set(plain.values())) == len(plain) else {}
 
 
-class KnownNames:
-    """The names of a model or a task, found by what a file may write for them."""
+def found_names(used: Collection[str], names: Sequence[str]) -> dict[str, str | None]:
+    """Returns for each label that a file uses the name that it means, None if there is none.
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._exact = {name: name for name in names}
-        self._alike: dict[str, list[str]] = {}
-        for name in names:
-            self._alike.setdefault(without_point(name.strip()), []).append(name)
-
-    def find(self, name: str | None) -> str | None:
-        """Returns the name itself, or the only one that differs in outer white space or in the
-        spelling of a whole number; None if there is none."""
-        if name is None or name in self._exact:
-            return name
-        alike = self._alike.get(without_point(name), [])
-        return alike[0] if len(alike) == 1 else None
+    That is the name itself, or the only one that differs in outer white space. Where all labels and
+    all names are whole numbers, and no two are equal, "1.0" means 1 as well.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.strip(), []).append(name)
+    exact, whole = set(names), without_points(used)
+    numbers = {plain: name for name, plain in without_points(names).items()}
+    found: dict[str, str | None] = {}
+    for label in used:
+        near = alike.get(label, [])
+        found[label] = numbers.get(whole.get(label, ""))
+        if label in exact or len(near) == 1:
+            found[label] = label if label in exact else near[0]
+    return found
 
 
 def number_of(value: Any) -> float | None:

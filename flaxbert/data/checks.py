@@ -89,9 +89,8 @@ def learn_labels(rows: Rows, data: Data, known: Known) -> Labels:
         usable_labels(rows, labels, data)
         return labels
     targets = _shaped(sieve, targets, problem, separator)
-    if length := cells.vector_length((targets[i] for i in sieve.kept()), len(known.task)):
-        fitting = (some for some in (known.task, known.checkpoint) if len(some) == length)
-        return Labels(problem, next(fitting, tuple(map(str, range(length)))))
+    if names := _names_of_places(sieve, targets, known):
+        return Labels(problem, names)
     canonical = _canonical(sieve, targets, (*known.checkpoint, *known.task))
     used = sorted({name for i in sieve.kept() for name in cells.as_list(canonical[i])})
     if not used:
@@ -159,15 +158,52 @@ def _present_targets(sieve: Sieve, separator: str) -> Sequence[Any]:
         raise DataError(f"{sieve.rows.source}: has no label column. Name it by data.label.")
     missing = where(cells.is_missing(target, separator) for target in targets)
     sieve.refuse(missing, "the label is missing", "Give it a value, or remove the row.")
-    parsed = cells.parsed_lists(targets)
-    listed = where(map(cells.is_list_text, targets))
-    if parsed is targets and listed:
+    return _with_lists(sieve, targets)
+
+
+def _with_lists(sieve: Sieve, targets: Sequence[Any]) -> Sequence[Any]:
+    """Returns the targets with lists in place of their texts, if all rows have such texts."""
+    texts = [i for i in sieve.kept() if isinstance(targets[i], str) and targets[i].strip()]
+    lists: dict[int, Any] = {i: cells.list_in(targets[i]) for i in texts}
+    written = [i for i in texts if lists[i] is not None]
+    lists |= {i: cells.places_in(targets[i]) for i in texts if lists[i] is None}
+    if texts and None not in lists.values():
+        return [lists.get(i, target) for i, target in enumerate(targets)]
+    if written:
         raise DataError(
-            f"{sieve.rows.where(listed[0])}: the label is a list written as text (got "
-            f"{shown(targets[listed[0]])}), those of other rows are not. Write all as lists, or "
+            f"{sieve.rows.where(written[0])}: the label is a list written as text (got "
+            f"{shown(targets[written[0]])}), those of other rows are not. Write all as lists, or "
             "name one label a row."
         )
-    return parsed
+    return targets
+
+
+def _names_of_places(sieve: Sieve, targets: Sequence[Any], known: Known) -> tuple[str, ...]:
+    """Returns a name for each place if the targets are lists of 0 and 1; () if they are not."""
+    kept = sieve.kept()
+    sizes = Counter(len(targets[i]) for i in kept if cells.are_places(targets[i]))
+    if not sizes:
+        two = {"0", "1", "true", "false"}
+        if kept and all(
+            isinstance(targets[i], list)
+            and len(targets[i]) == 2
+            and two.issuperset(map(cells.name_of, targets[i]))
+            for i in kept
+        ):
+            raise DataError(
+                f"{sieve.rows.source}: every label is a list of two zeros or ones, which may be "
+                "two names or two places. Write the names of each row, or a column for each label "
+                "(data.label=a,b)."
+            )
+        return ()
+    length = max(sizes, key=lambda size: (sizes[size], size))
+    sieve.refuse_labels(
+        [i for i in kept if not cells.are_places(targets[i]) or len(targets[i]) != length],
+        f"the label is not a list of {length} zeros and ones, as those of other rows are",
+        "Write all alike, or the names of each row.",
+    )
+    fitting = (names for names in (known.task, known.checkpoint) if len(names) == length)
+    return next(fitting, tuple(map(str, range(length))))
 
 
 def _refuse_mixed(sieve: Sieve, targets: Sequence[Any]) -> None:
@@ -222,8 +258,7 @@ def _canonical(sieve: Sieve, targets: Sequence[Any], known: Sequence[str]) -> li
 
     `known` are names of the model or the task; lists of 0 and 1 become lists of these.
     """
-    if length := cells.vector_length((targets[i] for i in sieve.kept()), len(known)):
-        targets = _named_places(sieve, targets, length, known)
+    targets = _named_places(sieve, targets, known)
     canonical: list[Any] = [
         [cells.name_of(i) for i in target] if isinstance(target, list) else cells.name_of(target)
         for target in targets
@@ -251,30 +286,27 @@ def _canonical(sieve: Sieve, targets: Sequence[Any], known: Sequence[str]) -> li
     return canonical
 
 
-def _named_places(
-    sieve: Sieve, targets: Sequence[Any], length: int, names: Sequence[str]
-) -> list[Any]:
+def _named_places(sieve: Sieve, targets: Sequence[Any], names: Sequence[str]) -> list[Any]:
     """Returns lists of names for lists with 0 or 1 for each of them."""
-    if len(names) != length:
-        raise DataError(
-            f"{sieve.rows.source}: the labels are lists of {length} zeros and ones, and there are "
-            f"{len(names)} labels ({list_names(names)}). Write the names of each row."
-        )
-    return [
-        [name for name, item in zip(names, target, strict=True) if cells.is_set(item)]
-        if isinstance(target, list) and len(target) == length
-        else target
-        for target in targets
-    ]
+    placed = [i for i in sieve.kept() if cells.are_places(targets[i])]
+    sieve.refuse_labels(
+        [i for i in placed if len(targets[i]) != len(names)],
+        f"the label is a list of zeros and ones, but not of {len(names)}, one for each label",
+        f"The labels are {list_names(names)}. Write the names of each row.",
+    )
+    named = list(targets)
+    for i in placed:
+        named[i] = [n for n, item in zip(names, targets[i], strict=False) if cells.is_set(item)]
+    return named
 
 
 def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
     """Returns the targets by the model's names; integers may be ids of them."""
-    kept, known = sieve.kept(), cells.KnownNames(labels.names)
+    kept = sieve.kept()
     what = "the label is not among those of the training data or the model"
     fix = f"Expected one of {list_names(labels.names)}."
     used = {name for i in kept for name in cells.as_list(canonical[i])}
-    found = {name: known.find(name) for name in used}
+    found = cells.found_names(used, labels.names)
     if None in found.values() and cells.are_integers(used):
         if cells.are_ids(used, labels.names):
             ids = {str(i): name for i, name in enumerate(labels.names)}
@@ -292,8 +324,8 @@ def _within(sieve: Sieve, canonical: list[Any], labels: Labels) -> list[Any]:
 
 
 def _order(used: list[str], known: Known) -> tuple[str, ...]:
-    of_checkpoint = cells.KnownNames(known.checkpoint)
-    if known.checkpoint and {of_checkpoint.find(name) for name in used} == set(known.checkpoint):
+    found = cells.found_names(used, known.checkpoint)
+    if len(used) == len(known.checkpoint) and set(found.values()) == set(known.checkpoint):
         return known.checkpoint
     if known.task:
         return known.task

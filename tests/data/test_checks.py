@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flaxbert.config import Data, Loss
-from flaxbert.data import checks
+from flaxbert.data import cells, checks
 from flaxbert.data.checks import (
     Known,
     Labels,
@@ -271,6 +271,7 @@ def test_unseen_label_in_a_list():
         (["('a', 'b')", "{'a'}", "set()"], "", "multi_label"),
         (["1 0 1", "0 0 0"], "", "multi_label"),
         (["1,0,1", "0,0,0"], "", "multi_label"),
+        (["1|0", "0|1"], "", "single_label"),
         (["0,1", "1,0"], "", "single_label"),
         (["[OTHER]", "[a]"], "", "single_label"),
         (["(1)", "(2)"], "", "single_label"),
@@ -305,6 +306,11 @@ ORDER = {
     ),
     "whole numbers among codes": (["401.0", "401.9"], Known(), ("401.0", "401.9")),
     "whole numbers among words": (["1.0", "other"], Known(), ("1.0", "other")),
+    "codes that the checkpoint has without zeros": (
+        ["5.00", "5", "5.02"],
+        Known(checkpoint=("5", "5.02")),
+        ("5", "5.00", "5.02"),
+    ),
     "the data set's numbers": (
         ["3.0", "1.0", "1.0"],
         Known(task=("1.0", "2.0", "3.0")),
@@ -392,17 +398,47 @@ def test_a_place_for_each_label_and_names_as_text(targets, separator):
 
 
 def test_places_without_names_are_numbered():
-    rows = rows_of([[0, 1], [0, 0]])
+    rows = rows_of([[0, 1, 1], [0, 0, 0]])
     labels = learn_labels(rows)
-    assert labels == Labels("multi_label", ("0", "1"))
-    assert canonical_targets(rows, labels) == [["1"], []]
-    message = refusal(canonical_targets, rows, Labels("multi_label", ("a", "b", "c")))
-    assert "lists of 2 zeros and ones, and there are 3 labels ('a', 'b', 'c')" in message
-    # Names 0 and 1 in lists of several lengths, or as strings that no row repeats.
-    assert canonical_targets(rows_of([[0, 1], [0]]), labels) == [["0", "1"], ["0"]]
-    assert canonical_targets(rows_of([["0", "1"], ["1", "0"]]), labels) == [["0", "1"], ["1", "0"]]
+    assert labels == Labels("multi_label", ("0", "1", "2"))
+    assert canonical_targets(rows, labels) == [["1", "2"], []]
+    message = refusal(canonical_targets, rows, Labels("multi_label", ("a", "b")))
+    assert ":2: the label is a list of zeros and ones, but not of 2, one for each label" in message
+    message = refusal(learn_labels, rows_of([[0, 1, 1], ["a"]]), on_bad_row="skip")
+    assert "several kinds" in message
+    message = refusal(learn_labels, rows_of([[0, 1, 1], [0, 1]]))
+    assert ":3: the label is not a list of 3 zeros and ones" in message
+    message = refusal(learn_labels, rows_of([[0, 1], [1, 1]]))
+    assert "two names or two places" in message
+
+
+def test_lists_of_two_are_names_whatever_other_rows_are():
+    """A validation file, or a part that is held out, may have no other rows."""
+    rows = rows_of([[0, 1], [0], [1], [1, 0]])
+    labels = learn_labels(rows)
+    assert canonical_targets(rows_of([[0, 1], [1, 0]]), labels) == [["0", "1"], ["1", "0"]]
+    assert canonical_targets(rows_of(["0;1", "1;0"]), labels, ";") == [["0", "1"], ["1", "0"]]
     ids = Labels("multi_label", ("a", "b", "c"))
     assert canonical_targets(rows_of([[0, 1], [1, 0]]), ids) == [["a", "b"], ["b", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ('["\\ud83d\\ude00", "a\\/b"]', ["😀", "a/b"]),  # as json.dumps escapes
+        ("['it\\'s', 'b']", ["it's", "b"]),
+        ("['a\\nb']", ["a\nb"]),
+        ("['C:\\users']", None),  # no string of Python's
+        ("['a\nb', 'c']", None),
+        (f"[{'1' * 5000}]", None),
+        ("[1" + " " * 200_000 + "x]", None),  # at once
+        ("{'a'" + " " * 200_000 + "x}", None),
+        ("[" + "1  " * 50_000 + "x]", None),
+        ("(1, 2)", None),
+    ],
+)
+def test_lists_as_text(cell, found):
+    assert cells.list_in(cell) == found
 
 
 # --- canonical targets --------------------------------------------------------------------------
@@ -417,6 +453,11 @@ def test_targets_become_names():
         "negative",
     ]
     assert canonical_targets(rows_of([3, 1]), Labels("single_label", ("1", "2", "3"))) == ["3", "1"]
+    whole = Labels("single_label", ("7", "8.0"))
+    assert canonical_targets(rows_of(["7.0", "8"]), whole) == ["7", "8.0"]
+    for names in (("7", "8"), ("7", "7.02", "8")):  # two spellings in one file, or codes
+        said = refusal(canonical_targets, rows_of(["7.0", "7"]), Labels("single_label", names))
+        assert ":2: the label is not among" in said
     codes = Labels("single_label", ("7", "7.0", "7.10", " x", "-1"))
     written = ["7.0", "7.10", "7", "x ", "-1"]
     assert canonical_targets(rows_of(written), codes) == ["7.0", "7.10", "7", " x", "-1"]
