@@ -141,6 +141,7 @@ def _evaluate(
     predictor: Predictor, split: Split, config: Config
 ) -> tuple[np.ndarray, Examples, dict[str, Any]]:
     """Returns logits, their examples, and results: loss, metrics, speed, number of skipped rows."""
+    from flaxbert.data.class_weights import weights_for
     from flaxbert.data.tokenize import resolve_max_length
     from flaxbert.loop.evaluation import Stopwatch, scores
     from flaxbert.shell.progress_bar import progress_bar
@@ -163,7 +164,9 @@ def _evaluate(
     with progress_bar(len(examples), "windows" if windows else "rows") as bar:
         stopwatch = Stopwatch(bar.update)
         answers = predictor.answers(examples, stopwatch)
-        results = scores(predictor.head, answers, examples, names, config.loss)
+        weights = weights_for(config.loss.class_weights, predictor.labels)
+        loss = dataclasses.replace(config.loss, class_weights=weights)
+        results = scores(predictor.head, answers, examples, names, loss)
         skipped = {"samples_skipped": sum(map(len, split.rows.skipped.values()))}
         return answers, examples, results | stopwatch.results(examples.count) | skipped
 

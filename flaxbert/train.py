@@ -54,10 +54,10 @@ def main(values: flags.FlagValues, stop: cli.StopSignal, group: SingleProcess) -
 def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.StopSignal) -> None:
     """Starts or resumes the run of `config` in an open, locked workdir."""
     begun = time.perf_counter()
-    started, finished = group.on_first(lambda: identity.look_at(workdir, config))
-    if finished:
-        group.on_first(lambda: identity.keep_paths(config, workdir))
-        cli.say(f"{workdir.root}: this run is finished. Its model is in {workdir.model}.")
+    started, finished, moved = group.on_first(lambda: identity.look_at(workdir, config))
+    said = f"{workdir.root}: this run is finished. Its model is in {workdir.model}."
+    if finished and not moved:
+        cli.say(said)
         return
 
     from flaxbert.methods import params_of
@@ -75,11 +75,15 @@ def train(config: Config, workdir: Workdir, group: SingleProcess, stop: cli.Stop
     read = inputs.read_inputs_together(config, workdir, group, record)
     dtype = record.get("dtype") or shapes.resolve_dtype(config.model.dtype)
     facts = group.on_first(lambda: identity.run_facts(config, workdir, read, dtype, record))
+    if moved and record:
+        group.on_first(lambda: identity.keep_paths(config, workdir))
+    if finished:
+        cli.say(said)
+        return
     run = one_run.Run.plan_here(config, read, group, dtype)
 
     # Restore the state from the newest valid checkpoint, else start from the pretrained weights.
     if record:
-        group.on_first(lambda: identity.keep_paths(config, workdir))
         state, progress = _restored(run, workdir, checkpoints, record)
     else:
         state, progress = _fresh(run)

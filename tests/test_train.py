@@ -226,7 +226,9 @@ def test_changed_data_are_refused(tiny_bert, reviews, tmp_path, capsys, monkeypa
     train = tmp_path / "train.csv"
     train.write_bytes(reviews["train"].read_bytes())
     workdir = tmp_path / "work"
-    fields = {"checkpoint__every": 2, "loss__class_weights": "balanced"}
+    weights = tmp_path / "weights.json"
+    weights.write_text("[2, 0.5]")
+    fields = {"checkpoint__every": 2, "loss__class_weights": weights}
     flags = train_flags(tiny_bert, train, workdir, **fields)
 
     def stop(*args, **kwargs):
@@ -243,21 +245,29 @@ def test_changed_data_are_refused(tiny_bert, reviews, tmp_path, capsys, monkeypa
     # The same data at another path are the same data, also for `evaluate` and a finished run.
     moved.write_bytes(train.read_bytes())
     train.unlink()
+    weights.write_text("[2, 0.75]")
+    done = call("train", *flags, capsys=capsys)
+    assert done.code == 3 and "the weights differ" in done.err
+    weights.unlink()  # the run has recorded them
     monkeypatch.undo()
     done = call("train", *flags, capsys=capsys)
     assert done.code == 0, done.err
     assert "resuming" in done.err
     done = call("evaluate", f"--workdir={workdir}", "--split=train", capsys=capsys)
     assert done.code == 0, done.err
-    # Weights are from the counts of the first start, and what evaluation weighs with.
-    counts = json.loads((workdir / "data_report.json").read_text())["training"]["labels"]
-    weights = json.loads((workdir / "source" / "facts.json").read_text())["class_weights"]
-    assert weights == pytest.approx([sum(counts.values()) / (2 * n) for n in counts.values()])
+    assert json.loads((workdir / "source" / "facts.json").read_text())["class_weights"] == [2, 0.5]
     moved.rename(train)
     flags = train_flags(tiny_bert, train, workdir, **fields)
     assert call("train", *flags, capsys=capsys).code == 0
-    other = train_flags(tiny_bert, reviews["train"], workdir, **fields)
+    before = (workdir / "config.json").read_bytes()
+    train.unlink()
+    other = train_flags(tiny_bert, reviews["dev"], workdir, **fields)
+    assert call("train", *other, capsys=capsys).code == 3
+    other = train_flags(
+        tiny_bert, reviews["train"], workdir, **fields, data__validation=reviews["dev"]
+    )
     assert call("train", *other, capsys=capsys).code == 2
+    assert (workdir / "config.json").read_bytes() == before
 
 
 @pytest.mark.slow

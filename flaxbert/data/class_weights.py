@@ -62,9 +62,14 @@ def weights_for(
     return tuple(map(float, weights))
 
 
+def is_file(asked: Any) -> bool:
+    """Whether a weight is the name of a file with all of them."""
+    return isinstance(asked, str) and asked.endswith(".json")
+
+
 def _named(asked: Asked, labels: Labels) -> list[float]:
     """Returns the weights of NAME=WEIGHT strings, or of a JSON file with an object or a list."""
-    if len(asked) == 1 and str(asked[0]).endswith(".json"):
+    if len(asked) == 1 and is_file(asked[0]):
         source, given = str(asked[0]), _read(str(asked[0]))
         if isinstance(given, list):
             return [_number(weight, source) for weight in given]
@@ -72,6 +77,8 @@ def _named(asked: Asked, labels: Labels) -> list[float]:
         texts = str(asked[0]).split(",") if len(asked) == 1 else map(str, asked)
         parts = [text.strip().rpartition("=") for text in texts]
         source, given = _FIELD, {name or weight: weight for name, _, weight in parts}
+        if len(given) < len(parts):
+            raise ConfigError(f"{_FIELD}: a label is named twice. Give each one weight.")
     if not isinstance(given, dict):
         raise ConfigError(f'{source}: expected {{"LABEL": WEIGHT, ...}} or a list of weights.')
     for name in given:
@@ -86,7 +93,7 @@ def _named(asked: Asked, labels: Labels) -> list[float]:
 
 def _read(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{_FIELD}: {path} cannot be read as JSON: {error}.") from error
 

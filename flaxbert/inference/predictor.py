@@ -246,8 +246,12 @@ def run_config_of(directory: str | os.PathLike[str]) -> Config | None:
 def _run_config(run: Workdir) -> Config:
     """Returns the config of a run, with its class weights as the numbers that it trained with."""
     config = make_config(read_json(run.config))
-    facts = read_json(run.facts) if run.store.is_file(run.facts) else {}
-    weights = tuple(facts.get("class_weights", config.loss.class_weights))
+    weights = config.loss.class_weights
+    if run.store.is_file(run.facts):
+        facts = read_json(run.facts)
+        found = facts.get("class_weights") if isinstance(facts, dict) else None
+        if isinstance(found, list) and all(isinstance(weight, float) for weight in found):
+            weights = tuple(found)
     return dataclasses.replace(config, loss=dataclasses.replace(config.loss, class_weights=weights))
 
 

@@ -6,14 +6,13 @@ always stay those of the first start, whatever a later machine would choose.
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import flaxbert
 from flaxbert.config import Config, make_config, resume_differences, to_dict
+from flaxbert.data.class_weights import is_file
 from flaxbert.data.tokenizer_files import write_files
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.storage.interface import TEMPORARY
@@ -24,43 +23,43 @@ if TYPE_CHECKING:
     from flaxbert.storage.checkpoint import Checkpoints
 
 
-# Fields that name data, which a resume compares by their digest.
-_PATHS = ("data.train", "data.validation", "data.test", "data.dataset")
+# Fields that name files, of which a resume compares what they hold (`run_facts`).
+_PATHS = ("data.train", "data.validation", "data.test", "data.dataset", "loss.class_weights")
 
 
-def look_at(workdir: Workdir, config: Config) -> tuple[bool, bool]:
-    """Returns whether the run has been started, and finished.
-
-    Data may be at another path: `run_facts` compares what they hold.
+def look_at(workdir: Workdir, config: Config) -> tuple[bool, bool, bool]:
+    """Returns whether the run has been started, whether it is finished, and whether the config
+    names other files than before.
 
     Raises:
       ConfigError: it was started with another config; names the fields.
     """
     if not workdir.started:
-        return False, False
-    finished = workdir.finished
-    differences = [
-        (name, old, new)
-        for name, old, new in resume_differences(make_config(read_json(workdir.config)), config)
-        # Nothing is read for a finished run, so its data must have moved.
-        if name not in _PATHS or (finished and (os.path.exists(old) or not os.path.exists(new)))
-    ]
+        return False, False, False
+    found = resume_differences(make_config(read_json(workdir.config)), config)
+    moved = [each for each in found if each[0] in _PATHS and all(map(_is_path, each[1:]))]
+    differences = [each for each in found if each not in moved]
     if differences:
         listed = "\n".join(f"  config.{name}: {old!r} -> {new!r}" for name, old, new in differences)
         raise ConfigError(
             f"--workdir: {workdir.root} holds a run with another config:\n{listed}\n"
             "Name another --workdir, or put these fields back."
         )
-    return True, finished
+    return True, workdir.finished, bool(moved)
+
+
+def _is_path(value: Any) -> bool:
+    """Whether the value of such a field names something; class weights may be numbers instead."""
+    return len(value) == 1 and is_file(value[0]) if isinstance(value, list) else bool(value)
 
 
 def keep_paths(config: Config, workdir: Workdir) -> None:
-    """Writes to the run's config where its data are now, for `evaluate` and `predict`."""
-    stored = make_config(read_json(workdir.config))
-    now = {name: getattr(config.data, name) for name in (path.split(".")[1] for path in _PATHS)}
-    data = dataclasses.replace(stored.data, **now)
-    if data != stored.data:
-        write_json(workdir.config, to_dict(dataclasses.replace(stored, data=data)))
+    """Writes to the run's config where its files are now, for `evaluate` and `predict`."""
+    stored = to_dict(make_config(read_json(workdir.config)))
+    for path in _PATHS:
+        section, name = path.split(".")
+        stored[section][name] = to_dict(config)[section][name]
+    write_json(workdir.config, stored)
 
 
 def newest_record(workdir: Workdir, checkpoints: Checkpoints) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def run_facts(
     """Returns what run.json records beside the progress; `record` is run.json of a resume.
 
     Raises:
-      DataError: training or validation data are not those of the first start.
+      DataError: training or validation data, or class weights, are not those of the first start.
     """
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
     versions = {"flaxbert": flaxbert.__version__, "python": platform.python_version()}
@@ -115,6 +114,11 @@ def run_facts(
                 f"config.data: the {split} data differ from those that {workdir.root} was started "
                 "with. Restore them, or start in another workdir."
             )
+    if record.get("class_weights", facts["class_weights"]) != facts["class_weights"]:
+        raise DataError(
+            f"config.loss.class_weights: the weights differ from those that {workdir.root} was "
+            "started with. Restore the file, or start in another workdir."
+        )
     return facts
 
 

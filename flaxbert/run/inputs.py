@@ -18,7 +18,7 @@ from flaxbert.config import Config, refuse_without_validation, seed_for
 from flaxbert.data import checks, sources, splits
 from flaxbert.data.batches import Examples
 from flaxbert.data.checks import Labels
-from flaxbert.data.class_weights import weights_for
+from flaxbert.data.class_weights import is_file, weights_for
 from flaxbert.data.splits import Split
 from flaxbert.data.tokenize import Tokenizer, resolve_max_length
 from flaxbert.errors import ConfigError, DataError, ModelFileError
@@ -136,7 +136,8 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
         labels = head.learn_labels(train_rows, config, known)
         head = head_named(labels.problem)
     head.check_options(labels, config)
-    weights_for(config.loss.class_weights, labels)  # before anything is tokenized
+    asked = _asked_weights(config, record)
+    weights_for(asked, labels)  # before anything is tokenized
     if data.validation_fraction and not validation_rows:
         train_rows, held_out = splits.hold_out(config, head, train_rows, labels)
         validation_rows = {"": held_out}
@@ -175,7 +176,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
         revision=revision,
         dataset_revision=read.revision,
         best_metric=_best_metric(config, head, train.examples, labels),
-        class_weights=_class_weights(config, labels, train, record),
+        class_weights=_class_weights(asked, labels, train),
     )
 
 
@@ -248,15 +249,18 @@ def _label_notes(
     return (f"the checkpoint's labels are {had}, the run's are {has}; its head {kept}",)
 
 
-def _class_weights(
-    config: Config, labels: Labels, train: Split, record: dict[str, Any]
-) -> tuple[float, ...]:
-    """Returns the weights in label-id order: those that the run started with, or from its data."""
-    if "class_weights" in record:
-        return tuple(record["class_weights"])
+def _asked_weights(config: Config, record: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns the class weights as asked for; of a resume whose file is gone, those recorded."""
+    asked = config.loss.class_weights
+    gone = len(asked) == 1 and is_file(asked[0]) and not Path(asked[0]).expanduser().is_file()
+    return tuple(record["class_weights"]) if gone and "class_weights" in record else asked
+
+
+def _class_weights(asked: tuple[Any, ...], labels: Labels, train: Split) -> tuple[float, ...]:
+    """Returns the weights in label-id order."""
     counts = train.report.values.get("labels", {})
     words = train.report.values.get("words", len(train.rows))
-    return weights_for(config.loss.class_weights, labels, counts, words)
+    return weights_for(asked, labels, counts, words)
 
 
 def _best_metric(config: Config, head: Head, examples: Examples, labels: Labels) -> str:

@@ -11,6 +11,7 @@ power cut. So every commit here is data, sync, rename, sync of the directory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -77,7 +78,11 @@ class LocalDisk:
         return _InPlace(Path(path))
 
     def make_directory(self, path: PurePath) -> None:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        path = Path(path)
+        if path.is_symlink() and not path.exists():
+            said = "The folder that a link names does not exist"
+            raise FileNotFoundError(errno.ENOENT, said, str(path))
+        path.mkdir(parents=True, exist_ok=True)
 
     def is_directory(self, path: PurePath) -> bool:
         return Path(path).is_dir()
@@ -168,7 +173,7 @@ class LocalDisk:
         previous, old = beside(target, "previous"), beside(target, "old")
         kept = previous if committed else old
         self._drop(kept)
-        if target.exists():
+        if target.exists() or target.is_symlink():
             target.rename(kept)
         new.rename(target)
         sync_directory(target.parent)
@@ -247,5 +252,6 @@ def repair_directory(target: Path) -> None:
     old, previous = beside(target, "old"), beside(target, "previous")
     for candidate in (old, previous):
         if candidate.exists() and not target.exists():
+            target.unlink(missing_ok=True)  # a link to nothing
             candidate.rename(target)
     shutil.rmtree(old, ignore_errors=True)

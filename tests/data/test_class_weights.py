@@ -51,6 +51,7 @@ def test_numbers_names_and_files(tmp_path):
         (("neg=0",), "expected positive weights from 1e-06 to 1e\\+06"),
         (("neg=nan",), "got 'nan'"),
         (("neg=much",), "got 'much'"),
+        (("neg=1", "neg=2"), "a label is named twice"),
         (("gone.json",), "gone.json cannot be read as JSON: .*No such file"),
     ],
 )

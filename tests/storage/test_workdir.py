@@ -91,6 +91,18 @@ def test_nothing_is_written_through_a_link(tmp_path):
         pass
 
 
+def test_links_to_nothing(tmp_path):
+    """As a scratch disk that was emptied leaves them."""
+    (tmp_path / "model").symlink_to(tmp_path / "none")
+    staged = DISK.stage(tmp_path / "model")
+    staged.mkdir()
+    DISK.replace_directory(staged, tmp_path / "model", committed=True)
+    assert (tmp_path / "model").is_dir() and not (tmp_path / "model").is_symlink()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="The folder that a link names does not exist"):
+        DISK.make_directory(tmp_path / "checkpoints")
+
+
 def test_a_workdir_may_be_and_hold_links(tmp_path):
     (tmp_path / "disk" / "checkpoints").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "disk")
