@@ -21,7 +21,7 @@ Made from `flaxbert/config.py` by `python docs/generate.py`; do not edit.
 A config file sets some fields (`config.data.max_length = 64`), the command line overrides one
 (`--config.data.max_length=64`), and all others have the default below. An unknown field or a value
 out of range ends with exit code 2 before anything is read. `RUN/config.json` records all fields.
-A resume may change only `mesh.*`, `checkpoint.*`, `log.*`, `processes.*`, and where its data are.
+A resume may change only `mesh.*`, `checkpoint.*`, `log.*`, `processes.*`, and where its files are.
 
 A section with a `name` has the options of every member that it can name, as `optim.sgd.momentum`.
 Setting an option of a member that it does not name is an error.
