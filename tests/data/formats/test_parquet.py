@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from flaxbert.config import Data
+from flaxbert.data.bad_rows import BadRowError
 from flaxbert.data.checks import Known, learn_labels, usable_texts
 from flaxbert.data.rows import Rows
-from flaxbert.data.sources.files import read_rows
+from flaxbert.data.sources.files import read_chunks, read_rows
 from flaxbert.errors import DataError
 
 
@@ -87,6 +89,41 @@ def test_bytes_are_text(tmp_path, kind):
     assert (rows.texts, rows.targets) == (cells, [["x"], [], None, ["y"]])
     message = refusal(tmp_path, {"text": pa.array([b"a", b"caf\xe9"]).cast(kind)}, label="")
     assert "rows.parquet:2: the cell is binary and not UTF-8 (byte 3 is 0xe9)" in message
+
+
+def test_rows_with_bytes_that_are_no_text_can_be_left_out(tmp_path):
+    """In each kind of file; only in columns that are read; with the numbers of rows in the file."""
+    texts = [b"a", b"\xff", b"c", None] + [b"x"] * 1022 + [b"\xe9t\xe9", b"z"]
+    tags = [[b"t"], [b"t"], [b"t", b"\xff"], []] + [[b"t"]] * 1024
+    table = pa.table({"text": texts, "label": tags, "other": [b"\xff"] * len(texts)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    feather.write_feather(table, str(tmp_path / "rows.feather"))
+    for name in ("rows.parquet", "rows.feather"):
+        path = tmp_path / name
+        rows = read_rows(path, {"text": "text", "label": "label"}, "skip")
+        assert rows.skipped == {"a cell is binary and not UTF-8": [2, 3, 1027]}
+        assert list(rows.lines) == [1, *range(4, 1027), 1028]
+        assert (rows.texts[-1], rows.targets[0]) == ("z", ["t"])
+        chunks = list(read_chunks(str(path), {"text": "text"}, size=1000, on_bad_row="skip"))
+        assert [(len(part), dict(part.skipped)) for part in chunks] == [
+            (1000, {"a cell is binary and not UTF-8": [2]}),
+            (26, {"a cell is binary and not UTF-8": [1027]}),
+        ]
+        with pytest.raises(BadRowError, match=rf"{name}:2: the cell is binary"):
+            read_rows(path, {"text": "text"})
+
+
+def test_columns_that_are_not_read_take_no_memory(tmp_path):
+    """Of an Arrow file, in which one batch may hold all rows."""
+    table = pa.table({"more": ["m" * 500] * 20_000, "text": ["a"] * 20_000, "last": [{}] * 20_000})
+    for compression in ("uncompressed", "lz4"):
+        path = tmp_path / "rows.feather"
+        feather.write_feather(table, str(path), compression=compression, chunksize=20_000)
+        before = pa.total_allocated_bytes()
+        rows = read_chunks(str(path), {"text": "text"}, size=100)
+        assert next(rows).texts == ["a"] * 100
+        assert pa.total_allocated_bytes() - before < 1_000_000  # 10 MB stand in the file
+        assert sum(map(len, rows)) == 19_900
 
 
 @pytest.mark.parametrize(
