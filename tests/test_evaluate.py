@@ -175,7 +175,7 @@ def test_pairs_without_token_types_are_told(trained, tmp_path, capsys):
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
     source = tmp_path / "gold.csv"
     source.write_text("text,other,label\na film,dull,bad\n")
-    told = "both texts of a pair get token type 0, as transformers 5 does with PreTrained"
+    told = "both texts of a pair get token type 0, as transformers 5 does"
     for command in (
         ["evaluate", f"--data={source}", f"--model={model}"],
         ["predict", f"--input={source}", f"--output={tmp_path / 'o.csv'}", f"--model={model}"],
