@@ -113,6 +113,8 @@ def _read(
 
     data = cli.with_columns(sources.with_task(config.data), values)
     config = dataclasses.replace(config, data=data)
+    for line in predictor.tokenizer.pair_warnings if data.text_pair else ():
+        cli.say(line)
     labels, head = predictor.labels, predictor.head
     if values.data:
         name = Path(values.data).stem

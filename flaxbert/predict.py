@@ -94,6 +94,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
     )
     for line in (*(f"{model}: {note}" for note in predictor.notes), *predictor.tokenizer.warnings):
         cli.say(line)
+    for line in predictor.tokenizer.pair_warnings if data.text_pair else ():
+        cli.say(line)
     chunks = itertools.chain([first] if first is not None else [], chunks)
     parts: dict[str, Iterator[Rows]] = {"": _checked(chunks, predictor, values.on_bad_row)}
     if values.split:

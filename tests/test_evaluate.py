@@ -167,6 +167,25 @@ def test_unknown_tokens_and_odd_tokenizer_files_are_told(trained, tmp_path, caps
         )
 
 
+def test_pairs_without_token_types_are_told(trained, tmp_path, capsys):
+    model = shutil.copytree(trained, tmp_path / "model")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings.pop("model_input_names", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    source = tmp_path / "gold.csv"
+    source.write_text("text,other,label\na film,dull,bad\n")
+    told = "both texts of a pair get token type 0, as transformers 5 does"
+    for command in (
+        ["evaluate", f"--data={source}", f"--model={model}"],
+        ["predict", f"--input={source}", f"--output={tmp_path / 'o.csv'}", f"--model={model}"],
+    ):
+        for pair in ([], ["--text_pair=other"]):
+            done = call(*command, *pair, capsys=capsys)
+            assert done.code == 0, done.err
+            assert (told in done.err) == bool(pair)
+
+
 def test_unknown_labels_are_refused(trained, tmp_path, capsys):
     source = _gold(tmp_path / "gold.csv", ["good", "superb"])
     done = call("evaluate", f"--model={trained}", f"--data={source}", capsys=capsys)

@@ -8,6 +8,8 @@ import json
 import time
 import types
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.commands import call, start
@@ -229,6 +231,19 @@ def test_rows_without_a_text(name, trained, tmp_path, capsys, monkeypatch):
         done = call("predict", *flags, f"--output={tmp_path / 'o.csv'}", capsys=capsys)
         assert done.code == 0, done.err
         assert (tmp_path / "o.csv").read_text().splitlines()[2] == ",,,,"
+
+
+def test_a_row_of_bytes_that_are_no_text(trained, tmp_path, capsys):
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": [b"a film", b"\xff\xfe", b"dull"]}), source)
+    flags = [f"--model={trained}", f"--input={source}", "--output=-"]
+    done = call("predict", *flags, capsys=capsys)
+    assert (done.code, done.out) == (3, "")
+    assert "in.parquet:2: the cell is binary" in done.err and "--on_bad_row=skip" in done.err
+    done = call("predict", *flags, "--on_bad_row=skip", capsys=capsys)
+    assert done.code == 0, done.err
+    first, empty, last = map(json.loads, done.out.splitlines())
+    assert first["label"] and last["label"] and empty["label"] is None
 
 
 def test_a_policy_for_rows_is_for_files(trained, capsys):

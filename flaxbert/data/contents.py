@@ -9,12 +9,13 @@ from flaxbert.errors import DataError
 POINTER = rb"version https://git-lfs"
 HEAD = 512  # bytes that tell what a file is
 
-# How a file starts, what it is, and what to do.
+# How a file starts, what it is, and what to do. A header or a text may start with the letters of a
+# name, so bytes that no text has follow them here.
 _FILES = (
     (POINTER, "a git-lfs pointer, which stands for the file", "Fetch the file: git lfs pull"),
-    (rb"PAR1[\0-\x1f]", "a Parquet file", "Name it .parquet"),
+    (rb"PAR1[\0-\x08\x0e-\x1f]", "a Parquet file", "Name it .parquet"),
     (rb"ARROW1\0|\xff\xff\xff\xff", "an Arrow file", "Name it .arrow"),
-    (rb"FEA1", "a Feather file of version 1", "Write it as Parquet"),
+    (rb"FEA1\0", "a Feather file of version 1", "Write it as Parquet"),
     (rb"\x1f\x8b", "compressed by gzip", "Unpack it: gunzip"),
     (rb"BZh[1-9]1AY&SY", "compressed by bzip2", "Unpack it: bunzip2"),
     (rb"\xfd7zXZ\0", "compressed by xz", "Unpack it: unxz"),
@@ -24,8 +25,8 @@ _FILES = (
      "Unpack it: unzip; or save the sheet as CSV UTF-8"),
     (rb"\xd0\xcf\x11\xe0", "an Excel workbook or Word document", "Save it as CSV UTF-8"),
     (rb"7z\xbc\xaf|Rar!\x1a", "a 7z or RAR archive", "Unpack it"),
-    (rb".{257}ustar", "a tar archive", "Unpack it: tar -xf"),
-    (rb"%PDF-[0-9]", "a PDF document", "Write its texts as rows of CSV or JSONL"),
+    (rb".{257}ustar(\0|  \0)", "a tar archive", "Unpack it: tar -xf"),
+    (rb"%PDF-[0-9]\.[0-9] ?[\r\n]", "a PDF document", "Write its texts as rows of CSV or JSONL"),
     (rb"\{\\rtf", "a document in Rich Text", "Save it as plain text in UTF-8"),
     (rb"SQLite format 3\0", "an SQLite database",
      "Export the table: sqlite3 -header -csv FILE 'select * from TABLE' > NEW.csv"),

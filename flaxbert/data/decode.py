@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
+import re
 import stat
 import sys
 import zlib
@@ -23,7 +24,7 @@ STANDARD_INPUT = Path("-")
 LONGEST_ROW = 1 << 26
 
 _GZIP = b"\x1f\x8b"
-_SAMPLE = 1 << 16  # bytes behind one that is not UTF-8, to tell the encoding by
+_SAMPLE = 1 << 16  # bytes around one that is not UTF-8, to tell the encoding by
 
 
 @contextlib.contextmanager
@@ -107,8 +108,7 @@ def _decoded(file: BinaryIO | gzip.GzipFile, source: str) -> Iterator[str]:
             text = line.decode()
         except UnicodeDecodeError as error:
             place = offset + error.start
-            # Of standard input no more: somebody may be typing it.
-            sample = line if file is sys.stdin.buffer else line + file.read(_SAMPLE)
+            sample = _around(line, error.start, None if file is sys.stdin.buffer else file)
             raise DataError(
                 f"{source}:{number}: byte {place} (0x{line[error.start]:02x}) is not UTF-8. "
                 + encodings.advice(sample, source)
@@ -118,6 +118,19 @@ def _decoded(file: BinaryIO | gzip.GzipFile, source: str) -> Iterator[str]:
         # Not by "utf-8-sig": that codec counts the place of a bad byte from behind the mark.
         yield text.removeprefix("\ufeff") if number == 1 else text
         offset += len(line)
+
+
+def _around(line: bytes, place: int, file: BinaryIO | gzip.GzipFile | None) -> bytes:
+    """Returns bytes around a place in a line, and of the lines behind it if there is a file.
+
+    There is none for standard input: somebody may be typing it.
+    """
+    start = max(0, place - _SAMPLE // 2)
+    if start:  # not in the middle of a character: these bytes are never a part of one
+        found = re.search(rb"[\t ,;\"]", line[start:place])
+        start += found.end() if found else 0
+    sample = line[start : start + _SAMPLE]
+    return sample if file is None else sample + file.read(_SAMPLE - len(sample))
 
 
 def _nul(text: str, source: str, line: int) -> DataError:

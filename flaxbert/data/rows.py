@@ -67,6 +67,27 @@ class Rows:
         return dataclasses.replace(kept, skipped=skipped)
 
 
+def joined(parts: Sequence[Rows], source: str) -> Rows:
+    """Returns the rows of several files as one; lines of a file are counted on from those before
+    it, of which each was a row or skipped, as in Parquet."""
+    lines: list[int] = []
+    skipped: dict[str, list[int]] = {}
+    before = 0  # lines of the files so far
+    for rows in parts:
+        lines += [before + line for line in rows.lines]
+        for why, left_out in rows.skipped.items():
+            skipped.setdefault(why, []).extend(before + line for line in left_out)
+        before += len(rows) + sum(map(len, rows.skipped.values()))
+    return Rows(
+        source,
+        {key: [c for rows in parts for c in rows.columns[key]] for key in parts[0].columns},
+        lines,
+        parts[0].class_names,
+        skipped,
+        tuple(dict.fromkeys(note for rows in parts for note in rows.notes)),
+    )
+
+
 def list_lines(lines: Sequence[int], named: int = NAMED) -> str:
     """Returns "line 3", "lines 3, 4" or "lines 3, 4 and 7 more"."""
     first = ", ".join(map(str, lines[:named]))

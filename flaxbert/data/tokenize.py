@@ -20,6 +20,7 @@ from jaxtyping import Int, Integer
 
 from flaxbert.data.cells import is_encodable
 from flaxbert.data.long import Cut, cut_end
+from flaxbert.data.token_types import set_type_zero
 from flaxbert.data.tokenizer_files import (
     exported_files,
     load_tokenizer,
@@ -128,11 +129,13 @@ class Tokenizer:
         self.cls_token_id: int = self._tokenizer.cls_token_id
         self.sep_token_id: int = self._tokenizer.sep_token_id
         self.unk_token_id: int = self._tokenizer.unk_token_id
-        # As transformers feeds them: some of its classes give no token types to a model.
-        self._typed = "token_type_ids" in self._tokenizer.model_input_names
         self.warnings = warnings_about(self.directory, self._tokenizer, parts, pad_token_id)
         self.pair_warnings = pair_warnings(self.directory, self._tokenizer)
         self.export_warnings = export_warnings(self._tokenizer)
+        # As transformers feeds them: some of its classes give no token types to a model.
+        self._typed = "token_type_ids" in self._tokenizer.model_input_names
+        if not self._typed and self._tokenizer.is_fast:
+            set_type_zero(self._tokenizer.backend_tokenizer)
         template = self._encode([""], None)[0][0]
         if template != [self.cls_token_id, self.sep_token_id]:
             raise ModelFileError(
@@ -255,10 +258,7 @@ class Tokenizer:
             encode = self._tokenizer.backend_tokenizer.encode_batch_fast  # without offsets
             inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
             rows = _encoded(encode, inputs)
-            return [
-                (row.ids, row.type_ids if self._typed else [0] * len(row), row.special_tokens_mask)
-                for row in rows
-            ]
+            return [(row.ids, row.type_ids, row.special_tokens_mask) for row in rows]
         encoded = self._tokenizer(
             list(texts),
             None if pairs is None else list(pairs),

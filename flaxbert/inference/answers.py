@@ -56,7 +56,8 @@ class Csv:
 class Conll:
     """word<TAB>tag, a blank line after each row: for models that tag words.
 
-    A tab or a line break in a word becomes a space, and an empty word "_".
+    A tab or a line break in a word becomes a space, and an empty word "_". So does a row without
+    words, such as one that was skipped: a reader takes two blank lines for one, and would lose it.
     """
 
     def __init__(self, file: TextIO, labels: Labels, top_k: int = 0) -> None:
@@ -69,7 +70,7 @@ class Conll:
 
     def write(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
-            for word, tag in zip(answer["words"], answer["tags"], strict=True):
+            for word, tag in zip(answer["words"] or [""], answer["tags"] or ["O"], strict=True):
                 self._file.write(f"{_BREAKS.sub(' ', word).strip() or '_'}\t{tag}\n")
             self._file.write("\n")
 

@@ -720,8 +720,7 @@ def test_ids_are_those_of_autotokenizer(folder, tmp_path):
         alone = tokenizers.Tokenizer.from_file(str(exported / "tokenizer.json"))
         rows = alone.encode_batch(list(zip(texts, texts[::-1], strict=True)))
         assert [row.ids for row in rows] == [ids for ids, _ in wanted]
-        if "token_type_ids" in auto.model_input_names:
-            assert [row.type_ids for row in rows] == [types for _, types in wanted]
+        assert [row.type_ids for row in rows] == [types for _, types in wanted]
     assert ("tokenizer.json" in files) == auto.is_fast == (not tokenizer.export_warnings)
 
 
@@ -865,6 +864,51 @@ def test_pairs_without_token_types_are_told(minilm, tmp_path):
     assert '"token_type_ids"' in tokenizer.exported(9)["tokenizer_config.json"].decode()
     trained(write_unigram)(folder)  # whose types are 0 by themselves
     assert load(folder, VOCAB, 1).pair_warnings == ()
+
+
+SPECIAL = {"cls": ["[CLS]", 101], "sep": ["[SEP]", 102]}
+PIECES = {
+    name: [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+           {"SpecialToken": {"id": "[SEP]", "type_id": 0}}, *more]
+    for name, more in {
+        "single": [],
+        "pair": [{"Sequence": {"id": "B", "type_id": 1}},
+                 {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+    }.items()
+}  # fmt: skip
+NAMED = {token: {"id": token, "ids": [n], "tokens": [token]} for token, n in SPECIAL.values()}
+TEMPLATE = {"type": "TemplateProcessing", **PIECES, "special_tokens": NAMED}
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+PROCESSORS = {
+    "template": TEMPLATE,
+    "BERT": {"type": "BertProcessing", **SPECIAL},
+    "RoBERTa": {"type": "RobertaProcessing", **SPECIAL, "trim_offsets": True,
+                "add_prefix_space": True},
+    "several": {"type": "Sequence", "processors": [BYTES, {"type": "BertProcessing", **SPECIAL}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_an_exported_file_has_the_token_types_of_training(minilm, tmp_path, name):
+    """Read by the tokenizers library alone; its ids, and all types where they are fed, stay."""
+    folder = copy_folder(minilm, tmp_path / "made")
+    parts_of(post_processor=PROCESSORS[name])(folder)
+    whole = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    whole.no_padding()
+    pairs = [("a film", "so so"), ("", "b"), ("a", "")]
+    for fed in (["input_ids", "attention_mask"], ["input_ids", "token_type_ids"]):
+        settings_of(tokenizer_class="PreTrainedTokenizerFast", model_input_names=fed)(folder)
+        tokenizer = load(folder)
+        served = tokenizers.Tokenizer.from_str(tokenizer.exported(64)["tokenizer.json"].decode())
+        for inputs in (pairs, [first for first, _ in pairs]):
+            rows, before = served.encode_batch(inputs), whole.encode_batch(inputs)
+            texts = zip(*inputs, strict=True) if inputs is pairs else (inputs, None)
+            trained_on = sequences(tokenizer.encode(*texts, max_length=64))
+            assert [(row.ids, row.type_ids) for row in rows] == trained_on
+            assert [row.ids for row in rows] == [row.ids for row in before]
+            assert [r.special_tokens_mask for r in rows] == [r.special_tokens_mask for r in before]
+            types = [r.type_ids if "token_type_ids" in fed else [0] * len(r) for r in before]
+            assert [row.type_ids for row in rows] == types
 
 
 @pytest.mark.parametrize(

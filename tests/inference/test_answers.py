@@ -8,6 +8,7 @@ from flaxbert.data.bad_rows import BadRows
 from flaxbert.data.checks import Labels
 from flaxbert.data.formats import conll
 from flaxbert.errors import ConfigError
+from flaxbert.heads import head_named
 from flaxbert.inference.answers import writer_for
 
 
@@ -17,12 +18,15 @@ def test_tagged_words_are_read_as_they_were_written(tmp_path):
     with path.open("w", encoding="utf-8") as file:
         writer = make(file, Labels("token", ("B-X", "O")))
         writer.write([{"words": ["New York", "\ta\u2028b", ""], "tags": ["B-X", "O", "O"]}])
-        writer.write([{"words": ["#"], "tags": ["O"]}, {"words": [], "tags": []}])
-    assert path.read_text() == "New York\tB-X\na b\tO\n_\tO\n\n#\tO\n\n\n"
+        nothing = head_named("token").no_answer(("B-X", "O"))
+        writer.write([nothing, {"words": ["#"], "tags": ["O"]}, {"words": [], "tags": []}])
+    assert path.read_text() == "New York\tB-X\na b\tO\n_\tO\n\n_\tO\n\n#\tO\n\n_\tO\n\n"
     rows = conll.read(path, ["tokens", "tags"], BadRows("error"))
     assert [row[1] for row in rows] == [
         {"tokens": ["New York", "a b", "_"], "tags": ["B-X", "O", "O"]},
+        {"tokens": ["_"], "tags": ["O"]},
         {"tokens": ["#"], "tags": ["O"]},
+        {"tokens": ["_"], "tags": ["O"]},
     ]
 
 

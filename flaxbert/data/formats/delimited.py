@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import re
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,13 @@ _OWN: dict[str, Dialect] = {
     ".csv": {"delimiter": ",", "quoting": csv.QUOTE_MINIMAL},
     ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
 }
-_TRIED = 1 << 20  # characters of a row that may turn out to be read in the wrong way
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 # The line with which spreadsheets name the delimiter.
 _SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
+
+# A quote that, but for spaces before it, would open its cell.
+_SPACED_QUOTE = re.compile(' +"')
 
 # A cell as CSV writers quote it, with a doubled quote inside.
 _QUOTED = re.compile(r'"[^"]*(""[^"]*)+"')
@@ -48,12 +49,12 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
     header: list[str] = []
     places: dict[str, int] = {}
     try:
-        for line, cells in _rows(lines, dialect, bad):
+        for line, cells in _rows(lines, dialect, places, bad):
             if not cells or (cells == [""] and len(header) > 1):
                 continue  # a blank line
             if not header:
                 header = [cell.strip() for cell in cells]
-                places = _places(f"{source}:{line}", header, columns, lines.row[0])
+                places |= _places(f"{source}:{line}", header, columns, lines.row[0])
             elif len(cells) != len(header):
                 what = f"has {len(cells)} cells, the header has {len(header)}"
                 why = "another number of cells than the header"
@@ -87,7 +88,6 @@ class _Lines:
         self._source, self._lines = str(path), _split_lines(path)
         self._again: deque[str] = deque()
         self._size = 0
-        self.is_trial = False
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -98,8 +98,6 @@ class _Lines:
             self._size += len(line)
             if self._size > decode.LONGEST_ROW:
                 raise decode.too_long(self._source, self.start)
-            if self.is_trial and self._size > _TRIED:
-                raise csv.Error("a row that long is none")
             yield line
 
     def end_row(self) -> None:
@@ -131,7 +129,7 @@ def _dialect_for(lines: _Lines, columns: Sequence[str], own: Dialect, bad: BadRo
     others = [{"delimiter": each, "quoting": csv.QUOTE_MINIMAL} for each in _DELIMITERS]
     headers = [(_header(first, dialect), dialect) for dialect in others if dialect != own]
     header = _header(first, own)
-    if set(columns) <= set(header):
+    if set(columns) <= set(header) or first.count('"') % 2:  # the header goes on in the next line
         return own
     fitting = [dialect for cells, dialect in headers if set(columns) <= set(cells)]
     if len(fitting) == 1:
@@ -149,11 +147,15 @@ def _first_line(lines: _Lines) -> str:
 
 def _header(line: str, dialect: Dialect) -> list[str]:
     """Returns the cells of a header line, [] if it is no line of this dialect."""
+    return [cell.strip() for cell in _line_cells(line, dialect | {"skipinitialspace": True})]
+
+
+def _line_cells(line: str, dialect: Dialect) -> list[str]:
+    """Returns the cells of a row that is one line, [] if it is none."""
     try:
-        cells = next(csv.reader([line], **dialect, skipinitialspace=True, strict=True), [])
+        return next(csv.reader([line], **dialect, strict=True), [])
     except csv.Error:
         return []
-    return [cell.strip() for cell in cells]
 
 
 def _places(where: str, header: list[str], columns: Sequence[str], line: str) -> dict[str, int]:
@@ -168,40 +170,50 @@ def _places(where: str, header: list[str], columns: Sequence[str], line: str) ->
     return {name: place_of(where, header, name) for name in columns}
 
 
-def _rows(lines: _Lines, dialect: Dialect, bad: BadRows) -> Iterator[tuple[int, list[str]]]:
+def _rows(
+    lines: _Lines, dialect: Dialect, places: dict[str, int], bad: BadRows
+) -> Iterator[tuple[int, list[str]]]:
     """Yields the cells of each row, and the line where it starts.
 
-    Note: RFC 4180 has quotes in quoted cells only, and keeps the spaces of all others. So a space
-    before an opening quote belongs to no cell, and only there may spaces be left out.
+    Note: RFC 4180 has quotes in quoted cells only, so a space before an opening quote belongs to no
+    cell. But people write rows that look so by chance: each is judged alone, and never joins lines.
     """
+    may_skip = dialect["quoting"] != csv.QUOTE_NONE and dialect["delimiter"] != " "
     reader = csv.reader(lines, **dialect, strict=True)
-    width, may_skip = 0, dialect["quoting"] != csv.QUOTE_NONE
-    while (cells := next(reader, None)) is not None:
-        may_open = may_skip and (len(lines.row) > 1 or ' "' in lines.row[0])
-        quoted = [c for c in cells if c[:1] == " " and c.lstrip(" ")[:1] == '"'] if may_open else []
-        if quoted:
+    width, is_told = 0, False
+    for line in lines:  # the first one of a row
+        cells = []
+        if may_skip and ' "' in line:
+            cells = _without_spaces(line, dialect, width, places.values())
+        if not cells:
             lines.back()
-            skipping = csv.reader(lines, **dialect, strict=True, skipinitialspace=True)
-            again: list[str] = []
-            lines.is_trial = True
-            with contextlib.suppress(csv.Error):
-                again = next(skipping)
-            lines.is_trial = False
-            fits = len(again) == (width or len(again) or -1)
-            if fits and not set(quoted) <= set(again):
-                bad.note(
-                    f"line {lines.start} has a space before an opening quote: cells are quoted, "
-                    "and spaces after a delimiter are left out"
-                )
-                reader, cells, may_skip = skipping, again, False
-            else:
-                lines.back()
-                reader = csv.reader(lines, **dialect, strict=True)
-                cells = next(reader)
-                may_skip = fits  # a quote that is open might read on to the end each time
+            cells = next(reader)
+        elif not is_told:
+            is_told = True
+            bad.note(
+                f"line {lines.start} has a space before an opening quote: the cells of such lines "
+                "are quoted, and spaces after a delimiter are left out"
+            )
         width = width or len(cells)
         yield lines.start, cells
         lines.end_row()
+
+
+def _without_spaces(line: str, dialect: Dialect, width: int, places: Collection[int]) -> list[str]:
+    """Returns the cells of a line without the spaces before them, [] if it is to be read as usual.
+
+    `width` is the number of cells in a row, 0 if this is the header; `places` are of those used.
+    """
+    cells = _line_cells(line, dialect | {"skipinitialspace": True})
+    if len(cells) != (width or len(cells)):
+        return []
+    usual = _line_cells(line, dialect)
+    used = places if width else range(len(cells))
+    if len(usual) == len(cells) and not any(
+        _SPACED_QUOTE.match(usual[i]) and usual[i] != cells[i] for i in used
+    ):
+        return []
+    return cells
 
 
 def _fix(dialect: Dialect) -> str:

@@ -6,7 +6,7 @@ import decimal
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +22,8 @@ _DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 # How such files start; the second kind of Arrow file is a stream of batches.
 _PARQUET, _ARROW = b"PAR1", (b"ARROW1", b"\xff\xff\xff\xff")
 _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
+
+_ROWS = 1024  # that are Python's objects at once
 
 # pyarrow is imported where it is used: it takes a quarter of a second, and few runs need it.
 
@@ -43,13 +45,22 @@ def read(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
             names = _class_names(schema)
             number = 0
             for batch in batches:
+                faults: dict[int, str] = {}  # row of the batch: what is wrong with a cell
                 cells = {
-                    name: _cells(batch.column(name).to_pylist(), names.get(name), source, number)
+                    name: _cells(
+                        batch.column(name).to_pylist(), names.get(name), source, number, faults
+                    )
                     for name in columns
                 }
                 for place in range(batch.num_rows):
                     number += 1
-                    yield Row(number, {name: values[place] for name, values in cells.items()})
+                    if place in faults:
+                        why = "a cell is binary and not UTF-8"
+                        bad.add(
+                            source, number, faults[place], "Write the column as strings.", why=why
+                        )
+                    else:
+                        yield Row(number, {name: values[place] for name, values in cells.items()})
         except DataError:
             raise
         except (pa.ArrowException, *_DAMAGE) as error:
@@ -78,24 +89,29 @@ def _open(
     file.seek(0)
     if kind == "Parquet":
         parquet = pq.ParquetFile(file)
-        return parquet.schema_arrow, parquet.iter_batches(batch_size=1024, columns=list(columns))
-    if head.startswith(_ARROW[1]):
+        return parquet.schema_arrow, parquet.iter_batches(batch_size=_ROWS, columns=list(columns))
+    is_stream = head.startswith(_ARROW[1])
+    if is_stream:
         file.seek(-len(_STREAM_END), 2)
         if file.read() != _STREAM_END:  # else rows would be missing unnoticed
             raise ValueError("it ends too early")
         file.seek(0)
-        stream = pa.ipc.open_stream(file)
-        return stream.schema, _valid(stream)
-    reader = pa.ipc.open_file(file)
-    batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-    return reader.schema, _valid(batches)
+    open_arrow = pa.ipc.open_stream if is_stream else pa.ipc.open_file
+    schema = open_arrow(file).schema
+    file.seek(0)
+    fields = [i for i, name in enumerate(schema.names) if name in columns]
+    reader = open_arrow(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
+    if is_stream:
+        return schema, _valid(reader)
+    return schema, _valid(reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
-def _valid(batches: Any) -> Iterator[Any]:
-    """Yields batches whose offsets lead nowhere else, which pyarrow would follow."""
+def _valid(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields batches whose offsets lead nowhere else, which pyarrow would follow, in parts."""
     for batch in batches:
         batch.validate(full=True)
-        yield batch
+        for start in range(0, batch.num_rows, _ROWS):
+            yield batch.slice(start, _ROWS)
 
 
 def class_names(path: Path, column: str) -> tuple[str, ...]:
@@ -126,8 +142,14 @@ def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
         return {}  # no such metadata, or another program's
 
 
-def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number: int) -> list[Any]:
-    """Returns cells as JSON has them.
+def _cells(
+    values: list[Any],
+    names: tuple[str, ...] | None,
+    source: str,
+    number: int,
+    faults: dict[int, str],
+) -> list[Any]:
+    """Returns cells as JSON has them; `faults` says of which rows there is none.
 
     Ids become names, NaN, pandas' missing value, becomes None, decimals become numbers. A hidden
     label, -1, stays "-1", or is missing where that names a class. Bytes are text: Spark and Impala
@@ -146,10 +168,11 @@ def _cells(values: list[Any], names: tuple[str, ...] | None, source: str, number
             try:
                 return value.decode()
             except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{source}:{number + place + 1}: the cell is binary and not UTF-8 (byte "
-                    f"{error.start} is 0x{value[error.start]:02x}). Write the column as strings."
-                ) from error
+                faults[place] = (
+                    f"the cell is binary and not UTF-8 (byte {error.start} is "
+                    f"0x{value[error.start]:02x})"
+                )
+                return None
         if not names or type(value) is not int:
             return value
         if not -1 <= value < len(names):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxbert.config import Data
-from flaxbert.data.rows import Rows, near_name
+from flaxbert.data.rows import Rows, joined, near_name
 from flaxbert.data.sources import Task, files
 from flaxbert.errors import ConfigError, DataError, ModelFileError
 from flaxbert.storage.hub import CARD, HubError, card_header, fetch, is_hub_id
@@ -53,16 +53,13 @@ class HubData:
                 f"Splits: {', '.join(map(repr, self.files))}."
             )
         read = [files.read_rows(f, columns, self.data.on_bad_row) for f in self.files[part]]
-        joined = {
-            key: [cell for rows in read for cell in rows.columns[key]] for key in read[0].columns
-        }
-        if names and "label" in joined:
-            joined["label"] = _named(joined["label"], names)
-        return Rows(
-            f"{self.name} {part}",
-            joined,
-            range(1, sum(map(len, read)) + 1),
-            read[0].class_names or ({"label": tuple(names)} if names else {}),
+        rows = joined(read, f"{self.name} {part}")
+        if not names or "label" not in rows.columns:
+            return rows
+        return dataclasses.replace(
+            rows,
+            columns={**rows.columns, "label": _named(rows.columns["label"], names)},
+            class_names=rows.class_names or {"label": tuple(names)},
         )
 
 
@@ -182,7 +179,12 @@ def _splits(folder: Path, name: str, config: str) -> dict[str, list[Path]]:
     relative = {path.relative_to(folder).as_posix(): path for path in present}
     chosen = _choose(configurations, name, config) if configurations else {}
     if _BY_NAME in chosen:
-        found = _by_name(folder / chosen[_BY_NAME][0].removesuffix("/*"))
+        inside = chosen[_BY_NAME][0].removesuffix("/*")
+        if inside.startswith("/") or ".." in Path(inside).parts:
+            raise DataError(
+                f"{folder / CARD}: data_dir {inside!r} is no folder of the data set. Correct it."
+            )
+        found = _by_name(folder / inside)
     elif chosen:
         found = {
             split: [p for n, p in relative.items() if any(_matches(n, q) for q in patterns)]
@@ -205,8 +207,14 @@ def _saved_to_disk(folder: Path) -> dict[str, list[Path]]:
     """Returns {split: Arrow files} of a folder that `save_to_disk` made, of one split or several;
     {} of any other."""
     if (folder / _SAVED_SPLITS).is_file():
-        names = _read(folder / _SAVED_SPLITS).get("splits")
-        parts = {name: folder / Path(name).name for name in map(str, _as_list(names))}
+        parts = {}
+        for name in map(str, _as_list(_read(folder / _SAVED_SPLITS).get("splits"))):
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise DataError(
+                    f"{folder / _SAVED_SPLITS}: {name!r} is no name of a split. Expected that of a "
+                    "folder beside this file. Save the data set again."
+                )
+            parts[name] = folder / name
     elif (folder / _SAVED).is_file() and list(folder.glob("*.arrow")):
         parts = {str(_read(folder / _SAVED).get("_split") or "train"): folder}
     else:
@@ -250,7 +258,7 @@ def _by_name(folder: Path) -> dict[str, list[Path]]:
     return {str(split): [Path(str(path)) for path in paths] for split, paths in found.items()}
 
 
-def _named(values: list[Any], names: Sequence[str]) -> list[Any]:
+def _named(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
     """Returns the names of labels that are still ids; a hidden label stays -1."""
 
     def name(value: Any) -> Any:

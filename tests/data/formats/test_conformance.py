@@ -12,6 +12,7 @@ import io
 import lzma
 import os
 import pickle
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,23 @@ def test_what_is_not_utf8_is_named_by_byte_and_line(tmp_path, suffix, marked):
         assert f":{sample.lines(2)[1]}: byte {place} (0x{bad[0]:02x}) {NOT_UTF8}" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("words", "codec", "advised"),
+    [("剧情不错，演员也好。", "gbk", "-f GB18030"), ("größer, ", "cp1252", "-f WINDOWS-1252")],
+)
+def test_the_encoding_of_a_very_long_line_is_told_soon(tmp_path, words, codec, advised):
+    """By what stands near the place, before and behind it. The whole line would take a minute."""
+    for before in ("good film, " * 100_000, ""):
+        text = f"{before}{words * 300_000}\n".encode(codec)
+        start = time.process_time()
+        message = refusal(written(tmp_path, "a.txt", text))
+        place = len(before) + next(i for i, letter in enumerate(words) if letter > "\x7f")
+        assert f"a.txt:1: byte {place} " in message and advised in message
+        assert time.process_time() - start < 3
+    text = (words * 9000).encode() + b"\xff" + (words * 9000).encode()
+    assert "Other characters near it are UTF-8" in refusal(written(tmp_path, "a.txt", text))
+
+
 @pytest.mark.parametrize("suffix", TEXT)
 def test_other_encodings_and_nul(tmp_path, suffix):
     content = SAMPLES[suffix].write(TEXTS)
@@ -204,6 +222,7 @@ OTHER_KINDS = {
     "is a PDF document. Expected": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n",
     "is an SQLite database. Expected": b"SQLite format 3\x00\x10\x00",
     "is a Python pickle, which may run code": pickle.dumps(["text"]),
+    "is a Feather file of version 1. Expected": b"FEA1" + bytes(12),
     "is a tar archive. Expected": b"train.csv".ljust(257, b"\0") + b"ustar\x0000",
 }
 
@@ -225,6 +244,17 @@ def test_a_format_under_the_name_of_another(tmp_path, suffix):
     if suffix not in TEXT:
         message = refusal(written(tmp_path, f"rows{suffix}", SAMPLES[".csv"].write(TEXTS)))
         assert "It is text: name it .csv, .tsv or .jsonl" in message
+
+
+@pytest.mark.parametrize("name", ["PAR1", "FEA1", "%PDF-1", "PK", "SQLite format 3", "BZh9"])
+def test_a_text_may_start_with_the_name_of_another_kind(tmp_path, name):
+    for suffix, between in ((".csv", ","), (".tsv", "\t"), (".csv", "\t"), (".csv", "\r\n")):
+        header = [name, "text"] if between != "\r\n" else [name]
+        content = f"{between.join(header)}\n{between.join(['a'] * len(header))}\n"
+        assert len(list(rows_of(written(tmp_path, f"r{suffix}", content.encode()), name))) >= 1
+    line = "a " * 128 + "custard"
+    assert line.index("ustar") == 257  # where tar has its mark
+    check(written(tmp_path, "a.txt", f"{line}\n".encode()), [line])
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])

@@ -109,9 +109,25 @@ def test_the_suffix_decides_where_the_header_allows_it(read):
     ("content", "rows"),
     [
         ('label, text\n1, "a, b"\n0, "so ""so"""\n', [(2, "a, b", "1"), (3, 'so "so"', "0")]),
-        ('"label", "text"\n"1", "a"\n0, b\n', [(2, "a", "1"), (3, "b", "0")]),
-        ('label,text\n1, x\n0,   "a,\n b"\n', [(2, " x", "1"), (3, "a,\n b", "0")]),
+        ('"label", "text"\n"1", "a"\n0, b\n', [(2, "a", "1"), (3, " b", "0")]),
+        (
+            'label,text\n1, x\n0,   "a, b"\n1, y\n',
+            [(2, " x", "1"), (3, "a, b", "0"), (4, " y", "1")],
+        ),
         ('label; text\n1; "a; b"\n', [(2, "a; b", "1")]),
+        # A quote behind the comma that would open a cell over lines, or be none.
+        ('label,text\n1, "so,"\n0, "so,""so"""\n', [(2, "so,", "1"), (3, 'so,"so"', "0")]),
+        # Rows that only look so stay as they are, each line a row.
+        (
+            'label,text\n1, "one"\n0, "two\n0, three"\n1,four\n',
+            [(2, "one", "1"), (3, ' "two', "0"), (4, ' three"', "0"), (5, "four", "1")],
+        ),
+        (
+            'label,text\n0, "So" she said\n1, "one"\n1," ""x"""\n',
+            [(2, ' "So" she said', "0"), (3, "one", "1"), (4, ' "x"', "1")],
+        ),
+        # Another column may have a comma, also in the header.
+        ('label,text, "a, b"\n1, x, "y, z"\n', [(2, "x", "1")]),
     ],
 )
 def test_a_space_before_an_opening_quote(read, content, rows):
@@ -126,13 +142,33 @@ def test_spaces_and_quotes_that_stay_as_they_are(read):
         'text,label\n a, b\n" ""x""",1\n"a, ""b"" ",2\n',
         'text,label\nso "so" , x\n5" disk,1\n',
         'text,label\n "a" b,1\n',  # no cell in quotes: text follows behind them
+        'text,label,more\n a, 1, "x"\nb,2, "y\nc,3, z"\n',  # a column that is not used
     ):
         bad = BadRows()
         expected = list(csv.reader(content.splitlines(), strict=True))[1:]
-        assert [list(row[1:]) for row in read("a.csv", content, bad)] == expected
+        assert [list(row[1:]) for row in read("a.csv", content, bad)] == [r[:2] for r in expected]
         assert bad.notes == []
     with pytest.raises(DataError, match=":2: has 3 cells, the header has 2"):
         read("a.csv", 'text,label\nhe said, "hi" and left,1\n' + "x,1\n" * 5)
+
+
+def test_a_quoted_header_may_have_several_lines(read):
+    """Whatever delimiter its first line seems to have."""
+    for content in (
+        'text,label,"notes; see\nmanual"\na,1,x\n',
+        'more,"a|b|c\n",label,text\nx,y,1,a\n',
+    ):
+        bad = BadRows()
+        assert read("a.csv", content, bad) == [(3, "a", "1")]
+        assert bad.notes == []
+
+
+def test_a_space_before_a_quote_costs_nothing_in_the_lines_behind_it(read):
+    """A quote that opens a cell by RFC 4180 would be looked for to the end of the file."""
+    content = "label,text\n" + '1, "a,"\n' + "0,b\n" * 10
+    assert read("a.csv", content)[:2] == [(2, "a,", "1"), (3, "b", "0")]
+    with pytest.raises(DataError, match=":2: has 3 cells, the header has 2"):
+        read("a.csv", 'label,text\n1, "a,\nb"\n')  # which lines are rows is never guessed
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -10,11 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from flaxbert.config import Data
+from flaxbert.data.bad_rows import BadRowError
 from flaxbert.data.checks import Known, learn_labels, usable_texts
+from flaxbert.data.formats import parquet
 from flaxbert.data.rows import Rows
-from flaxbert.data.sources.files import read_rows
+from flaxbert.data.sources.files import read_chunks, read_rows
 from flaxbert.errors import DataError
 
 
@@ -87,6 +91,48 @@ def test_bytes_are_text(tmp_path, kind):
     assert (rows.texts, rows.targets) == (cells, [["x"], [], None, ["y"]])
     message = refusal(tmp_path, {"text": pa.array([b"a", b"caf\xe9"]).cast(kind)}, label="")
     assert "rows.parquet:2: the cell is binary and not UTF-8 (byte 3 is 0xe9)" in message
+
+
+def test_rows_with_bytes_that_are_no_text_can_be_left_out(tmp_path):
+    """In each kind of file; only in columns that are read; with the numbers of rows in the file."""
+    texts = [b"a", b"\xff", b"c", None] + [b"x"] * 1022 + [b"\xe9t\xe9", b"z"]
+    tags = [[b"t"], [b"t"], [b"t", b"\xff"], []] + [[b"t"]] * 1024
+    table = pa.table({"text": texts, "label": tags, "other": [b"\xff"] * len(texts)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    feather.write_feather(table, str(tmp_path / "rows.feather"))
+    for name in ("rows.parquet", "rows.feather"):
+        path = tmp_path / name
+        rows = read_rows(path, {"text": "text", "label": "label"}, "skip")
+        assert rows.skipped == {"a cell is binary and not UTF-8": [2, 3, 1027]}
+        assert list(rows.lines) == [1, *range(4, 1027), 1028]
+        assert (rows.texts[-1], rows.targets[0]) == ("z", ["t"])
+        chunks = list(read_chunks(str(path), {"text": "text"}, size=1000, on_bad_row="skip"))
+        assert [(len(part), dict(part.skipped)) for part in chunks] == [
+            (1000, {"a cell is binary and not UTF-8": [2]}),
+            (26, {"a cell is binary and not UTF-8": [1027]}),
+        ]
+        with pytest.raises(BadRowError, match=rf"{name}:2: the cell is binary"):
+            read_rows(path, {"text": "text"})
+
+
+def test_columns_that_are_not_asked_for_are_not_read(tmp_path, monkeypatch):
+    """Of an Arrow file, in which one batch may hold all rows."""
+    sizes = []
+
+    class Counting(io.FileIO):
+        def read(self, *size):
+            data = super().read(*size)
+            sizes.append(len(data))
+            return data
+
+    monkeypatch.setattr(parquet, "open_file", lambda path: Counting(path))
+    table = pa.table({"more": ["m" * 500] * 5000, "text": ["a"] * 5000, "last": [{}] * 5000})
+    for compression in ("uncompressed", "lz4"):
+        path = tmp_path / "rows.feather"
+        feather.write_feather(table, str(path), compression=compression, chunksize=5000)
+        sizes.clear()
+        assert sum(map(len, read_chunks(str(path), {"text": "text"}))) == 5000
+        assert sum(sizes) < 50_000  # 2.5 MB stand in the file
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 
 import datasets
@@ -211,6 +212,45 @@ def test_a_folder_of_save_to_disk(tmp_path):
     state.write_text("{")
     with pytest.raises(DataError, match=r"is not valid JSON.*Save the data set again"):
         read_training(Data(dataset=str(tmp_path / "one")))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../secret", "a/b", "/", "a\0"])
+def test_a_split_is_a_folder_beside_its_list(tmp_path, name):
+    """Else files above the data set's own folder would be read."""
+    data = datasets.Dataset.from_dict({"text": ["a"], "label": [1]})
+    for folder in ("secret", "set", "set/a/b"):
+        data.save_to_disk(tmp_path / folder)
+    data.save_to_disk(tmp_path)
+    (tmp_path / "set" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", name]}))
+    data.save_to_disk(tmp_path / "set" / "train")
+    with pytest.raises(DataError, match=r"dataset_dict.json: .* is no name of a split. Expected"):
+        open_dataset(Data(dataset=str(tmp_path / "set")), "", "")
+
+
+def test_a_configuration_is_a_folder_of_the_data_set(tmp_path):
+    _write(tmp_path, "above/train.parquet", {"text": ["a"], "label": [1]})
+    (tmp_path / "set").mkdir()
+    for inside in ("../above", "./../above/", str(tmp_path / "above")):
+        card = f"---\nconfigs:\n- config_name: a\n  data_dir: {inside}\n---\n"
+        (tmp_path / "set" / "README.md").write_text(card)
+        with pytest.raises(DataError, match=r"README.md: data_dir .* is no folder of the data set"):
+            open_dataset(Data(dataset=str(tmp_path / "set")), "", "")
+
+
+def test_skipped_rows_of_several_files_are_counted(tmp_path):
+    """With the numbers that they have in the files end to end."""
+    for number, ones in enumerate(([1, None, 0], [None, 1], [0, 5, 1])):
+        columns = {"text": [f"{number}{one}" for one in ones], "a": ones, "b": [1] * len(ones)}
+        _write(tmp_path, f"train-0000{number}-of-00003.parquet", columns)
+    data = Data(dataset=str(tmp_path), label="a,b", on_bad_row="skip")
+    rows = open_dataset(data, "", "").read("train", {"text": "text", "label": "a,b"})
+    assert rows.texts == ["01", "00", "11", "20", "21"]
+    assert rows.targets == [["a", "b"], ["b"], ["a", "b"], ["b"], ["a", "b"]]
+    assert list(rows.lines) == [1, 3, 5, 6, 8]
+    assert rows.skipped == {"a label's column holds neither 0 nor 1": [2, 4, 7]}
+    assert read_training(data).train.skipped == rows.skipped
+    with pytest.raises(DataError, match=r"00000-of-00003.parquet:2: the column 'a' holds None"):
+        read_training(dataclasses.replace(data, on_bad_row="error"))
 
 
 @pytest.mark.parametrize(
