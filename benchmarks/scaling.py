@@ -148,6 +148,7 @@ def _inputs(case: Case) -> Any:
         revision="",
         dataset_revision="",
         best_metric="accuracy",
+        class_weights=(),
     )
 
 
