@@ -72,8 +72,8 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         packing=config.data.packing,
         **cli.inference_options(values, facts.get("dtype", "float32")),
     )
-    for line in (*(f"{model}: {note}" for note in predictor.notes), *predictor.tokenizer.warnings):
-        cli.say(line)
+    for note in predictor.notes:
+        cli.say(f"{model}: {note}")
     splits = _read(values, config, predictor, facts)
     computed = {suffix: _evaluate(predictor, s, config) for suffix, s in splits.items()}
     head, names = predictor.head, predictor.labels.names
@@ -113,7 +113,7 @@ def _read(
 
     data = cli.with_columns(sources.with_task(config.data), values)
     config = dataclasses.replace(config, data=data)
-    for line in predictor.tokenizer.pair_warnings if data.text_pair else ():
+    for line in predictor.tokenizer.told(pairs=bool(data.text_pair)):
         cli.say(line)
     labels, head = predictor.labels, predictor.head
     if values.data:

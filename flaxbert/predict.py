@@ -92,9 +92,9 @@ def main(values: flags.FlagValues, stop: cli.StopSignal) -> None:
         top_k=values.top_k,
         **cli.inference_options(values, facts.get("dtype", "float32")),
     )
-    for line in (*(f"{model}: {note}" for note in predictor.notes), *predictor.tokenizer.warnings):
-        cli.say(line)
-    for line in predictor.tokenizer.pair_warnings if data.text_pair else ():
+    for note in predictor.notes:
+        cli.say(f"{model}: {note}")
+    for line in predictor.tokenizer.told(pairs=bool(data.text_pair)):
         cli.say(line)
     chunks = itertools.chain([first] if first is not None else [], chunks)
     parts: dict[str, Iterator[Rows]] = {"": _checked(chunks, predictor, values.on_bad_row)}

@@ -76,8 +76,10 @@ def _item(text: str) -> Any:
 
 
 def are_places(target: Any) -> bool:
-    """Whether a target is a list with a 0 or 1 for each label: at least three of them, of which one
-    is there twice, as no name is in a list."""
+    """Whether a target is a list with a 0 or 1 for each label.
+
+    It has at least three items, so 0 or 1 stands there twice, as no name does in a list of names.
+    """
     return (
         isinstance(target, list)
         and len(target) > 2

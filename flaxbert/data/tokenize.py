@@ -246,6 +246,10 @@ class Tokenizer:
         ids = self._tokenizer.convert_tokens_to_ids(list(itertools.chain(*pieces)))
         return ids, np.repeat(np.arange(len(pieces)), list(map(len, pieces)))
 
+    def told(self, *, pairs: bool) -> tuple[str, ...]:
+        """Returns the lines that a user should see: `warnings`, and for pairs of texts theirs."""
+        return self.warnings + (self.pair_warnings if pairs else ())
+
     def exported(self, max_length: int) -> dict[str, bytes]:
         """Returns the tokenizer files of a model trained with texts of at most `max_length`."""
         return exported_files(self._tokenizer, self.directory, max_length)

@@ -154,9 +154,7 @@ def read_inputs(config: Config, workdir: Workdir | None, record: dict[str, Any])
     }
     named = {f"validation {suffix}".rstrip(): split for suffix, split in validation.items()}
     report = splits.report_on(data, labels, train, named)
-    told = (*tokenizer.warnings, *tokenizer.export_warnings)
-    if train_rows.pairs is not None:
-        told = (*told, *tokenizer.pair_warnings)
+    told = tokenizer.told(pairs=train_rows.pairs is not None) + tokenizer.export_warnings
     bert = with_labels(bert, labels.names, head.problem_type, head.architecture)
     return Inputs(
         bert=bert,
